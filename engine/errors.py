@@ -1,0 +1,43 @@
+"""Every failure that a user can cause is an EsatError; the command line turns it into one line and exit code 2."""
+
+from __future__ import annotations
+
+
+class EsatError(Exception):
+    """Base of all errors that say what was expected and what came."""
+
+
+class ConfigError(EsatError, ValueError):
+    """A model, tracker or training configuration that cannot be."""
+
+
+class WeightsError(EsatError, ValueError):
+    """A weights file that is missing, damaged, of another model, or not a plain file of tensors."""
+
+
+class FrameError(EsatError, ValueError):
+    """A frame of the wrong type, shape or dtype."""
+
+
+class BoxError(EsatError, ValueError):
+    """A box that is not four finite numbers, has no area, or lies outside the frame."""
+
+
+class StateError(EsatError, RuntimeError):
+    """A call that the object's state does not allow, such as `update` before `init`."""
+
+
+class SourceError(EsatError, OSError):
+    """A video, image folder, camera or stream that cannot be read."""
+
+
+class SinkError(EsatError, OSError):
+    """An output that cannot be written."""
+
+
+class DatasetError(EsatError, ValueError):
+    """A data set that does not follow its layout."""
+
+
+class DeviceError(EsatError, RuntimeError):
+    """A device or backend that was asked for by name and is not there."""

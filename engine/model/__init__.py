@@ -1,0 +1,1 @@
+"""The network in PyTorch: reads like the paper's figure 2."""

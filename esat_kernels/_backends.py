@@ -1,0 +1,20 @@
+"""What can run on this machine, and why the rest cannot."""
+
+from __future__ import annotations
+
+import torch
+
+from esat_kernels import _native
+
+
+def backends() -> dict[str, str | None]:
+    """backend -> None if it can run here, else the reason why not."""
+    return {"cpu": _native.unavailable(), "triton": _triton(), "cuda": _cuda(), "reference": None}
+
+
+def _triton() -> str | None:
+    return "no CUDA device" if not torch.cuda.is_available() else "no Triton kernels in this build"
+
+
+def _cuda() -> str | None:
+    return "no CUDA device" if not torch.cuda.is_available() else "not built: no CUDA kernels in this build"

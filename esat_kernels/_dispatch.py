@@ -1,0 +1,25 @@
+"""Which backend runs. A backend named by the caller never falls back; `auto` takes the first that can run, and only verified ones."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+BACKENDS = ("cpu", "triton", "cuda", "reference")
+
+
+def choose(op: str, backend: str, candidates: Mapping[str, Callable[[], str | None]], auto: tuple[str, ...]) -> str:
+    """The backend to use.
+
+    candidates: backend -> a function that says why it cannot run on this input, or None. auto: the order that "auto" tries.
+    Raises ValueError for an unknown name and NotImplementedError, with the reason, for a named backend that cannot run.
+    """
+    if backend == "auto":
+        return next(name for name in auto if candidates[name]() is None)
+    if backend not in BACKENDS:
+        raise ValueError(f"{op}: backend must be auto, {', '.join(BACKENDS)}, got {backend!r}")
+    if backend not in candidates:
+        raise NotImplementedError(f"{op}: backend {backend!r} has no kernel for this operation, use one of {', '.join(candidates)}")
+    reason = candidates[backend]()
+    if reason is not None:
+        raise NotImplementedError(f"{op}: backend {backend!r} cannot run: {reason}")
+    return backend

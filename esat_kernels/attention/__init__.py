@@ -1,0 +1,1 @@
+"""Force-directed attention: one file per backend, `api` chooses."""

@@ -1,0 +1,1 @@
+"""The square search region around a box, cut out and resized."""

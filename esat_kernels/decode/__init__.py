@@ -1,0 +1,1 @@
+"""From the three maps of the head to a box."""

@@ -1,0 +1,34 @@
+"""The public call that turns the head's maps into a box."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from torch import Tensor
+
+from esat_kernels.decode import reference
+
+
+class Decoded(NamedTuple):
+    """One box for each item of the batch."""
+
+    box: Tensor  # [B, 4], cx, cy, w, h over the search region's side
+    score: Tensor  # [B], raw score at the chosen cell
+    weighted_score: Tensor  # [B], score times window at the chosen cell
+    index: Tensor  # [B] int64, the cell, row by row
+
+
+def decode_maps(score_map: Tensor, size_map: Tensor, offset_map: Tensor, window: Tensor | None = None) -> Decoded:
+    """The box at the first maximum of score * window (public OSTrack, `cal_bbox`).
+
+    score_map [B, 1, F, F], size_map and offset_map [B, 2, F, F], window [F, F] or None. ValueError for other shapes.
+    """
+    if score_map.dim() != 4 or score_map.shape[1] != 1 or score_map.shape[2] != score_map.shape[3]:
+        raise ValueError(f"decode: score_map must be [B, 1, F, F], got {tuple(score_map.shape)}")
+    expected = (score_map.shape[0], 2, *score_map.shape[2:])
+    for name, value in (("size_map", size_map), ("offset_map", offset_map)):
+        if tuple(value.shape) != expected:
+            raise ValueError(f"decode: {name} must be {expected}, got {tuple(value.shape)}")
+    if window is not None and window.shape != score_map.shape[2:]:
+        raise ValueError(f"decode: window must be {tuple(score_map.shape[2:])}, got {tuple(window.shape)}")
+    return Decoded(*reference.decode_maps(score_map, size_map, offset_map, window))

@@ -1,0 +1,31 @@
+"""The box at the best cell of the score map, in plain PyTorch."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def unsupported(score_map: Tensor) -> str | None:
+    """The reference runs wherever PyTorch does."""
+    return None
+
+
+def decode_maps(score_map: Tensor, size_map: Tensor, offset_map: Tensor, window: Tensor | None) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """score [B, 1, F, F], size and offset [B, 2, F, F], window [F, F] or None
+    -> box [B, 4] (cx, cy, w, h over the region's side), raw score at that cell [B], weighted score [B], cell index [B] int64.
+
+    The cell is the first maximum of score * window: ties go to the lower index.
+    """
+    batch, _, side, _ = score_map.shape
+    raw = score_map.reshape(batch, -1)
+    weighted = raw if window is None else raw * window.to(raw).reshape(1, -1)
+    best, index = weighted.max(dim=1)
+    # torch.max promises no order among equal values: take the first cell that reaches the maximum.
+    index = (weighted == best.unsqueeze(1)).to(torch.uint8).argmax(dim=1)
+    at = index.view(batch, 1, 1).expand(-1, 2, 1)
+    size = size_map.reshape(batch, 2, -1).gather(2, at).squeeze(2)
+    offset = offset_map.reshape(batch, 2, -1).gather(2, at).squeeze(2)
+    cell = torch.stack([index % side, torch.div(index, side, rounding_mode="floor")], dim=1).to(offset.dtype)
+    box = torch.cat([(cell + offset) / side, size], dim=1)
+    return box, raw.gather(1, index.unsqueeze(1)).squeeze(1), best, index

@@ -1,0 +1,1 @@
+"""Candidate elimination: choose, gather and scatter tokens."""
