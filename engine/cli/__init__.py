@@ -1,0 +1,1 @@
+"""The `esat` command: one file a command."""
