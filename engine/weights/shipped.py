@@ -1,0 +1,33 @@
+"""Which weights a model's name stands for."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from engine.config import PRESETS, preset
+from engine.errors import WeightsError
+from engine.weights.io import Weights, load_weights
+
+DEFAULT_MODEL = "esat-s-256"
+_FOLDER = Path(__file__).parent
+
+
+def shipped_path(name: str) -> Path:
+    """Where the shipped weights of a preset would lie."""
+    return _FOLDER / f"{name.replace('-', '_')}.safetensors"
+
+
+def find_weights(model: str | Path) -> Weights:
+    """The weights of a preset's name or of a path to a .safetensors file. WeightsError or ConfigError say what is there instead."""
+    if str(model) in PRESETS:
+        path = shipped_path(str(model))
+        if not path.is_file():
+            raise WeightsError(
+                f"no weights are shipped for {model!r} (only for {DEFAULT_MODEL!r}): pass the path of a .safetensors file, "
+                "for instance one that `esat convert` made of a public checkpoint"
+            )
+        return load_weights(path)
+    if Path(model).suffix or Path(model).exists():
+        return load_weights(model)
+    preset(str(model))  # raises, with the names there are
+    raise AssertionError("unreachable")
