@@ -50,7 +50,10 @@ class ModelConfig:
         for field in ("alpha", "beta"):
             value = getattr(self, field)
             need(math.isfinite(value) and value >= 0, f"{field} must be zero or a positive number, got {value!r}")
-        need(self.delta is None or (math.isfinite(self.delta) and self.delta >= 0), f"delta must be None, zero or positive, got {self.delta!r}")
+        need(
+            self.delta is None or (math.isfinite(self.delta) and self.delta >= 0),
+            f"delta must be None, zero or positive, got {self.delta!r}",
+        )
         need(0 < self.keep_ratio <= 1, f"keep_ratio must lie in (0, 1], got {self.keep_ratio!r}")
         layers = self.elimination_layers
         need(
@@ -118,8 +121,8 @@ class ModelConfig:
             raise ConfigError(f"model config: {error}") from error
 
 
-_BASE_256 = {"template_size": 128, "search_size": 256, "search_factor": 4.0}
-_NO_FORCE = {"alpha": 0.0, "beta": 0.0}
+_BASE_256: dict[str, Any] = {"template_size": 128, "search_size": 256, "search_factor": 4.0}
+_NO_FORCE: dict[str, Any] = {"alpha": 0.0, "beta": 0.0}
 
 PRESETS: dict[str, ModelConfig] = {
     config.name: config

@@ -29,7 +29,9 @@ def check_frame(frame: Any) -> NDArray[np.uint8]:
     if not isinstance(frame, np.ndarray):
         raise FrameError(f"frame must be a NumPy array uint8 [H, W, 3], got {type(frame).__name__}")
     if frame.dtype != np.uint8:
-        raise FrameError(f"frame must be uint8 with values 0 to 255, got {frame.dtype}: convert it first (16-bit: frame >> 8; [0, 1] floats: 255 * frame)")
+        raise FrameError(
+            f"frame must be uint8 with values 0 to 255, got {frame.dtype}: convert it first (16-bit: frame >> 8; [0, 1] floats: 255 * frame)"
+        )
     if frame.ndim == 2:
         frame = frame[:, :, None]
     if frame.ndim != 3 or frame.shape[2] not in (1, 3, 4) or frame.size == 0:

@@ -58,14 +58,12 @@ class Runner(Protocol):
 class TorchRunner:
     """The PyTorch reference network, in fp32 or under autocast to bf16 or fp16."""
 
-    def __init__(self, network: EsatNetwork, device: str, dtype: str, backend: str = "auto"):
+    def __init__(self, network: EsatNetwork, device: str, dtype: str):
         self.config = network.config
         self.device = device
         self.dtype = dtype
         self._device = torch.device(device)
         self._network = network.to(self._device).eval()
-        for block in self._network.backbone.blocks:
-            block.attn.backend = backend
         self._window = hann_window(self.config.search_grid).to(self._device)
 
     def encode_template(self, frame: NDArray[np.uint8], box: Box, bgr: bool) -> Tensor:
@@ -89,7 +87,8 @@ class TorchRunner:
             decoded = esat_kernels.decode_maps(*maps, window=self._window)
             rows = torch.cat([decoded.box, decoded.score[:, None], decoded.weighted_score[:, None]], dim=1).tolist()
         targets = [
-            Observation((cx, cy, w, h), size / factor, score, weighted) for (cx, cy, w, h, score, weighted), (_, factor) in zip(rows, crops, strict=True)
+            Observation((cx, cy, w, h), size / factor, score, weighted)
+            for (cx, cy, w, h, score, weighted), (_, factor) in zip(rows, crops, strict=True)
         ]
         end = time.perf_counter()
         timings = {"crop": 1e3 * (cropped - start), "network": 1e3 * (ran - cropped), "decode": 1e3 * (end - ran)}
@@ -110,7 +109,7 @@ def make_runner(weights: Weights, device: str = "auto", dtype: str = "auto", bac
     reason = None if backend == "auto" else esat_kernels.backends().get(backend, "there is no such backend")
     if reason is not None:
         raise DeviceError(f"attention backend {backend!r} cannot run here: {reason}")
-    return TorchRunner(weights.model(), device, dtype, backend)
+    return TorchRunner(weights.model(backend), device, dtype)
 
 
 def resolve_device(device: str) -> str:

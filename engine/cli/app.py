@@ -9,7 +9,9 @@ from rich.console import Console
 
 from engine.errors import EsatError
 
-app = typer.Typer(name="esat", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help="Follow any object from one box.")
+app = typer.Typer(
+    name="esat", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help="Follow any object from one box."
+)
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -39,3 +41,17 @@ def _one_line(error: BaseException) -> str:
     from rich.markup import escape
 
     return escape(" ".join(str(error).split()))
+
+
+def _register() -> None:
+    from engine.cli.convert import convert
+
+    app.command()(convert)
+
+
+@app.callback()
+def _options() -> None:
+    """Follow any object from one box. `--debug` anywhere shows tracebacks."""
+
+
+_register()

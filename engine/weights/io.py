@@ -38,7 +38,9 @@ class Weights:
         return network.eval().requires_grad_(False)
 
 
-def save_weights(path: str | Path, state_dict: Mapping[str, Tensor], config: ModelConfig, metadata: Mapping[str, str] | None = None) -> None:
+def save_weights(
+    path: str | Path, state_dict: Mapping[str, Tensor], config: ModelConfig, metadata: Mapping[str, str] | None = None
+) -> None:
     """Write `state_dict` (dtypes as they are), `config` and free text metadata (source, licence, data, seed, steps, commit, ...) to `path`.
 
     The file appears under its name only when it is complete. WeightsError if it cannot be written or the parameters do not fit `config`.
@@ -73,7 +75,9 @@ def load_weights(path: str | Path) -> Weights:
         hint = " (a PyTorch checkpoint? use `esat convert`)" if path.suffix in (".pth", ".tar", ".pt") else ""
         raise WeightsError(f"{path} is not a complete safetensors file{hint}: {error}") from error
     if metadata.get("format") != FORMAT or "config" not in metadata:
-        raise WeightsError(f"{path}: expected a file of format {FORMAT!r} with a model config in its metadata, got {metadata.get('format')!r}")
+        raise WeightsError(
+            f"{path}: expected a file of format {FORMAT!r} with a model config in its metadata, got {metadata.get('format')!r}"
+        )
     try:
         config = ModelConfig.from_dict(json.loads(metadata["config"]))
     except (json.JSONDecodeError, AttributeError, TypeError, ValueError) as error:

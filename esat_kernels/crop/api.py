@@ -10,7 +10,9 @@ from numpy.typing import NDArray
 from esat_kernels.crop import reference
 
 
-def crop_resize(frame: NDArray[np.uint8], box: tuple[float, float, float, float], factor: float, size: int) -> tuple[NDArray[np.uint8], float]:
+def crop_resize(
+    frame: NDArray[np.uint8], box: tuple[float, float, float, float], factor: float, size: int
+) -> tuple[NDArray[np.uint8], float]:
     """The region of side ceil(sqrt(w h) * factor) around the box's centre, black outside the frame, resized bilinearly.
 
     frame uint8 [H, W, 3]; box (x, y, w, h) in pixels, finite, with an area -> crop uint8 [size, size, 3] and the resize factor (output

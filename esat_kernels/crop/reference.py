@@ -14,7 +14,9 @@ def unsupported() -> str | None:
     return None
 
 
-def crop_resize(frame: NDArray[np.uint8], box: tuple[float, float, float, float], factor: float, size: int) -> tuple[NDArray[np.uint8], float]:
+def crop_resize(
+    frame: NDArray[np.uint8], box: tuple[float, float, float, float], factor: float, size: int
+) -> tuple[NDArray[np.uint8], float]:
     """frame uint8 [H, W, 3], box (x, y, w, h) -> crop uint8 [size, size, 3] and the resize factor (output pixels per frame pixel).
 
     Whenever the region reaches the right or lower border, the last real column or row is black too: the public code pads one pixel too
@@ -34,4 +36,5 @@ def crop_resize(frame: NDArray[np.uint8], box: tuple[float, float, float, float]
     inner = frame[y1 + top : max(y2 - bottom, 0), x1 + left : max(x2 - right, 0)]  # empty when the region lies beside the frame
     if inner.size:
         region[top : top + inner.shape[0], left : left + inner.shape[1]] = inner
-    return cv2.resize(region, (size, size), interpolation=cv2.INTER_LINEAR), size / side
+    resized = cv2.resize(region, (size, size), interpolation=cv2.INTER_LINEAR)
+    return np.asarray(resized, np.uint8), size / side

@@ -15,7 +15,7 @@ class Decoded(NamedTuple):
     box: Tensor  # [B, 4], cx, cy, w, h over the search region's side
     score: Tensor  # [B], raw score at the chosen cell
     weighted_score: Tensor  # [B], score times window at the chosen cell
-    index: Tensor  # [B] int64, the cell, row by row
+    cell: Tensor  # [B] int64, index of the chosen cell, row by row
 
 
 def decode_maps(score_map: Tensor, size_map: Tensor, offset_map: Tensor, window: Tensor | None = None) -> Decoded:

@@ -1,0 +1,25 @@
+"""`esat convert IN OUT`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def convert(
+    source: Annotated[Path, typer.Argument(help="PyTorch checkpoint under OSTrack's names (.pth, .pth.tar).")],
+    target: Annotated[Path, typer.Argument(help="The .safetensors file to write.")],
+    model: Annotated[
+        str | None, typer.Option(help="Preset whose sizes and force constants to store; default: told from the shapes.")
+    ] = None,
+) -> None:
+    """Convert a public checkpoint to safetensors, without running any code it may hold."""
+    from rich.console import Console
+
+    from engine.weights.convert import convert as convert_file
+    from engine.weights.io import file_hash
+
+    config = convert_file(source, target, model)
+    Console().print(f"{target}: {config.name}, {target.stat().st_size / 2**20:.1f} MiB, sha256 {file_hash(target)[:16]}", highlight=False)
