@@ -17,4 +17,7 @@ def _triton() -> str | None:
 
 
 def _cuda() -> str | None:
-    return "no CUDA device" if not torch.cuda.is_available() else "not built: no CUDA kernels in this build"
+    status = _native.cuda_status()
+    if status.startswith("not built"):
+        return status
+    return None if torch.cuda.is_available() else "no CUDA device"

@@ -2,17 +2,72 @@
 
 from __future__ import annotations
 
+import ctypes
+import json
+import sys
+from pathlib import Path
 from types import ModuleType
 
-import torch  # noqa: F401  first, so that the library finds PyTorch's OpenMP runtime already loaded
+import torch
 
 _LIBRARY: ModuleType | None = None
 _REASON: str | None = None
 
-try:
-    from esat_kernels import _esat_native as _LIBRARY  # type: ignore[attr-defined, no-redef]
-except ImportError as error:
-    _REASON = f"native library not available: {error}"
+
+def _file_at(address: int) -> str | None:
+    """The file that is mapped at this address of the process (Linux)."""
+    for line in Path("/proc/self/maps").read_text().splitlines():
+        fields = line.split(maxsplit=5)
+        start, end = (int(bound, 16) for bound in fields[0].split("-"))
+        if start <= address < end:
+            return fields[5] if len(fields) == 6 else None
+    return None
+
+
+def _pytorch_openmp() -> str | None:
+    """The OpenMP runtime that PyTorch calls, whatever its wheel names the file; None for a PyTorch without OpenMP."""
+    path = Path(torch.__file__).parent / "lib" / "libtorch_cpu.so"
+    try:  # the library is loaded already: this asks for its handle, and dlsym then follows what it is linked to
+        function = ctypes.CDLL(str(path)).omp_get_max_threads
+    except (OSError, AttributeError):
+        return None
+    address = ctypes.cast(function, ctypes.c_void_p).value
+    return None if address is None else _file_at(address)
+
+
+def _share_openmp() -> None:
+    """Make the runtime's functions visible to the library, which is linked to none, so that the process has one pool of threads."""
+    if not sys.platform.startswith("linux"):
+        return
+    runtime = _pytorch_openmp() or "libgomp.so.1"
+    try:
+        ctypes.CDLL(runtime, mode=ctypes.RTLD_GLOBAL)
+    except OSError as error:
+        raise ImportError(f"no OpenMP runtime: {error}") from error
+
+
+def _build_note() -> str | None:
+    """Why the installation has no library, as setup.py wrote it down."""
+    note = Path(__file__).with_name("_native_build.json")
+    if not note.exists():
+        return None
+    try:
+        return str(json.loads(note.read_text())["reason"])
+    except (ValueError, KeyError, OSError) as error:
+        return f"unreadable note {note.name}: {error}"
+
+
+def _load() -> tuple[ModuleType | None, str | None]:
+    try:
+        _share_openmp()
+        from esat_kernels import _esat_native  # type: ignore[attr-defined, unused-ignore]
+    except ImportError as error:
+        note = _build_note()
+        return None, f"no native library: {note}" if note else f"no native library: {error}"
+    return _esat_native, None
+
+
+_LIBRARY, _REASON = _load()
 
 
 def library() -> ModuleType:
@@ -25,3 +80,16 @@ def library() -> ModuleType:
 def unavailable() -> str | None:
     """None if the library is loaded, else why not."""
     return _REASON
+
+
+def cuda_status() -> str:
+    """Whether the library holds CUDA kernels: "built by nvcc 12.4", or why not."""
+    return f"not built: {_REASON}" if _LIBRARY is None else str(_LIBRARY.build_info["cuda"])
+
+
+def cpu_isa() -> str:
+    """The instruction set of the CPU kernels: portable, avx2, avx512, avx512bf16 or amx. ESAT_CPU forces a lower one.
+
+    ValueError if ESAT_CPU names one that the machine lacks, NotImplementedError without the library.
+    """
+    return str(library().cpu_isa())

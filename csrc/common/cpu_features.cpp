@@ -1,0 +1,96 @@
+#include "common/cpu_features.h"
+
+#include <cstdlib>
+#include <stdexcept>
+#include <string>
+
+#if defined(__x86_64__)
+#include <cpuid.h>
+#endif
+#if defined(__linux__)
+#include <sys/syscall.h>
+#include <unistd.h>
+#endif
+
+namespace esat {
+namespace {
+
+constexpr const char* kNames[] = {"portable", "avx2", "avx512", "avx512bf16", "amx"};
+constexpr int kLevels = 5;
+
+#if defined(__x86_64__)
+
+// What cpuid reports is what the processor has; XCR0 is what the operating system saves on a context switch. Both are needed.
+constexpr unsigned long long kAvxState = 0x6;        // XMM, YMM
+constexpr unsigned long long kAvx512State = 0xe6;    // and opmask, upper ZMM
+constexpr unsigned long long kTileState = 0x600e6;   // and tile configuration, tile data
+
+unsigned long long read_xcr0() {
+  unsigned low = 0;
+  unsigned high = 0;
+  __asm__ volatile("xgetbv" : "=a"(low), "=d"(high) : "c"(0));
+  return (static_cast<unsigned long long>(high) << 32) | low;
+}
+
+bool has(unsigned bits, int bit) { return (bits >> bit & 1U) != 0; }
+
+bool request_tiles() {
+#if defined(__linux__)
+  constexpr long kRequestPermission = 0x1023;  // ARCH_REQ_XCOMP_PERM
+  constexpr long kTileData = 18;               // XFEATURE_XTILEDATA
+  return syscall(SYS_arch_prctl, kRequestPermission, kTileData) == 0;
+#else
+  return false;
+#endif
+}
+
+Isa detect() {
+  unsigned a = 0, b = 0, c = 0, d = 0;
+  if (!__get_cpuid(1, &a, &b, &c, &d)) return Isa::portable;
+  const bool fma = has(c, 12), osxsave = has(c, 27), avx = has(c, 28), f16c = has(c, 29);
+  if (!osxsave || !avx) return Isa::portable;
+  const unsigned long long state = read_xcr0();
+  if ((state & kAvxState) != kAvxState) return Isa::portable;
+  if (!__get_cpuid_count(7, 0, &a, &b, &c, &d)) return Isa::portable;
+  const unsigned leaf7_b = b;
+  const unsigned leaf7_d = d;
+  if (!has(leaf7_b, 5) || !fma || !f16c) return Isa::portable;
+  const bool avx512 = has(leaf7_b, 16) && has(leaf7_b, 17) && has(leaf7_b, 30) && has(leaf7_b, 31);  // F, DQ, BW, VL
+  if (!avx512 || (state & kAvx512State) != kAvx512State) return Isa::avx2;
+  if (!__get_cpuid_count(7, 1, &a, &b, &c, &d) || !has(a, 5)) return Isa::avx512;
+  const bool tiles = has(leaf7_d, 24) && has(leaf7_d, 22);  // AMX-TILE, AMX-BF16
+  if (!tiles || (state & kTileState) != kTileState || !request_tiles()) return Isa::avx512bf16;
+  return Isa::amx;
+}
+
+#else
+
+Isa detect() { return Isa::portable; }
+
+#endif
+
+}  // namespace
+
+const char* isa_name(Isa isa) { return kNames[static_cast<int>(isa)]; }
+
+Isa detected_isa() {
+  static const Isa isa = detect();
+  return isa;
+}
+
+Isa active_isa() {
+  const char* forced = std::getenv("ESAT_CPU");
+  const Isa detected = detected_isa();
+  if (forced == nullptr || *forced == '\0') return detected;
+  const std::string name = forced;
+  for (int level = 0; level < kLevels; ++level) {
+    if (name != kNames[level]) continue;
+    if (level > static_cast<int>(detected)) {
+      throw std::invalid_argument("ESAT_CPU=" + name + ": this machine has no more than " + isa_name(detected));
+    }
+    return static_cast<Isa>(level);
+  }
+  throw std::invalid_argument("ESAT_CPU must be portable, avx2, avx512, avx512bf16 or amx, got '" + name + "'");
+}
+
+}  // namespace esat

@@ -1,0 +1,24 @@
+// Which instruction sets this machine can run, and which one the kernels use.
+#pragma once
+
+namespace esat {
+
+// Each level contains the ones before it.
+enum class Isa {
+  portable,    // plain C++, any processor
+  avx2,        // AVX2, FMA, F16C
+  avx512,      // AVX-512 F, BW, DQ, VL
+  avx512bf16,  // and BF16
+  amx,         // and AMX tiles with bf16; the operating system has granted their use
+};
+
+const char* isa_name(Isa isa);
+
+// The highest level that the processor and the operating system support. Asks the system once for the AMX tiles.
+Isa detected_isa();
+
+// The level that kernels use: the detected one, or the one named by the environment variable ESAT_CPU. Reads the variable on every call,
+// so call it with Python's lock held, before threads start. std::invalid_argument if the name is unknown or beyond this machine.
+Isa active_isa();
+
+}  // namespace esat
