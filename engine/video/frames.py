@@ -1,0 +1,51 @@
+"""What every source gives: frames in order, with their exact time."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+from fractions import Fraction
+from types import TracebackType
+from typing import Any, Self
+
+import numpy as np
+
+
+@dataclasses.dataclass(frozen=True)
+class Frame:
+    """One picture: uint8 BGR [H, W, 3], its position in the source, and the seconds since the first frame (exact for files)."""
+
+    index: int
+    timestamp: Fraction
+    image: np.ndarray[Any, np.dtype[np.uint8]]
+
+
+class Source:
+    """An iterator of frames that is closed after use.
+
+    `live` sources cannot wait for a slow reader, so that a tracker should take their newest frame and skip the rest.
+    `frame_count` is None where it is not known without decoding; it may be an estimate, good enough for a progress bar.
+    `time_base` is the unit in which the timestamps are whole numbers; `rate` is in frames per second.
+    """
+
+    name: str = ""
+    live: bool = False
+    frame_count: int | None = None
+    rate: Fraction = Fraction(30)
+    time_base: Fraction = Fraction(1, 90_000)
+    damaged: int = 0  # frames that the decoder had to repair
+
+    def __iter__(self) -> Iterator[Frame]:
+        raise NotImplementedError
+
+    def interrupt(self) -> None:
+        """Ask an iteration that runs in another thread to end soon."""
+
+    def close(self) -> None:
+        """Give back the file, camera or connection. A second call does nothing."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
