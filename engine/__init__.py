@@ -1,11 +1,30 @@
-"""ESAT inference engine: follows any object from one box."""
+"""ESAT inference engine: follows any object from one box. Names are imported when they are first used, so that `esat --help` is quick."""
 
-from engine import weights
-from engine.config import PRESETS, ModelConfig, preset
-from engine.errors import EsatError
-from engine.model.network import build_model
-from engine.state import StateThresholds, TargetState
-from engine.tracker import Result, Tracker, TrackerConfig
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from engine import weights
+    from engine.config import PRESETS, ModelConfig, preset
+    from engine.errors import EsatError
+    from engine.model.network import build_model
+    from engine.state import StateThresholds, TargetState
+    from engine.tracker import Result, Tracker, TrackerConfig
+
+_HOME = {
+    "PRESETS": "engine.config",
+    "EsatError": "engine.errors",
+    "ModelConfig": "engine.config",
+    "Result": "engine.tracker",
+    "StateThresholds": "engine.state",
+    "TargetState": "engine.state",
+    "Tracker": "engine.tracker",
+    "TrackerConfig": "engine.tracker",
+    "build_model": "engine.model.network",
+    "preset": "engine.config",
+}
 
 __all__ = [
     "PRESETS",
@@ -20,3 +39,15 @@ __all__ = [
     "preset",
     "weights",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "weights":
+        return importlib.import_module("engine.weights")
+    if name in _HOME:
+        return getattr(importlib.import_module(_HOME[name]), name)
+    raise AttributeError(f"module 'engine' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)
