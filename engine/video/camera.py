@@ -9,6 +9,7 @@ from fractions import Fraction
 from pathlib import Path
 
 import cv2
+import numpy as np
 
 from engine.errors import SourceError
 from engine.video.frames import Frame, Source
@@ -41,7 +42,7 @@ class Camera(Source):
                 raise SourceError(f"{self.name} stopped giving frames after frame {index}")
             if not index:
                 start = time.monotonic_ns()
-            yield Frame(index, Fraction(time.monotonic_ns() - start, 1_000_000_000), image)
+            yield Frame(index, Fraction(time.monotonic_ns() - start, 1_000_000_000), np.asarray(image, np.uint8))
             index += 1
 
     def close(self) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from fractions import Fraction
 from typing import IO, Any
 
@@ -16,10 +15,14 @@ from engine.errors import SourceError
 _NOT_VIDEO = frozenset({"ansi"})  # FFmpeg draws text files as terminal pictures; nobody wants to track in those
 
 
-def open_container(place: str | IO[bytes], name: str, timeout: tuple[float, float] | None = None, options: dict[str, str] | None = None) -> Any:
+def open_container(
+    place: str | IO[bytes], name: str, timeout: tuple[float, float] | None = None, options: dict[str, str] | None = None
+) -> Any:
     """Open a PyAV input that holds a picture stream. `timeout`: seconds to connect and to wait for data. Raises SourceError."""
     try:
         container = av.open(place, timeout=timeout, container_options=options or {})
+    except av.error.InvalidDataError as error:
+        raise SourceError(f"cannot open {name}: not a video that FFmpeg knows, or one that is cut off or damaged") from error
     except (av.error.FFmpegError, OSError, ValueError) as error:
         raise SourceError(f"cannot open {name} as a video: {reason(error)}") from error
     streams = container.streams.video
@@ -77,5 +80,3 @@ class Clock:
                 now = following
         self._last = now
         return now
-
-

@@ -25,9 +25,9 @@ class VideoFile(Source):
     def __init__(self, path: Path | IO[bytes]) -> None:
         self._path = path if isinstance(path, Path) else None
         self.name = str(path) if isinstance(path, Path) else "standard input"
-        if self._path and not self._path.is_file():
+        if self._path and not self._path.exists():
             raise SourceError(f"no such file: {path}")
-        if self._path and not self._path.stat().st_size:
+        if self._path and self._path.is_file() and not self._path.stat().st_size:
             raise SourceError(f"{path} is empty")
         self._container = open_container(path if not isinstance(path, Path) else str(path), self.name)
         self._stream = self._container.streams.video[0]
@@ -50,7 +50,7 @@ class VideoFile(Source):
                     index += 1
         except (av.error.FFmpegError, OSError, ValueError) as error:
             raise SourceError(f"{self.name}: damaged after {self._progress(index)}: {reason(error)}") from error
-        if cut and self._container.format.name != "mpegts" or self._ends_early(end):
+        if (cut and self._container.format.name != "mpegts") or self._ends_early(end):
             raise SourceError(f"{self.name}: the file is cut off after {self._progress(index)}")
         if not index:
             raise SourceError(f"{self.name}: no frame could be decoded")

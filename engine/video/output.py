@@ -1,0 +1,42 @@
+"""Files that appear under their name only when they are complete."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from pathlib import Path
+
+from engine.errors import SinkError
+
+
+class PendingFile:
+    """A temporary file beside `target`: `publish` gives it its name, `discard` removes it. Missing folders are made.
+
+    Raises SinkError if the folder cannot be made or written. `partial` is the path to write to.
+    """
+
+    def __init__(self, target: Path) -> None:
+        self.target = target
+        if target.is_dir():
+            raise SinkError(f"cannot write {target}: it is a folder")
+        try:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            handle, name = tempfile.mkstemp(prefix=f".{target.name}.", suffix=".partial", dir=target.parent)
+            os.close(handle)
+        except OSError as error:
+            raise SinkError(f"cannot write {target}: {error.strerror}") from error
+        self.partial = Path(name)
+
+    def publish(self) -> None:
+        """Give the finished file its name, replacing an older one."""
+        try:
+            umask = os.umask(0)
+            os.umask(umask)
+            self.partial.chmod(0o666 & ~umask)  # mkstemp's files are readable for the owner alone
+            os.replace(self.partial, self.target)
+        except OSError as error:
+            self.discard()
+            raise SinkError(f"cannot write {self.target}: {error.strerror}") from error
+
+    def discard(self) -> None:
+        self.partial.unlink(missing_ok=True)
