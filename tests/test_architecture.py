@@ -1,0 +1,142 @@
+"""The structure that DESIGN.md draws: which way imports go, what stays optional, which names are public."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import REPOSITORY
+
+PACKAGES = ("esat_kernels", "engine", "benchmarks")
+
+# Optional packages: imported inside functions only, so that the base installation works without them.
+OPTIONAL = {"triton", "onnx", "onnxruntime", "openvino", "ncnn", "ray", "fastapi", "uvicorn", "prometheus_client", "got10k", "vot"}
+OPTIONAL_AT_TOP_LEVEL = {"esat_kernels/attention/triton_kernels.py"}  # imported only once triton is known to be there
+
+
+def _modules(package: str) -> list[Path]:
+    return sorted((REPOSITORY / package).rglob("*.py"))
+
+
+def _imports(path: Path, top_level_only: bool = False) -> set[str]:
+    """Full names of the modules that a file imports, `from a import b` as `a` and `a.b`; not those under `if TYPE_CHECKING`."""
+    tree = ast.parse(path.read_text())
+    hidden = {
+        child
+        for node in ast.walk(tree)
+        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test)
+        for child in ast.walk(node)
+    }
+    nodes = tree.body if top_level_only else list(ast.walk(tree))
+    names: set[str] = set()
+    for node in nodes:
+        if node in hidden:
+            continue
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import; name the module in full"
+            names |= {node.module or "", *(f"{node.module}.{alias.name}" for alias in node.names)}
+    return names
+
+
+def _offenders(files: list[Path], forbidden: tuple[str, ...]) -> list[str]:
+    return [
+        f"{path.relative_to(REPOSITORY)} imports {name}"
+        for path in files
+        for name in sorted(_imports(path))
+        if any(name == prefix or name.startswith(f"{prefix}.") for prefix in forbidden)
+    ]
+
+
+def test_kernels_know_nothing_of_the_engine():
+    assert _offenders(_modules("esat_kernels"), ("engine", "benchmarks", "tests")) == []
+
+
+def test_the_engine_knows_nothing_of_benchmarks_and_tests():
+    assert _offenders(_modules("engine"), ("benchmarks", "tests")) == []
+
+
+def test_only_the_command_line_knows_the_command_line():
+    files = [path for path in _modules("engine") if "cli" not in path.parts and path.name != "__main__.py"]
+    assert _offenders(files, ("engine.cli", "typer")) == []
+
+
+def test_backends_of_one_operation_do_not_know_each_other():
+    for operation in ("attention", "elimination", "crop", "decode"):
+        folder = REPOSITORY / "esat_kernels" / operation
+        backends = [name for name in ("reference", "native", "triton", "cuda") if (folder / f"{name}.py").exists()]
+        for name in backends:
+            others = tuple(f"esat_kernels.{operation}.{other}" for other in (*backends, "api", "library") if other != name)
+            assert _offenders([folder / f"{name}.py"], others) == []
+
+
+def test_operations_do_not_know_each_other():
+    operations = ("attention", "elimination", "crop", "decode")
+    for operation in operations:
+        others = tuple(f"esat_kernels.{other}" for other in operations if other != operation)
+        assert _offenders(_modules(f"esat_kernels/{operation}"), others) == []
+
+
+def test_video_and_metrics_do_without_pytorch():
+    files = [*_modules("engine/video"), *(REPOSITORY / "engine/evaluation").glob("metrics*.py")]
+    assert _offenders(files, ("torch", "esat_kernels", "engine.tracker", "engine.runner", "engine.model")) == []
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_optional_packages_are_imported_where_they_are_used(package):
+    offenders = [
+        f"{path.relative_to(REPOSITORY)} imports {name}"
+        for path in _modules(package)
+        if str(path.relative_to(REPOSITORY)) not in OPTIONAL_AT_TOP_LEVEL
+        for name in sorted(_imports(path, top_level_only=True))
+        if name.split(".")[0] in OPTIONAL
+    ]
+    assert offenders == []
+
+
+def test_the_base_packages_import_without_any_optional_one():
+    blocked = ";".join(f"sys.modules[{name!r}] = None" for name in sorted(OPTIONAL))
+    code = f"import sys;{blocked};import engine, esat_kernels, engine.cli.app"
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=REPOSITORY, timeout=120)
+
+
+def test_native_operations_do_not_include_each_other():
+    operations = [folder.name for folder in (REPOSITORY / "csrc").iterdir() if folder.is_dir() and folder.name != "common"]
+    for operation in operations:
+        for path in (REPOSITORY / "csrc" / operation).rglob("*.[hc]*"):
+            for line in path.read_text().splitlines():
+                if line.startswith('#include "'):
+                    folder = line.split('"')[1].split("/")[0]
+                    assert folder in (operation, "common") or folder not in operations, f"{path.relative_to(REPOSITORY)}: {line}"
+
+
+def test_the_native_library_holds_no_pytorch():
+    offenders = [
+        str(path.relative_to(REPOSITORY))
+        for path in (REPOSITORY / "csrc").rglob("*.[hc]*")
+        if any(name in path.read_text() for name in ("#include <torch", "#include <ATen", "#include <c10"))
+    ]
+    assert offenders == []
+
+
+def test_public_names():
+    import engine
+    import esat_kernels
+
+    for module, names in (
+        (esat_kernels, {"fda_attention", "fda_attention_with_scores", "backends"}),
+        (engine, {"Tracker", "TrackerConfig", "Result", "build_model", "weights", "EsatError"}),
+    ):
+        assert names <= set(module.__all__)
+        assert all(getattr(module, name).__doc__ for name in module.__all__ if callable(getattr(module, name)))
+
+
+def test_files_stay_small():
+    """One idea a file. The limit is a prompt to look for the second idea, not a style."""
+    sources = [*(REPOSITORY / "csrc").rglob("*.[hc]*"), *(path for package in PACKAGES for path in _modules(package))]
+    assert [f"{path.relative_to(REPOSITORY)}" for path in sources if len(path.read_text().splitlines()) > 450] == []
