@@ -10,14 +10,17 @@ if TYPE_CHECKING:
     from engine.config import PRESETS, ModelConfig, preset
     from engine.errors import EsatError
     from engine.model.network import build_model
+    from engine.multi import MultiTracker
     from engine.state import StateThresholds, TargetState
-    from engine.tracker import Result, Tracker, TrackerConfig
+    from engine.target import Result
+    from engine.tracker import Tracker, TrackerConfig
 
 _HOME = {
     "PRESETS": "engine.config",
     "EsatError": "engine.errors",
     "ModelConfig": "engine.config",
-    "Result": "engine.tracker",
+    "MultiTracker": "engine.multi",
+    "Result": "engine.target",
     "StateThresholds": "engine.state",
     "TargetState": "engine.state",
     "Tracker": "engine.tracker",
@@ -30,6 +33,7 @@ __all__ = [
     "PRESETS",
     "EsatError",
     "ModelConfig",
+    "MultiTracker",
     "Result",
     "StateThresholds",
     "TargetState",

@@ -9,12 +9,12 @@ from typing import Any
 
 import numpy as np
 
-from engine import postprocess
 from engine.config import ModelConfig
 from engine.errors import ConfigError, StateError
-from engine.preprocess import Box, check_box, check_frame
+from engine.preprocess import check_frame
 from engine.runner import Runner, make_runner
-from engine.state import StateMachine, StateThresholds, TargetState
+from engine.state import StateThresholds
+from engine.target import Result, Target
 from engine.weights.io import Weights
 from engine.weights.shipped import DEFAULT_MODEL, find_weights
 
@@ -31,16 +31,11 @@ class TrackerConfig:
             raise ConfigError(f"color must be 'bgr' or 'rgb', got {self.color!r}")
 
 
-@dataclasses.dataclass(frozen=True)
-class Result:
-    """What one frame gave."""
-
-    box: Box  # x, y, w, h in pixels of the frame, floats
-    score: float  # raw score of the chosen cell, 0 to 1
-    weighted_score: float  # the same times the Hann window
-    state: TargetState
-    frame_index: int  # 0 is the frame of `init`
-    timings_ms: dict[str, float]  # "crop", "network", "decode", "total"
+def open_runner(model: str | Path | Weights | Runner, device: str, dtype: str, backend: str) -> Runner:
+    """The runner for a preset's name, a weights file, weights in memory; a runner itself is taken as it is."""
+    if isinstance(model, str | Path):
+        model = find_weights(model)
+    return make_runner(model, device, dtype, backend) if isinstance(model, Weights) else model
 
 
 class Tracker:
@@ -60,14 +55,9 @@ class Tracker:
         backend: str = "auto",
     ):
         self.config = config or TrackerConfig()
-        if isinstance(model, str | Path):
-            model = find_weights(model)
-        self.runner: Runner = make_runner(model, device, dtype, backend) if isinstance(model, Weights) else model
+        self.runner = open_runner(model, device, dtype, backend)
         self._bgr = self.config.color == "bgr"
-        self._template: Any = None
-        self._box: Box | None = None
-        self._frame_index = 0
-        self._machine = StateMachine(self.config.thresholds)
+        self._target: Target | None = None
 
     @property
     def model_config(self) -> ModelConfig:
@@ -79,27 +69,17 @@ class Tracker:
 
         A second call starts anew with another target. FrameError, BoxError.
         """
-        frame = check_frame(frame)
-        checked = check_box(box, frame.shape[1], frame.shape[0])
-        self._template = self.runner.encode_template(frame, checked, self._bgr)
-        self._box = checked
-        self._frame_index = 0
-        self._machine = StateMachine(self.config.thresholds)
+        self._target = Target(self.runner, check_frame(frame), box, self._bgr, self.config.thresholds)
 
     def update(self, frame: np.ndarray) -> Result:
         """Find the target in the next frame, which may have another size than the one before. FrameError; StateError before `init`."""
         start = time.perf_counter()
-        if self._box is None:
+        if self._target is None:
             raise StateError("update() needs a target: call init(frame, box) first")
         frame = check_frame(frame)
-        observations = self.runner.observe(frame, [self._box], [self._template], self._bgr)
-        seen = observations.targets[0]
-        box = postprocess.to_frame(seen.box, seen.region_side, self._box)
-        self._box = postprocess.clip(box, frame.shape[1], frame.shape[0])
-        self._frame_index += 1
-        state = self._machine.update(seen.score)
+        observations = self.runner.observe(frame, [self._target.box], [self._target.template], self._bgr)
         timings = {**observations.timings_ms, "total": 1e3 * (time.perf_counter() - start)}
-        return Result(self._box, seen.score, seen.weighted_score, state, self._frame_index, timings)
+        return self._target.advance(observations.targets[0], frame, timings)
 
     initialize = init
     track = update
