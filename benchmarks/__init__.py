@@ -1,0 +1,1 @@
+"""Checks against golden files and measurements: each module runs as `python -m benchmarks.NAME`."""

@@ -1,0 +1,1 @@
+"""Accuracy: data set layouts, metric presets, evaluation runs, plots."""
