@@ -61,16 +61,19 @@ class Scores:
     overlaps: Floats  # IoU of the frames that GOT-10k's rule counts
 
 
-def iou(a: Floats, b: Floats) -> Floats:
+def iou(a: Floats, b: Floats, toolkit_rounding: bool = False) -> Floats:
     """Intersection over union of boxes [N, 4] and [N, 4], in [0, 1]; 0 where both boxes have no area.
 
-    The toolkits' inclusive corners (x + w - 1, and + 1 on each side of the intersection) cancel out in this form.
+    toolkit_rounding: pytracking's order of operations, with its inclusive corners (x + w - 1, and + 1 on each side of the intersection),
+    which cancel out but for rounding: equal boxes may then exceed 1 by the last bit and count at the threshold 1.
     """
+    one = 1.0 if toolkit_rounding else 0.0
     low = np.maximum(a[:, :2], b[:, :2])
-    high = np.minimum(a[:, :2] + a[:, 2:], b[:, :2] + b[:, 2:])
-    intersection = np.prod(np.clip(high - low, 0, None), axis=1)
+    high = np.minimum(a[:, :2] + a[:, 2:] - one, b[:, :2] + b[:, 2:] - one)
+    intersection = np.prod(np.clip(high - low + one, 0, None), axis=1)
     union = np.prod(a[:, 2:], axis=1) + np.prod(b[:, 2:], axis=1) - intersection
-    return np.minimum(np.divide(intersection, union, out=np.zeros_like(intersection), where=union > 0), 1.0)  # rounding may exceed 1
+    overlap = np.divide(intersection, union, out=np.zeros_like(intersection), where=union > 0)
+    return overlap if toolkit_rounding else np.minimum(overlap, 1.0)
 
 
 def centres(boxes: Floats) -> Floats:
@@ -119,15 +122,17 @@ def _repair(truth: Truth, boxes: Floats, given: int) -> Floats:
     return boxes
 
 
-def evaluate(preset: str, truth: Truth, predictions: ArrayLike) -> Scores:
-    """The figures of one sequence. ConfigError for an unknown preset, DatasetError for results that cannot be scored (see `fit`)."""
+def evaluate(preset: str, truth: Truth, predictions: ArrayLike, toolkit_rounding: bool = False) -> Scores:
+    """The figures of one sequence. toolkit_rounding: see `iou`; it can only matter where a box equals the ground truth.
+
+    ConfigError for an unknown preset, DatasetError for results that cannot be scored (see `fit`)."""
     if preset not in PRESETS:
         raise ConfigError(f"unknown preset {preset!r}: expected one of {', '.join(PRESETS)}")
     if not len(truth.boxes):
         raise DatasetError(f"{truth.name}: no ground truth")
     boxes = fit(truth, predictions, strict=preset == "lasot")
     repaired = boxes if preset == "trackingnet" else _repair(truth, boxes, len(np.asarray(predictions)))
-    overlap, error, normalised = _errors(truth, repaired, lasot=preset == "lasot")
+    overlap, error, normalised = _errors(truth, repaired, preset == "lasot", toolkit_rounding)
     success = (overlap[:, None] > OVERLAP_THRESHOLDS).mean(0)
     precision = (error[:, None] <= PIXEL_THRESHOLDS).mean(0)
     normalised_precision = (normalised[:, None] <= NORMALISED_THRESHOLDS).mean(0)
@@ -138,7 +143,13 @@ def evaluate(preset: str, truth: Truth, predictions: ArrayLike) -> Scores:
     overlaps = _got10k_overlaps(truth, boxes)
     values |= _overlap_scores(overlaps)
     return Scores(
-        truth.name, len(truth.boxes), {key: float(value) for key, value in values.items()}, success, precision, normalised_precision, overlaps
+        truth.name,
+        len(truth.boxes),
+        {key: float(value) for key, value in values.items()},
+        success,
+        precision,
+        normalised_precision,
+        overlaps,
     )
 
 
@@ -159,12 +170,11 @@ def mean_curves(scores: Sequence[Scores]) -> dict[str, Floats]:
 
 
 def _valid(truth: Truth) -> Flags:
-    with np.errstate(invalid="ignore"):
-        valid = (truth.boxes[:, 2:] > 0).all(axis=1) & np.isfinite(truth.boxes).all(axis=1)
+    valid: Flags = np.asarray((truth.boxes[:, 2:] > 0).all(axis=1) & np.isfinite(truth.boxes).all(axis=1))
     return valid if truth.absent is None else valid & ~truth.absent
 
 
-def _errors(truth: Truth, boxes: Floats, lasot: bool) -> tuple[Floats, Floats, Floats]:
+def _errors(truth: Truth, boxes: Floats, lasot: bool, toolkit_rounding: bool = False) -> tuple[Floats, Floats, Floats]:
     """IoU, centre error in pixels, and centre error over the box's size (pytracking's `calc_seq_err_robust`), each [N].
 
     Invalid frames get IoU -1 and an infinite error, so they count as misses. Their normalised error is -1, which counts as a hit: that is
@@ -173,7 +183,7 @@ def _errors(truth: Truth, boxes: Floats, lasot: bool) -> tuple[Floats, Floats, F
     valid = _valid(truth)
     safe = np.where(valid[:, None], truth.boxes, 1.0)
     offset = centres(boxes) - centres(safe)
-    overlap = np.where(valid, iou(boxes, safe), -1.0)
+    overlap = np.where(valid, iou(boxes, safe, toolkit_rounding), -1.0)
     error = np.where(valid, np.hypot(*offset.T), np.inf)
     normalised = np.where(valid, np.hypot(*(offset / safe[:, 2:]).T), -1.0)
     if lasot and truth.absent is not None:
@@ -194,8 +204,9 @@ def _trackingnet(truth: Truth, boxes: Floats) -> dict[str, Any]:
 
 
 def _got10k_overlaps(truth: Truth, boxes: Floats) -> Floats:
-    counted = np.isfinite(truth.boxes).all(axis=1) if truth.covered is None else truth.covered & np.isfinite(truth.boxes).all(axis=1)
-    counted = counted.copy()
+    counted: Flags = np.asarray(np.isfinite(truth.boxes).all(axis=1))
+    if truth.covered is not None:
+        counted &= truth.covered
     counted[0] = False
     return iou(clip(boxes[counted], truth.image_size), clip(truth.boxes[counted], truth.image_size))
 
