@@ -1,0 +1,41 @@
+"""The examples in the README run as they stand."""
+
+import re
+
+import av
+import numpy as np
+import pytest
+
+from engine.weights import DEFAULT_MODEL, shipped_path
+from tests.conftest import REPOSITORY
+
+EXAMPLES = re.findall(r"```python\n(.*?)```", (REPOSITORY / "README.md").read_text(), re.DOTALL)
+
+
+@pytest.fixture
+def clip(tmp_path, monkeypatch):
+    """Eight frames of 320 x 240 as clip.mp4 in the working directory."""
+    monkeypatch.chdir(tmp_path)
+    rng = np.random.default_rng(0)
+    background = rng.integers(0, 256, (240, 320, 3), np.uint8)
+    with av.open("clip.mp4", "w") as container:
+        stream = container.add_stream("libx264", rate=25)
+        stream.width, stream.height, stream.pix_fmt = 320, 240, "yuv420p"
+        for index in range(8):
+            image = background.copy()
+            image[80:140, 100 + index : 140 + index] = (0, 0, 255)
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(image, "bgr24")))
+        container.mux(stream.encode())
+
+
+def test_there_are_examples():
+    assert len(EXAMPLES) == 2
+
+
+@pytest.mark.parametrize("example", EXAMPLES)
+def test_example_runs(example, clip, capsys):
+    assert shipped_path(DEFAULT_MODEL).is_file(), "the examples use the shipped weights"
+    exec(compile(example, "README.md", "exec"), {})
+    printed = capsys.readouterr().out
+    assert printed.count("TRACKING") + printed.count("UNCERTAIN") + printed.count("LOST") == (7 if "Tracker" in example else 0)
+    assert "Tracker" in example or "torch.Size([1, 12, 720, 64])" in printed
