@@ -9,10 +9,10 @@
 namespace py = pybind11;
 
 // One line for each op that has a folder csrc/<op> with bindings_<op>.cpp.
-#define ESAT_FOR_EACH_OP(OP)
+#define ESAT_FOR_EACH_OP(OP) OP(crop) OP(decode) OP(elimination)
 
-#define ESAT_DECLARE(op)            \
-  namespace esat {                  \
+#define ESAT_DECLARE(op)               \
+  namespace esat {                     \
   void bind_##op(py::module_& module); \
   }
 ESAT_FOR_EACH_OP(ESAT_DECLARE)

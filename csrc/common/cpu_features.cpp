@@ -21,9 +21,9 @@ constexpr int kLevels = 5;
 #if defined(__x86_64__)
 
 // What cpuid reports is what the processor has; XCR0 is what the operating system saves on a context switch. Both are needed.
-constexpr unsigned long long kAvxState = 0x6;        // XMM, YMM
-constexpr unsigned long long kAvx512State = 0xe6;    // and opmask, upper ZMM
-constexpr unsigned long long kTileState = 0x600e6;   // and tile configuration, tile data
+constexpr unsigned long long kAvxState = 0x6;       // XMM, YMM
+constexpr unsigned long long kAvx512State = 0xe6;   // and opmask, upper ZMM
+constexpr unsigned long long kTileState = 0x600e6;  // and tile configuration, tile data
 
 unsigned long long read_xcr0() {
   unsigned low = 0;

@@ -1,0 +1,41 @@
+// A square region of a frame, black outside, resized bilinearly as OpenCV's INTER_LINEAR does on 8-bit images: bit for bit.
+// Only the pixels that the output needs are read; the scratch memory depends on the output's size alone.
+#pragma once
+
+#include <cstdint>
+
+#include "common/cpu_features.h"
+
+namespace esat {
+
+constexpr int kMaxCropSize = 2048;  // output pixels a side: scratch rows live on the stack
+constexpr int kPatchSize = 16;
+
+struct CropParams {
+  const uint8_t* frame;  // [frame_height, frame_width, 3], channels adjacent
+  int64_t frame_height;
+  int64_t frame_width;
+  int64_t row_stride;    // bytes, at least frame_width * pixel_stride
+  int64_t pixel_stride;  // bytes, 3 or 4
+  int64_t left;          // the region's upper left corner in frame pixels; may lie outside the frame
+  int64_t top;
+  int64_t side;  // of the region in frame pixels, at least 1
+  int64_t size;  // of the output in pixels, 1 to kMaxCropSize
+};
+
+// out: [size, size, 3], channels in the frame's order.
+void crop_image(const CropParams& params, uint8_t* out, Isa isa);
+
+struct PatchParams {
+  void* out;           // [(size / 16)^2, 3 * 16 * 16], rows of patches; within one (channel, y, x) as in a convolution's weight
+  int64_t out_stride;  // elements from one patch to the next
+  bool bfloat16;       // else float32
+  bool reverse;        // channels of the frame are read in reverse order (BGR frames to RGB rows)
+  float scale[3];      // value = pixel * scale + bias with one rounding, for each channel of the output
+  float bias[3];
+};
+
+// params.size must be a multiple of 16.
+void crop_patches(const CropParams& params, const PatchParams& patches, Isa isa);
+
+}  // namespace esat

@@ -1,0 +1,165 @@
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <utility>
+
+#include "common/threads.h"
+#include "crop/crop.h"
+#include "crop/crop_rows.h"
+
+namespace esat {
+namespace {
+
+using crop::Columns;
+using crop::RowKernels;
+
+constexpr int kWeightOne = 2048;
+constexpr int kRowsPerThread = 64;  // fewer are not worth waking a thread
+
+// One output coordinate: the lower of its two source positions, and the weights of both.
+struct Sample {
+  int64_t position;
+  int weight0;
+  int weight1;
+};
+
+// OpenCV's rule: positions in float, weights rounded half to even to 1/2048.
+Sample sample(int64_t index, int64_t side, int64_t size) {
+  const double scale = 1.0 / (static_cast<double>(size) / static_cast<double>(side));
+  float fraction = static_cast<float>((static_cast<double>(index) + 0.5) * scale - 0.5);
+  const float floor = std::floor(fraction);
+  fraction -= floor;
+  return {static_cast<int64_t>(floor), static_cast<int>(std::lrintf((1.0f - fraction) * kWeightOne)),
+          static_cast<int>(std::lrintf(fraction * kWeightOne))};
+}
+
+// Frame positions that are read along one axis: [begin, end). The last column and row are black as soon as the region reaches them.
+struct Range {
+  int64_t begin;
+  int64_t end;
+
+  bool empty() const { return begin >= end; }
+  bool contains(int64_t position) const { return position >= begin && position < end; }
+};
+
+Range readable(int64_t start, int64_t side, int64_t length) { return {std::max<int64_t>(start, 0), std::min(start + side, length - 1)}; }
+
+void plan_columns(const CropParams& p, const Range& range, Columns& columns) {
+  for (int64_t x = 0; x < p.size; ++x) {
+    Sample s = sample(x, p.side, p.size);
+    if (s.position < 0) {
+      s = {0, kWeightOne, 0};
+    } else if (s.position >= p.side - 1) {
+      s = {p.side - 1, kWeightOne, 0};
+    }
+    int64_t at = p.left + s.position;
+    const bool left_inside = range.contains(at);
+    const bool right_inside = range.contains(at + 1);
+    int left_weight = left_inside ? s.weight0 : 0;
+    int right_weight = right_inside ? s.weight1 : 0;
+    if (!left_inside) {  // never read before the row's start
+      at = right_inside ? at + 1 : range.begin;
+      left_weight = right_weight;
+      right_weight = 0;
+    }
+    columns.offset[x] = static_cast<int32_t>(at * p.pixel_stride);
+    columns.weight[2 * x] = static_cast<int16_t>(left_weight);
+    columns.weight[2 * x + 1] = static_cast<int16_t>(right_weight);
+  }
+  columns.count = static_cast<int>((p.size + 3) / 4 * 4);
+  for (int64_t x = p.size; x < columns.count; ++x) {
+    columns.offset[x] = static_cast<int32_t>(range.begin * p.pixel_stride);
+    columns.weight[2 * x] = columns.weight[2 * x + 1] = 0;
+  }
+}
+
+// Two horizontally resized source rows, kept from one output row to the next.
+class RowPair {
+ public:
+  RowPair(const CropParams& params, const Range& rows, const Columns& columns, const RowKernels& kernels)
+      : params_(params), rows_(rows), columns_(columns), kernels_(kernels) {}
+
+  // pixels: [3 * size] of output row y.
+  void resize(int y, uint8_t* pixels) {
+    const Sample s = sample(y, params_.side, params_.size);
+    const int64_t upper = std::clamp<int64_t>(s.position, 0, params_.side - 1);
+    const int64_t lower = std::clamp<int64_t>(s.position + 1, 0, params_.side - 1);
+    if (upper == held_[1]) {
+      std::swap(rows_data_[0], rows_data_[1]);
+      std::swap(held_[0], held_[1]);
+    }
+    load(0, upper);
+    load(1, lower);
+    kernels_.vertical(rows_data_[0], rows_data_[1], s.weight0, s.weight1, static_cast<int>(3 * params_.size), pixels);
+  }
+
+ private:
+  void load(int slot, int64_t row) {
+    if (held_[slot] == row) return;
+    held_[slot] = row;
+    const int64_t at = params_.top + row;
+    if (rows_.contains(at)) {
+      kernels_.horizontal(params_.frame + at * params_.row_stride, static_cast<int>(params_.pixel_stride), columns_, rows_data_[slot]);
+    } else {
+      std::memset(rows_data_[slot], 0, 3 * params_.size * sizeof(int16_t));
+    }
+  }
+
+  const CropParams& params_;
+  const Range& rows_;
+  const Columns& columns_;
+  const RowKernels& kernels_;
+  int16_t storage_[2][crop::kRowElements];
+  int16_t* rows_data_[2] = {storage_[0], storage_[1]};
+  int64_t held_[2] = {-1, -1};
+};
+
+RowKernels kernels_for(Isa isa) {
+#if defined(__x86_64__)
+  if (isa >= Isa::avx2) return crop::avx2_kernels();
+#endif
+  (void)isa;
+  return crop::portable_kernels();
+}
+
+// Calls emit(y, pixels) for every output row; pixels holds 3 * size values and room for a vector store behind them.
+template <class Emit>
+void for_each_row(const CropParams& p, const RowKernels& kernels, const Emit& emit) {
+  const Range columns_range = readable(p.left, p.side, p.frame_width);
+  const Range rows_range = readable(p.top, p.side, p.frame_height);
+  const int size = static_cast<int>(p.size);
+  // A readable pixel is at most the last but one of its row, in the last but one row: 8 bytes from it lie within the frame.
+  if (columns_range.empty() || rows_range.empty()) {
+    uint8_t black[crop::kRowElements] = {};
+    for (int y = 0; y < size; ++y) emit(y, black);
+    return;
+  }
+  Columns columns;
+  plan_columns(p, columns_range, columns);
+  const int threads = std::clamp(std::min(max_threads(), size / kRowsPerThread), 1, size);
+  const int chunk = (size + threads - 1) / threads;
+#pragma omp parallel for num_threads(threads) schedule(static, 1) if (threads > 1)
+  for (int part = 0; part < threads; ++part) {
+    RowPair rows(p, rows_range, columns, kernels);
+    uint8_t pixels[crop::kRowElements];
+    for (int y = part * chunk; y < std::min(size, (part + 1) * chunk); ++y) {
+      rows.resize(y, pixels);
+      emit(y, pixels);
+    }
+  }
+}
+
+}  // namespace
+
+void crop_image(const CropParams& params, uint8_t* out, Isa isa) {
+  const int64_t row_bytes = 3 * params.size;
+  for_each_row(params, kernels_for(isa), [&](int y, const uint8_t* pixels) { std::memcpy(out + y * row_bytes, pixels, row_bytes); });
+}
+
+void crop_patches(const CropParams& params, const PatchParams& patches, Isa isa) {
+  const RowKernels kernels = kernels_for(isa);
+  for_each_row(params, kernels,
+               [&](int y, const uint8_t* pixels) { kernels.to_patches(pixels, y, static_cast<int>(params.size), patches); });
+}
+
+}  // namespace esat
