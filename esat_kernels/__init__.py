@@ -2,13 +2,14 @@
 
 from esat_kernels._backends import backends
 from esat_kernels.attention.api import fda_attention, fda_attention_with_scores
-from esat_kernels.crop.api import crop_resize
+from esat_kernels.crop.api import crop_patches, crop_resize
 from esat_kernels.decode.api import Decoded, decode_maps
 from esat_kernels.elimination.api import gather_tokens, scatter_tokens, select_tokens
 
 __all__ = [
     "Decoded",
     "backends",
+    "crop_patches",
     "crop_resize",
     "decode_maps",
     "fda_attention",

@@ -9,6 +9,7 @@ from pathlib import Path
 from types import ModuleType
 
 import torch
+from torch import Tensor
 
 _LIBRARY: ModuleType | None = None
 _REASON: str | None = None
@@ -80,6 +81,22 @@ def library() -> ModuleType:
 def unavailable() -> str | None:
     """None if the library is loaded, else why not."""
     return _REASON
+
+
+def unsupported_tensors(*tensors: Tensor) -> str | None:
+    """Why the library's plain functions, which read memory and know no gradients, cannot take these tensors, or None."""
+    if _REASON is not None:
+        return _REASON
+    if torch.compiler.is_compiling() or torch.jit.is_tracing():
+        return "the call is being traced"
+    for tensor in tensors:
+        if type(tensor) not in (Tensor, torch.nn.Parameter):
+            return f"tensors must be plain, got {type(tensor).__name__}"
+        if tensor.device.type != "cpu":
+            return f"tensors must be on the CPU, got {tensor.device}"
+        if tensor.requires_grad and torch.is_grad_enabled():
+            return "this kernel has no gradient"
+    return None
 
 
 def cuda_status() -> str:

@@ -1,27 +1,84 @@
-"""The public call that cuts a square region around a box out of a frame."""
+"""The public calls that cut a square region around a box out of a frame."""
 
 from __future__ import annotations
 
 import math
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
-from esat_kernels.crop import reference
+from esat_kernels import _dispatch
+from esat_kernels.crop import native, reference
+from esat_kernels.crop.geometry import Region, region_around
+
+PATCH = 16  # pixels a side
+_IMAGENET_MEAN = (0.485, 0.456, 0.406)  # RGB, of values in [0, 1]
+_IMAGENET_STD = (0.229, 0.224, 0.225)
+_SCALE = tuple(1 / (255 * deviation) for deviation in _IMAGENET_STD)
+_BIAS = tuple(-mean / deviation for mean, deviation in zip(_IMAGENET_MEAN, _IMAGENET_STD, strict=True))
+_AUTO = ("cpu", "reference")
 
 
 def crop_resize(
-    frame: NDArray[np.uint8], box: tuple[float, float, float, float], factor: float, size: int
+    frame: NDArray[np.uint8], box: tuple[float, float, float, float], factor: float, size: int, backend: str = "auto"
 ) -> tuple[NDArray[np.uint8], float]:
     """The region of side ceil(sqrt(w h) * factor) around the box's centre, black outside the frame, resized bilinearly.
 
     frame uint8 [H, W, 3]; box (x, y, w, h) in pixels, finite, with an area -> crop uint8 [size, size, 3] and the resize factor (output
-    pixels per frame pixel). Channels keep their order. TypeError for another dtype, ValueError for shapes and boxes.
+    pixels per frame pixel). Channels keep their order. backend: "auto", "cpu" (C++) or "reference" (OpenCV), which give the same bits.
+    TypeError for another dtype, ValueError for shapes and boxes.
     """
+    region = _checked_region(frame, box, factor, size)
+    candidates = {"cpu": lambda: native.unsupported(region, size), "reference": reference.unsupported}
+    chosen = _dispatch.choose("crop", backend, candidates, _AUTO)
+    return (native if chosen == "cpu" else reference).crop_resize(frame, region, size), size / region.side
+
+
+def crop_patches(
+    frame: NDArray[np.uint8],
+    box: tuple[float, float, float, float],
+    factor: float,
+    size: int,
+    out: Tensor,
+    bgr: bool = True,
+    normalise: bool = True,
+    backend: str = "auto",
+) -> float:
+    """The crop of `crop_resize` as the rows that a 16 x 16 patch embedding multiplies with its weight, written into `out`.
+
+    out: float32 or bfloat16 [(size / 16)^2, 768], on the CPU, rows adjacent in themselves. A row holds one patch in the order (channel RGB,
+    y, x) of a Conv2d weight. bgr: the frame's channel order. normalise: divided by 255, ImageNet's mean and deviation removed;
+    otherwise 0 to 255, exact in both dtypes, for weights that have the normalisation folded in.
+    Returns the resize factor. Errors as `crop_resize`; ValueError and TypeError for another `out`.
+    """
+    region = _checked_region(frame, box, factor, size)
+    if size % PATCH:
+        raise ValueError(f"crop: size must be a multiple of {PATCH}, got {size}")
+    expected = ((size // PATCH) ** 2, 3 * PATCH * PATCH)
+    if tuple(out.shape) != expected or out.stride(1) != 1 or out.stride(0) < expected[1]:
+        raise ValueError(f"crop: out must be {expected} with rows adjacent in themselves, got {tuple(out.shape)}, strides {out.stride()}")
+    if out.dtype not in (torch.float32, torch.bfloat16):
+        raise TypeError(f"crop: out must be float32 or bfloat16, got {out.dtype}")
+    if out.device.type != "cpu":
+        raise ValueError(f"crop: out must be on the CPU, got {out.device}")
+    scale, bias = (_SCALE, _BIAS) if normalise else ((1.0,) * 3, (0.0,) * 3)
+    candidates = {"cpu": lambda: native.unsupported(region, size, out), "reference": reference.unsupported}
+    chosen = _dispatch.choose("crop", backend, candidates, _AUTO)
+    (native if chosen == "cpu" else reference).crop_patches(frame, region, size, PATCH, out, bgr, scale, bias)
+    return size / region.side
+
+
+def _checked_region(frame: NDArray[np.uint8], box: tuple[float, float, float, float], factor: float, size: int) -> Region:
     if frame.dtype != np.uint8:
         raise TypeError(f"crop: frame must be uint8, got {frame.dtype}")
     if frame.ndim != 3 or frame.shape[2] != 3 or frame.size == 0:
         raise ValueError(f"crop: frame must be [H, W, 3], got {frame.shape}")
     if len(box) != 4 or not all(math.isfinite(value) for value in box) or box[2] <= 0 or box[3] <= 0:
         raise ValueError(f"crop: box must be (x, y, w, h), finite, with w, h > 0, got {tuple(box)}")
-    return reference.crop_resize(frame, box, factor, size)
+    if size < 1:
+        raise ValueError(f"crop: size must be positive, got {size}")
+    if not (math.isfinite(factor) and factor > 0):
+        raise ValueError(f"crop: factor must be a positive number, got {factor}")
+    return region_around(box, factor)

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-import math
+from collections.abc import Sequence
 
 import cv2
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import Tensor
+
+from esat_kernels.crop.geometry import Region
 
 
 def unsupported() -> str | None:
@@ -14,27 +18,39 @@ def unsupported() -> str | None:
     return None
 
 
-def crop_resize(
-    frame: NDArray[np.uint8], box: tuple[float, float, float, float], factor: float, size: int
-) -> tuple[NDArray[np.uint8], float]:
-    """frame uint8 [H, W, 3], box (x, y, w, h) -> crop uint8 [size, size, 3] and the resize factor (output pixels per frame pixel).
+def crop_resize(frame: NDArray[np.uint8], region: Region, size: int) -> NDArray[np.uint8]:
+    """frame uint8 [H, W, 3] -> the region, resized: uint8 [size, size, 3].
 
     Whenever the region reaches the right or lower border, the last real column or row is black too: the public code pads one pixel too
     many, and its published weights were made so.
     """
-    x, y, w, h = box
+    x1, y1, side = region
     height, width = frame.shape[:2]
-    side = math.ceil(math.sqrt(w * h) * factor)
-    if side < 1:
-        raise ValueError(f"crop: the box must have an area, got width {w} and height {h}")
-    x1 = round(x + 0.5 * w - side * 0.5)  # Python rounds half to even, as the public code does
-    y1 = round(y + 0.5 * h - side * 0.5)
     x2, y2 = x1 + side, y1 + side
     left, right = max(0, -x1), max(x2 - width + 1, 0)
     top, bottom = max(0, -y1), max(y2 - height + 1, 0)
-    region = np.zeros((side, side, 3), np.uint8)
+    padded = np.zeros((side, side, 3), np.uint8)
     inner = frame[y1 + top : max(y2 - bottom, 0), x1 + left : max(x2 - right, 0)]  # empty when the region lies beside the frame
     if inner.size:
-        region[top : top + inner.shape[0], left : left + inner.shape[1]] = inner
-    resized = cv2.resize(region, (size, size), interpolation=cv2.INTER_LINEAR)
-    return np.asarray(resized, np.uint8), size / side
+        padded[top : top + inner.shape[0], left : left + inner.shape[1]] = inner
+    return np.asarray(cv2.resize(padded, (size, size), interpolation=cv2.INTER_LINEAR), dtype=np.uint8)
+
+
+def crop_patches(
+    frame: NDArray[np.uint8],
+    region: Region,
+    size: int,
+    patch: int,
+    out: Tensor,
+    reverse: bool,
+    scale: Sequence[float],
+    bias: Sequence[float],
+) -> None:
+    """The resized region as rows of patches, pixel * scale + bias for each channel, into out [(size / patch)^2, 3 patch^2]."""
+    crop = torch.from_numpy(crop_resize(frame, region, size)).float()
+    if reverse:
+        crop = crop.flip(2)
+    crop = crop * torch.tensor(scale) + torch.tensor(bias)
+    grid = size // patch
+    rows = crop.view(grid, patch, grid, patch, 3).permute(0, 2, 4, 1, 3)
+    out.copy_(rows.reshape(grid * grid, 3 * patch * patch))

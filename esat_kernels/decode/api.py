@@ -6,7 +6,8 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-from esat_kernels.decode import reference
+from esat_kernels import _dispatch
+from esat_kernels.decode import native, reference
 
 
 class Decoded(NamedTuple):
@@ -18,10 +19,11 @@ class Decoded(NamedTuple):
     cell: Tensor  # [B] int64, index of the chosen cell, row by row
 
 
-def decode_maps(score_map: Tensor, size_map: Tensor, offset_map: Tensor, window: Tensor | None = None) -> Decoded:
+def decode_maps(score_map: Tensor, size_map: Tensor, offset_map: Tensor, window: Tensor | None = None, backend: str = "auto") -> Decoded:
     """The box at the first maximum of score * window (public OSTrack, `cal_bbox`).
 
     score_map [B, 1, F, F], size_map and offset_map [B, 2, F, F], window [F, F] or None. ValueError for other shapes.
+    backend: "auto" (the C++ kernel for plain float32 CPU tensors that need no gradient, else the reference), "cpu" or "reference".
     """
     if score_map.dim() != 4 or score_map.shape[1] != 1 or score_map.shape[2] != score_map.shape[3]:
         raise ValueError(f"decode: score_map must be [B, 1, F, F], got {tuple(score_map.shape)}")
@@ -31,4 +33,9 @@ def decode_maps(score_map: Tensor, size_map: Tensor, offset_map: Tensor, window:
             raise ValueError(f"decode: {name} must be {expected}, got {tuple(value.shape)}")
     if window is not None and window.shape != score_map.shape[2:]:
         raise ValueError(f"decode: window must be {tuple(score_map.shape[2:])}, got {tuple(window.shape)}")
-    return Decoded(*reference.decode_maps(score_map, size_map, offset_map, window))
+    candidates = {
+        "cpu": lambda: native.unsupported(score_map, size_map, offset_map, window),
+        "reference": lambda: reference.unsupported(score_map),
+    }
+    chosen = _dispatch.choose("decode", backend, candidates, auto=("cpu", "reference"))
+    return Decoded(*(native if chosen == "cpu" else reference).decode_maps(score_map, size_map, offset_map, window))

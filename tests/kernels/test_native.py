@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import json
+import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -71,7 +72,7 @@ def test_backends_lists_the_cpu() -> None:
 
 def test_library_is_linked_to_neither_pytorch_nor_openmp() -> None:
     path = Path(_native.library().__file__ or "")
-    require("readelf", None if _tool("readelf") else "no binutils")
+    require("readelf", None if shutil.which("readelf") else "no binutils")
     dynamic = subprocess.run(["readelf", "--dynamic", "--wide", str(path)], capture_output=True, text=True, check=True).stdout
     needed = [line.split("[")[1].rstrip("]") for line in dynamic.splitlines() if "(NEEDED)" in line]
     assert not [name for name in needed if any(word in name for word in ("torch", "c10", "gomp", "omp", "cudart"))], needed
@@ -81,40 +82,36 @@ def test_library_is_linked_to_neither_pytorch_nor_openmp() -> None:
     assert "at6Tensor" not in symbols
 
 
-def _tool(name: str) -> bool:
-    import shutil
+WITHOUT_LIBRARY = """
+import importlib, json
+from pathlib import Path
+import torch, esat_kernels
+from esat_kernels import _native
 
-    return shutil.which(name) is not None
-
-
-def run_without_library(tmp_path: Path, note: dict[str, str] | None) -> str:
-    """backends()["cpu"] of a copy of the package that has no library."""
-    import shutil
-
-    source = Path(esat_kernels.__file__).parent
-    shutil.copytree(source, tmp_path / "esat_kernels", ignore=shutil.ignore_patterns("*.so", "__pycache__", "_native_build.json"))
-    if note is not None:
-        (tmp_path / "esat_kernels" / "_native_build.json").write_text(json.dumps(note))
-    program = (
-        "import torch, esat_kernels\n"
-        "q = torch.randn(1, 2, 5, 8)\n"
-        "assert esat_kernels.fda_attention(q, q, q).shape == q.shape\n"
-        "try:\n    esat_kernels.fda_attention(q, q, q, backend='cpu')\n"
-        "except NotImplementedError as error:\n    assert 'no native library' in str(error), error\n"
-        "else:\n    raise SystemExit('backend cpu ran')\n"
-        "print(esat_kernels.backends()['cpu'])\n"
-    )
-    done = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, env=_clean_env(tmp_path), capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    return done.stdout.strip()
-
-
-def _clean_env(tmp_path: Path) -> dict[str, str]:
-    import os
-
-    return {**os.environ, "PYTHONPATH": str(tmp_path)}
+q = torch.randn(1, 2, 5, 8)
+assert esat_kernels.fda_attention(q, q, q).shape == q.shape
+assert esat_kernels.select_tokens(torch.rand(1, 5), 2).shape == (1, 2)
+try:
+    esat_kernels.select_tokens(torch.rand(1, 5), 2, backend="cpu")
+except NotImplementedError as error:
+    assert "no native library" in str(error), error
+else:
+    raise SystemExit("backend cpu ran")
+print(esat_kernels.backends()["cpu"])
+note = Path(_native.__file__).with_name("_native_build.json")
+for text in (json.dumps({"reason": "cmake not found"}), "{"):
+    note.write_text(text)
+    print(importlib.reload(_native).unavailable())
+"""
 
 
 def test_without_library_the_reference_runs_and_the_reason_is_told(tmp_path: Path) -> None:
-    assert run_without_library(tmp_path / "deleted", None).startswith("no native library: ")
-    assert run_without_library(tmp_path / "noted", {"reason": "cmake not found"}) == "no native library: cmake not found"
+    source = Path(esat_kernels.__file__).parent
+    shutil.copytree(source, tmp_path / "esat_kernels", ignore=shutil.ignore_patterns("*.so", "__pycache__", "_native_build.json"))
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
+    done = subprocess.run([sys.executable, "-c", WITHOUT_LIBRARY], cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    deleted, noted, damaged = done.stdout.splitlines()
+    assert deleted.startswith("no native library: cannot import name '_esat_native'")
+    assert noted == "no native library: cmake not found"
+    assert damaged.startswith("no native library: unreadable note _native_build.json")

@@ -1,0 +1,62 @@
+"""The crop by the compiled CPU kernel: reads the pixels that the output needs, with memory that does not depend on the region's size."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from esat_kernels import _native
+from esat_kernels.crop.geometry import Region
+
+_LARGEST_SIDE = 2**40  # positions in the region are 64-bit integers and doubles
+
+
+def unsupported(region: Region, size: int, out: Tensor | None = None) -> str | None:
+    """Why this kernel cannot make this crop, or None."""
+    reason = _native.unavailable()
+    if reason is None and size > _native.library().max_crop_size:
+        reason = f"size must be at most {_native.library().max_crop_size}, got {size}"
+    if reason is None and region.side > _LARGEST_SIDE:
+        reason = f"the region's side must be at most {_LARGEST_SIDE}, got {region.side}"
+    if reason is None and out is not None:
+        reason = _native.unsupported_tensors(out)
+    return reason
+
+
+def _source(frame: NDArray[np.uint8], region: Region, size: int) -> tuple[NDArray[np.uint8], tuple[int, ...]]:
+    """The frame in a layout that the kernel reads (a copy only if its rows or pixels are not in ascending order), and the arguments."""
+    height, width = frame.shape[:2]
+    row_stride, pixel_stride, channel_stride = frame.strides
+    if channel_stride != 1 or pixel_stride not in (3, 4) or row_stride < width * pixel_stride:
+        frame = np.ascontiguousarray(frame)
+        row_stride, pixel_stride = 3 * width, 3
+    left = min(max(region.left, -region.side), width)  # beyond these the region is black anyway
+    top = min(max(region.top, -region.side), height)
+    return frame, (frame.ctypes.data, height, width, row_stride, pixel_stride, left, top, region.side, size)
+
+
+def crop_resize(frame: NDArray[np.uint8], region: Region, size: int) -> NDArray[np.uint8]:
+    """As the reference, bit for bit: uint8 [size, size, 3]."""
+    frame, arguments = _source(frame, region, size)
+    out = np.empty((size, size, 3), np.uint8)
+    _native.library().crop_image(*arguments, out.ctypes.data)
+    return out
+
+
+def crop_patches(
+    frame: NDArray[np.uint8],
+    region: Region,
+    size: int,
+    patch: int,
+    out: Tensor,
+    reverse: bool,
+    scale: Sequence[float],
+    bias: Sequence[float],
+) -> None:
+    """As the reference, with one rounding in pixel * scale + bias, straight into `out`."""
+    frame, arguments = _source(frame, region, size)
+    _native.library().crop_patches(*arguments, out.data_ptr(), out.stride(0), out.dtype == torch.bfloat16, reverse, scale, bias)

@@ -1,0 +1,64 @@
+"""Candidate elimination by the compiled CPU kernels."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from esat_kernels import _native
+
+
+def unsupported_scores(scores: Tensor) -> str | None:
+    """Why `select_tokens` cannot take these scores, or None."""
+    reason = _native.unsupported_tensors(scores)
+    if reason is None and scores.dtype != torch.float32:
+        reason = f"scores must be float32, got {scores.dtype}"
+    return reason
+
+
+def unsupported_tokens(tokens: Tensor, kept: Tensor) -> str | None:
+    """Why `gather_tokens` and `scatter_tokens` cannot take these tensors, or None."""
+    reason = _native.unsupported_tensors(tokens, kept)
+    if reason is None and tokens.is_complex():
+        reason = f"tokens must be real, got {tokens.dtype}"  # complex tensors may be lazily conjugated views
+    return reason
+
+
+def _rows(tensor: Tensor) -> Tensor:
+    """The tensor itself if its last dimension is adjacent in memory, else a copy."""
+    return tensor if tensor.stride(-1) == 1 or tensor.shape[-1] == 1 else tensor.contiguous()
+
+
+def select_tokens(scores: Tensor, keep: int) -> Tensor:
+    """As the reference: int64 [B, keep]."""
+    scores = _rows(scores)
+    batch, count = scores.shape
+    kept = torch.empty(batch, keep, dtype=torch.int64)
+    _native.library().select_tokens(scores.data_ptr(), scores.stride(0), batch, count, keep, kept.data_ptr())
+    return kept
+
+
+def gather_tokens(tokens: Tensor, kept: Tensor, num_template: int) -> Tensor:
+    """As the reference, into new contiguous memory. IndexError for a position outside the search tokens."""
+    tokens, kept = _rows(tokens), kept.contiguous()
+    batch, count, channels = tokens.shape
+    width = tokens.element_size()
+    out = tokens.new_empty(batch, num_template + kept.shape[1], channels)
+    _native.library().gather_tokens(
+        *(tokens.data_ptr(), tokens.stride(0) * width, tokens.stride(1) * width, channels * width),
+        *(batch, num_template, count - num_template, kept.data_ptr(), kept.shape[1], out.data_ptr()),
+    )
+    return out
+
+
+def scatter_tokens(tokens: Tensor, kept: Tensor, length: int) -> Tensor:
+    """As the reference, into new contiguous memory. IndexError for a position outside [0, length)."""
+    tokens, kept = _rows(tokens), kept.contiguous()
+    batch, count, channels = tokens.shape
+    width = tokens.element_size()
+    out = tokens.new_empty(batch, length, channels)
+    _native.library().scatter_tokens(
+        *(tokens.data_ptr(), tokens.stride(0) * width, tokens.stride(1) * width, channels * width),
+        *(batch, kept.data_ptr(), count, length, out.data_ptr()),
+    )
+    return out
