@@ -32,6 +32,7 @@ class Observation(NamedTuple):
     region_side: float  # side of the search region in frame pixels
     score: float  # raw score at the chosen cell, 0 to 1
     weighted_score: float  # score times Hann window
+    kept_tokens: NDArray[np.int64] | None = None  # positions in the search grid, row by row, that survived every elimination
 
 
 class Observations(NamedTuple):
@@ -86,9 +87,10 @@ class TorchRunner:
             ran = time.perf_counter()
             decoded = esat_kernels.decode_maps(*maps, window=self._window)
             rows = torch.cat([decoded.box, decoded.score[:, None], decoded.weighted_score[:, None]], dim=1).tolist()
+        kept = prediction.survivors[-1].cpu().numpy() if prediction.survivors else [None] * len(boxes)
         targets = [
-            Observation((cx, cy, w, h), size / factor, score, weighted)
-            for (cx, cy, w, h, score, weighted), (_, factor) in zip(rows, crops, strict=True)
+            Observation((cx, cy, w, h), size / factor, score, weighted, tokens)
+            for (cx, cy, w, h, score, weighted), (_, factor), tokens in zip(rows, crops, kept, strict=True)
         ]
         end = time.perf_counter()
         timings = {"crop": 1e3 * (cropped - start), "network": 1e3 * (ran - cropped), "decode": 1e3 * (end - ran)}

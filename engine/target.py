@@ -24,6 +24,8 @@ class Result:
     state: TargetState
     frame_index: int  # frames since the target's first one, which is 0
     timings_ms: dict[str, float]  # "crop", "network", "decode", "total", of all targets together
+    search_region: Box  # x, y, w, h of the square in the frame that was searched
+    kept_tokens: NDArray[np.int64] | None  # what candidate elimination left of the search grid (positions, row by row), if the engine tells
 
 
 class Target:
@@ -37,7 +39,10 @@ class Target:
 
     def advance(self, seen: Observation, frame: NDArray[np.uint8], timings_ms: dict[str, float]) -> Result:
         """Take the observation as the target's new state (public OSTrack: the clipped box is where the next search is centred)."""
-        box = postprocess.to_frame(seen.box, seen.region_side, self.box)
+        side, (x, y, w, h) = seen.region_side, self.box
+        region = (x + 0.5 * (w - side), y + 0.5 * (h - side), side, side)
+        box = postprocess.to_frame(seen.box, side, self.box)
         self.box = postprocess.clip(box, frame.shape[1], frame.shape[0])
         self._frame_index += 1
-        return Result(self.box, seen.score, seen.weighted_score, self._machine.update(seen.score), self._frame_index, timings_ms)
+        state = self._machine.update(seen.score)
+        return Result(self.box, seen.score, seen.weighted_score, state, self._frame_index, timings_ms, region, seen.kept_tokens)

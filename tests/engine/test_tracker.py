@@ -34,6 +34,8 @@ def test_boxes_are_floats_inside_the_frame(tracker):
         assert result.frame_index == index
         assert 0 < result.score < 1
         assert 0 < result.weighted_score <= result.score
+        assert result.search_region[2] == result.search_region[3] > 0
+        assert result.kept_tokens.shape == (89,)
         assert set(result.timings_ms) == {"crop", "network", "decode", "total"}
         assert result.timings_ms["total"] >= result.timings_ms["network"] > 0
 

@@ -1,0 +1,112 @@
+"""The pictures: one row a frame as in figure 5, four correlation matrices as in figure 1."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import cv2
+import numpy as np
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+
+from engine.errors import SinkError
+from engine.explain.capture import FloatMap, Insight
+from engine.preprocess import Box
+from engine.video.output import PendingFile
+
+GROUND_TRUTH, PREDICTION = (0, 200, 0), (40, 90, 255)  # RGB, as in the paper: green and blue
+_PANEL = 256  # pixels of each picture in a row
+
+
+def row(insight: Insight, frame: NDArray[np.uint8], box: Box, truth: Box | None) -> NDArray[np.uint8]:
+    """One frame's pictures side by side, RGB uint8 [256, 256 n, 3]: search region with the template in its corner, what each elimination
+    left of it, attention, score map, feature map, and the frame (BGR) with the boxes."""
+    search = _fit(insight.search_image)
+    inset = search.copy()
+    inset[: _PANEL // 3, : _PANEL // 3] = cv2.resize(insight.template_image, (_PANEL // 3, _PANEL // 3), interpolation=cv2.INTER_AREA)
+    panels = [inset]
+    panels += [_blank_eliminated(search, kept) for kept in insight.kept]
+    panels += [_heat(values, search) for values in (insight.attention, insight.score_map, insight.feature_map)]
+    panels.append(_boxes(frame, box, truth))
+    return np.concatenate(panels, axis=1)
+
+
+def titles(insight: Insight) -> list[str]:
+    """The columns of `row`."""
+    kept = [f"{int(mask.sum())} tokens kept" for mask in insight.kept]
+    return ["search region, template", *kept, "attention of the template centre", "score map", "feature norm", "result"]
+
+
+def save_rows(path: Path, rows: Sequence[NDArray[np.uint8]], columns: Sequence[str], labels: Sequence[str]) -> None:
+    """All rows in one PNG with titles. SinkError if it cannot be written."""
+    figure = Figure(figsize=(1.9 * len(columns), 2.1 * len(rows)))
+    axes = figure.subplots(len(rows), 1, squeeze=False)
+    for axis, picture, label in zip(axes[:, 0], rows, labels, strict=True):
+        axis.imshow(picture)
+        axis.set_yticks([])
+        axis.set_xticks([_PANEL * (index + 0.5) for index in range(len(columns))], columns if axis is axes[0, 0] else [], fontsize=8)
+        axis.xaxis.tick_top()
+        axis.tick_params(length=0)
+        axis.set_ylabel(label, fontsize=8)
+    _save(figure, path)
+
+
+def save_correlations(path: Path, matrices: dict[str, FloatMap], num_template: int) -> None:
+    """The matrices side by side, lines between template and search tokens. SinkError if it cannot be written."""
+    figure = Figure(figsize=(4 * len(matrices), 4.3))
+    axes = figure.subplots(1, len(matrices))
+    for axis, (name, values) in zip(axes, matrices.items(), strict=True):
+        image = axis.imshow(values, cmap="magma", vmin=np.quantile(values, 0.01), vmax=np.quantile(values, 0.99))
+        axis.axhline(num_template - 0.5, color="white", linewidth=0.8)
+        axis.axvline(num_template - 0.5, color="white", linewidth=0.8)
+        axis.set_title(name, fontsize=10)
+        axis.set_xlabel("template tokens | search tokens", fontsize=8)
+        figure.colorbar(image, ax=axis, fraction=0.045)
+    _save(figure, path)
+
+
+def _save(figure: Figure, path: Path) -> None:
+    pending = PendingFile(path)
+    try:
+        figure.savefig(pending.partial, dpi=110, bbox_inches="tight", format="png")
+    except OSError as error:
+        pending.discard()
+        raise SinkError(f"cannot write the picture {path}: {error}") from error
+    pending.publish()
+
+
+def _fit(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    return np.asarray(cv2.resize(image, (_PANEL, _PANEL), interpolation=cv2.INTER_AREA), np.uint8)
+
+
+def _enlarge(values: NDArray[np.generic], interpolation: int) -> FloatMap:
+    return np.asarray(cv2.resize(values.astype(np.float32), (_PANEL, _PANEL), interpolation=interpolation), np.float32)
+
+
+def _blank_eliminated(search: NDArray[np.uint8], kept: NDArray[np.bool_]) -> NDArray[np.uint8]:
+    mask = _enlarge(kept, cv2.INTER_NEAREST)[:, :, None]
+    return np.asarray(search * mask + 255 * (1 - mask), np.uint8)
+
+
+def _heat(values: FloatMap, search: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    low, high = float(values.min()), float(values.max())
+    level = (255 * (_enlarge(values, cv2.INTER_LINEAR) - low) / max(high - low, 1e-9)).astype(np.uint8)
+    colours = cv2.cvtColor(cv2.applyColorMap(level, cv2.COLORMAP_JET), cv2.COLOR_BGR2RGB)
+    return np.asarray(cv2.addWeighted(colours, 0.6, search, 0.4, 0), np.uint8)
+
+
+def _boxes(frame: NDArray[np.uint8], box: Box, truth: Box | None) -> NDArray[np.uint8]:
+    """The frame, letterboxed into a square, with both boxes."""
+    height, width = frame.shape[:2]
+    factor = _PANEL / max(height, width)
+    size = (max(1, round(width * factor)), max(1, round(height * factor)))
+    small = cv2.cvtColor(cv2.resize(frame, size, interpolation=cv2.INTER_AREA), cv2.COLOR_BGR2RGB)
+    for rectangle, colour in ((truth, GROUND_TRUTH), (box, PREDICTION)):
+        if rectangle is not None:
+            x, y, w, h = (value * factor for value in rectangle)
+            cv2.rectangle(small, (round(x), round(y)), (round(x + w), round(y + h)), colour, 2)
+    panel = np.zeros((_PANEL, _PANEL, 3), np.uint8)
+    top, left = (_PANEL - small.shape[0]) // 2, (_PANEL - small.shape[1]) // 2
+    panel[top : top + small.shape[0], left : left + small.shape[1]] = small
+    return panel
