@@ -66,7 +66,9 @@ def _run(tool: str, *arguments: object) -> str:
     return subprocess.run([path, *map(str, arguments)], check=True, capture_output=True, text=True).stdout
 
 
-def compile_triton(kernel: Any, architecture: int, dtype: str, constants: dict[str, Any], num_warps: int, num_stages: int) -> tuple[Kernel, int]:
+def compile_triton(
+    kernel: Any, architecture: int, dtype: str, constants: dict[str, Any], num_warps: int, num_stages: int
+) -> tuple[Kernel, int]:
     """Facts of a Triton kernel and the shared bytes that it asks for, compiled as for packed inputs: unit inner strides, 16-byte alignment."""
     import triton
     from triton.backends.compiler import GPUTarget

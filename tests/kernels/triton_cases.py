@@ -55,7 +55,9 @@ def test_sizes(tokens):
 
 
 @pytest.mark.parametrize("kind", ["normal", "near", "large", "plain"])
-@pytest.mark.parametrize(("dtype", "head_dim"), [(BFLOAT16, 32), (BFLOAT16, 96), (FLOAT16, 64), (FLOAT16, 128), (FLOAT32, 64), (FLOAT32, 96)])
+@pytest.mark.parametrize(
+    ("dtype", "head_dim"), [(BFLOAT16, 32), (BFLOAT16, 96), (FLOAT16, 64), (FLOAT16, 128), (FLOAT32, 64), (FLOAT32, 96)]
+)
 def test_kinds_and_head_dimensions(kind, dtype, head_dim):
     check(testing.make_case(kind, heads=2, tokens=81, head_dim=head_dim, dtype=dtype, seed=head_dim))
 
