@@ -5,15 +5,12 @@ from __future__ import annotations
 import torch
 
 from esat_kernels import _native
+from esat_kernels.attention import triton
 
 
 def backends() -> dict[str, str | None]:
     """backend -> None if it can run here, else the reason why not."""
-    return {"cpu": _native.unavailable(), "triton": _triton(), "cuda": _cuda(), "reference": None}
-
-
-def _triton() -> str | None:
-    return "no CUDA device" if not torch.cuda.is_available() else "no Triton kernels in this build"
+    return {"cpu": _native.unavailable(), "triton": triton.available(), "cuda": _cuda(), "reference": None}
 
 
 def _cuda() -> str | None:

@@ -15,7 +15,10 @@ PACKAGES = ("esat_kernels", "engine", "benchmarks")
 
 # Optional packages: imported inside functions only, so that the base installation works without them.
 OPTIONAL = {"triton", "onnx", "onnxruntime", "openvino", "ncnn", "ray", "fastapi", "uvicorn", "prometheus_client", "got10k", "vot"}
-OPTIONAL_AT_TOP_LEVEL = {"esat_kernels/attention/triton_kernels.py"}  # imported only once triton is known to be there
+OPTIONAL_AT_TOP_LEVEL = {
+    "esat_kernels/attention/triton_forward.py",
+    "esat_kernels/attention/triton_backward.py",
+}  # imported by the first call
 
 
 def _modules(package: str) -> list[Path]:

@@ -7,8 +7,8 @@ import math
 import torch
 from torch import Tensor
 
-from esat_kernels import _dispatch
-from esat_kernels.attention import native, reference
+from esat_kernels import _device, _dispatch
+from esat_kernels.attention import native, reference, triton
 from esat_kernels.attention.library import fda_forward
 
 _DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
@@ -51,8 +51,12 @@ def _run(
     scale = q.shape[-1] ** -0.5 if scale is None else float(scale)
     alpha, beta = float(alpha), float(beta)
     _check(q, k, v, alpha, beta, delta, scale)
-    candidates = {"cpu": lambda: native.unsupported(q), "reference": lambda: reference.unsupported(q)}
-    chosen = _dispatch.choose("attention", backend, candidates, auto=("cpu", "reference"))
+    candidates = {
+        "cpu": lambda: native.unsupported(q),
+        "triton": lambda: triton.unsupported(q, k, v),
+        "reference": lambda: reference.unsupported(q),
+    }
+    chosen = _dispatch.choose("attention", backend, candidates, auto=(*_device.verified_backends(q.device), "cpu", "reference"))
     if chosen == "reference":  # not through the operator, so that PyTorch differentiates it itself, also twice and in float64
         out, _ = reference.attention(q, k, v, alpha, beta, delta, scale)
         if template_token < 0:

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from esat_kernels.attention import native, reference
+from esat_kernels.attention import native, reference, triton
 
 
 def _empty_out(q: Tensor) -> Tensor:
@@ -35,6 +35,8 @@ def fda_forward(
     """out [B, H, N, D], elimination scores float32 [B, N - num_template] (empty [B, 0] if template_token < 0), lse float32 [B, H, N]."""
     if backend == "cpu":
         return native.forward(q, k, v, alpha, beta, delta, scale, num_template, template_token)
+    if backend == "triton":
+        return triton.forward(q, k, v, alpha, beta, delta, scale, num_template, template_token)
     out = _empty_out(q)
     value, lse = reference.attention(q, k, v, alpha, beta, delta, scale)
     out.copy_(value)
@@ -70,6 +72,8 @@ def fda_backward(
     """dq, dk, dv [B, H, N, D] (stored as [B, N, H, D]); recomputes the probabilities from lse."""
     if backend == "cpu":
         return native.backward(dout, q, k, v, out, lse, alpha, beta, delta, scale)
+    if backend == "triton":
+        return triton.backward(dout, q, k, v, out, lse, alpha, beta, delta, scale)
     grads = reference.backward(dout, q, k, v, out, lse, alpha, beta, delta, scale)
     stored = [_empty_out(q) for _ in grads]
     for target, grad in zip(stored, grads, strict=True):

@@ -1,0 +1,96 @@
+"""Compiles GPU kernels without a GPU and reads the machine code."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+import shutil
+import subprocess
+import tempfile
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+FLOATS = {"alpha": "fp32", "beta": "fp32", "delta": "fp32", "scale": "fp32"}
+FLOAT32_POINTERS = ("lse_ptr", "row_ptr", "scores_ptr")
+SHARED_LIMIT = {80: 163 * 1024, 90: 227 * 1024}  # bytes that one block can have
+
+
+@dataclasses.dataclass(frozen=True)
+class Kernel:
+    """What the machine code says. `instructions` counts opcodes (without modifiers) and "MUFU.EX2"; `loop_free` if there is no loop."""
+
+    registers: int
+    stack: int
+    shared: int
+    instructions: Counter[str]
+
+
+def triton_tools() -> Path:
+    """The folder with cuobjdump and nvdisasm that Triton's package carries."""
+    import triton
+
+    return Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
+
+
+def find_tool(name: str) -> str | None:
+    """cuobjdump or nvdisasm from the PATH, /usr/local/cuda, or Triton's package."""
+    found = shutil.which(name)
+    if found is None and (triton_tools() / name).is_file():
+        found = str(triton_tools() / name)
+    return found
+
+
+def inspect(cubin: bytes | Path) -> dict[str, Kernel]:
+    """Kernel name -> facts, from a cubin (or a fatbin's file)."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "kernel.cubin")
+        path.write_bytes(cubin if isinstance(cubin, bytes) else cubin.read_bytes())
+        usage = _run("cuobjdump", "-res-usage", path)
+        sass = _run("cuobjdump", "-sass", path)
+    kernels = {}
+    for name, body in re.findall(r"Function (\S+):\n\s+(REG:.*)", usage):
+        fields = dict(re.findall(r"(\w+):(\d+)", body))
+        code = re.search(rf"Function : {re.escape(name)}\n(.*?)(?=\n\s*Function :|\Z)", sass, re.DOTALL)
+        opcodes = re.findall(r"^\s+/\*[0-9a-f]{4,}\*/\s+(?:@!?U?P\w+ )?([A-Z][\w.]*)", code.group(1) if code else "", re.MULTILINE)
+        counts = Counter(opcode.split(".")[0] for opcode in opcodes)
+        counts["MUFU.EX2"] = sum(opcode.startswith("MUFU.EX2") for opcode in opcodes)
+        kernels[name] = Kernel(int(fields["REG"]), int(fields["STACK"]), int(fields["SHARED"]), counts)
+    return kernels
+
+
+def _run(tool: str, *arguments: object) -> str:
+    path = find_tool(tool)
+    if path is None:
+        raise FileNotFoundError(f"{tool} is neither on the PATH nor in Triton's package")
+    return subprocess.run([path, *map(str, arguments)], check=True, capture_output=True, text=True).stdout
+
+
+def compile_triton(
+    kernel: Any, architecture: int, dtype: str, constants: dict[str, Any], num_warps: int, num_stages: int
+) -> tuple[Kernel, int]:
+    """Facts of a Triton kernel and the shared bytes that it asks for, compiled as for packed inputs: unit inner strides, 16-byte alignment."""
+    import triton
+    from triton.backends.compiler import GPUTarget
+    from triton.compiler import ASTSource
+
+    signature, constexprs, attributes = {}, dict(constants), {}
+    for index, name in enumerate(kernel.arg_names):
+        if name in constants:
+            signature[name] = "constexpr"
+        elif name.endswith("_ptr"):
+            signature[name] = "*fp32" if name in FLOAT32_POINTERS else f"*{dtype}"
+            attributes[(index,)] = [["tt.divisibility", 16]]
+        elif name.endswith("stride_d"):
+            signature[name] = "constexpr"
+            constexprs[name] = 1
+        elif "stride" in name:
+            signature[name] = "i32"
+            attributes[(index,)] = [["tt.divisibility", 16]]
+        else:
+            signature[name] = FLOATS.get(name, "i32")
+    source = ASTSource(kernel, signature, constexprs=constexprs, attrs=attributes)
+    options = {"num_warps": num_warps, "num_stages": num_stages, "enable_fp_fusion": True}
+    compiled = triton.compile(source, target=GPUTarget("cuda", architecture, 32), options=options)
+    (facts,) = inspect(compiled.asm["cubin"]).values()
+    return facts, compiled.metadata.shared

@@ -1,0 +1,33 @@
+"""The Triton kernels without a GPU: in Triton's interpreter, which has to be chosen before Triton is imported, so in a process of its own."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+
+import esat_kernels
+from esat_kernels.attention import triton
+from tests.conftest import REPOSITORY
+from tests.require import require
+
+
+def test_the_kernels_in_the_interpreter():
+    require("triton", None if importlib.util.find_spec("triton") else "Triton is not installed")
+    environment = {**os.environ, "TRITON_INTERPRET": "1", "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-m", "pytest", "--no-header", "-x", "-p", "no:cacheprovider", "tests/kernels/triton_cases.py"]
+    done = subprocess.run(command, cwd=REPOSITORY, env=environment, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-2000:]
+    assert " passed" in done.stdout
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
+def test_without_a_gpu_the_backend_says_why():
+    x = torch.zeros(1, 1, 8, 64)
+    assert triton.available() in ("no CUDA device", "Triton is not installed")
+    with pytest.raises(NotImplementedError, match=r"attention: backend 'triton' cannot run: (no CUDA device|Triton is not installed)"):
+        esat_kernels.fda_attention(x, x, x, backend="triton")
