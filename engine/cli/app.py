@@ -45,8 +45,10 @@ def _one_line(error: BaseException) -> str:
 
 def _register() -> None:
     from engine.cli.convert import convert
+    from engine.cli.track import track
 
     app.command()(convert)
+    app.command()(track)
 
 
 @app.callback()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 
 import cv2
 import numpy as np
@@ -11,6 +12,7 @@ from engine.errors import ConfigError
 from engine.video.sinks import Record
 
 Color = tuple[int, int, int]  # blue, green, red
+Annotate = Callable[[np.ndarray, Record], np.ndarray]  # a new picture from an image and what was found in it
 
 COLORS: dict[str, Color] = {
     "green": (60, 220, 60),

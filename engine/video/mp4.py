@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from fractions import Fraction
 from pathlib import Path
 from typing import Any, cast
@@ -15,6 +15,7 @@ import numpy as np
 from av.video.reformatter import Colorspace, VideoReformatter
 
 from engine.errors import SinkError
+from engine.video.draw import Annotate
 from engine.video.frames import Frame
 from engine.video.output import PendingFile
 from engine.video.sinks import Record, Sink
@@ -37,7 +38,7 @@ class Mp4(Sink):
         height: int,
         rate: Fraction,
         time_base: Fraction,
-        draw: Callable[[np.ndarray, Record], np.ndarray],
+        draw: Annotate,
     ) -> None:
         if target.suffix.lower() != ".mp4":
             raise SinkError(f"cannot write {target}: annotated video is written as .mp4")
