@@ -45,9 +45,15 @@ def _one_line(error: BaseException) -> str:
 
 def _register() -> None:
     from engine.cli.convert import convert
+    from engine.cli.demo import demo
+    from engine.cli.doctor import doctor
+    from engine.cli.info import info
     from engine.cli.track import track
 
     app.command()(convert)
+    app.command()(demo)
+    app.command()(doctor)
+    app.command()(info)
     app.command()(track)
 
 

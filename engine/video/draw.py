@@ -41,7 +41,7 @@ def draw(image: np.ndarray, record: Record, color: Color = COLORS["green"]) -> n
     canvas = image.copy()
     height, width = canvas.shape[:2]
     color = _DOUBT.get(str(record.state), color)
-    line = max(1, round(min(height, width) / 240))
+    line = max(1, round(min(height, width) / 160))
     x, y, w, h = record.box
     left, top, right, bottom = (round(min(max(value, -32_000), 32_000)) for value in (x, y, x + w, y + h))
     cv2.rectangle(canvas, (left, top), (right, bottom), color, line)

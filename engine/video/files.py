@@ -18,13 +18,13 @@ from engine.video.frames import Frame, Source
 class VideoFile(Source):
     """A file in any container and codec that FFmpeg reads, or a byte stream of one (standard input); every frame, in display order.
 
-    Raises SourceError: when opened, for what is missing or no video; while iterating, for a clip that is cut off or cannot be
-    decoded further, with the number of frames before that point. Pictures that the decoder could repair count in `damaged`.
+    `name` stands for the source in messages. Pictures that the decoder could repair count in `damaged`. Raises SourceError: when made,
+    for what is missing or no video; while iterating, for a clip that is cut off or cannot be decoded further, naming the frame reached.
     """
 
-    def __init__(self, path: Path | IO[bytes]) -> None:
+    def __init__(self, path: Path | IO[bytes], name: str | None = None) -> None:
         self._path = path if isinstance(path, Path) else None
-        self.name = str(path) if isinstance(path, Path) else "standard input"
+        self.name = name or (str(path) if isinstance(path, Path) else "video in memory")
         if self._path and not self._path.exists():
             raise SourceError(f"no such file: {path}")
         if self._path and self._path.is_file() and not self._path.stat().st_size:
@@ -91,4 +91,4 @@ def standard_input() -> VideoFile:
     """Frames from any container or `yuv4mpegpipe` on standard input: `ffmpeg ... -f yuv4mpegpipe - | esat track - ...`."""
     if sys.stdin is None or sys.stdin.isatty():
         raise SourceError("standard input is a terminal: pipe a video into it, such as `ffmpeg -i clip -f yuv4mpegpipe - | esat track -`")
-    return VideoFile(sys.stdin.buffer)
+    return VideoFile(sys.stdin.buffer, "standard input")

@@ -19,6 +19,8 @@ class PendingFile:
         self.target = target
         if target.is_dir():
             raise SinkError(f"cannot write {target}: it is a folder")
+        if target.parent.exists() and not target.parent.is_dir():
+            raise SinkError(f"cannot write {target}: {target.parent} is not a folder")
         try:
             target.parent.mkdir(parents=True, exist_ok=True)
             handle, name = tempfile.mkstemp(prefix=f".{target.name}.", suffix=".partial", dir=target.parent)

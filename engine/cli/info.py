@@ -1,0 +1,38 @@
+"""`esat info`."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+
+def info(as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False) -> None:
+    """Show versions, processor, devices, backends with the reason why one cannot run, and the shipped weights."""
+    import json
+
+    from rich.console import Console
+
+    from engine.cli.machine import describe, device_name
+
+    about = describe()
+    if as_json:
+        typer.echo(json.dumps(about, indent=1))
+        return
+    console = Console(highlight=False)
+    console.print("[bold]versions[/]  " + "  ".join(f"{name} {version or 'absent'}" for name, version in about["versions"].items()))
+    cpu = about["cpu"]
+    console.print(f"[bold]processor[/] {cpu['name']}, {cpu['cores']} cores, {cpu['threads']} threads")
+    console.print(f"          has {' '.join(cpu['instruction_sets']) or 'unknown extensions'}")
+    console.print(f"          kernels use: {cpu['kernels_use']}")
+    console.print(f"          OpenMP: {', '.join(about['openmp']) or 'none loaded'}")
+    for title, states in (("devices", about["devices"]), ("backends", about["backends"])):
+        console.print(f"[bold]{title}[/]")
+        for name, reason in states.items():
+            good = device_name(name) if title == "devices" and reason is None else "can run"
+            console.print(f"  {name:10} " + (f"[green]{good}[/]" if reason is None else f"[yellow]no: {reason}[/]"), soft_wrap=True)
+    console.print("[bold]weights[/]")
+    for name, file in about["weights"].items():
+        console.print(f"  {name:10} {file['mib']} MiB  sha256 {file['sha256']}\n  {'':10} {file['path']}", soft_wrap=True)
+    if not about["weights"]:
+        console.print("  none shipped in this installation: pass a .safetensors file with --model")
