@@ -11,6 +11,7 @@ from typing import IO, Any
 import av.error
 
 from engine.errors import SourceError
+from engine.video.completeness import is_cut_off
 from engine.video.decode import Clock, ToBgr, average_rate, open_container, reason
 from engine.video.frames import Frame, Source
 
@@ -38,19 +39,17 @@ class VideoFile(Source):
 
     def __iter__(self) -> Iterator[Frame]:
         to_bgr, clock = ToBgr(), Clock(self.time_base, self.rate)
-        index, cut, end = 0, False, Fraction(0)
+        index = 0
         try:
             for packet in self._container.demux(self._stream):
-                cut = cut or packet.is_corrupt
                 for picture in packet.decode():
                     self.damaged += picture.is_corrupt
-                    timestamp = clock(picture.pts)
-                    end = timestamp + 1 / self.rate
-                    yield Frame(index, timestamp, to_bgr(picture))
+                    yield Frame(index, clock(picture.pts), to_bgr(picture))
                     index += 1
         except (av.error.FFmpegError, OSError, ValueError) as error:
-            raise SourceError(f"{self.name}: damaged after {self._progress(index)}: {reason(error)}") from error
-        if (cut and self._container.format.name != "mpegts") or self._ends_early(end):
+            what = "the file is cut off" if self._is_cut_off() else f"damaged ({reason(error)})"
+            raise SourceError(f"{self.name}: {what} after {self._progress(index)}") from error
+        if self._is_cut_off():
             raise SourceError(f"{self.name}: the file is cut off after {self._progress(index)}")
         if not index:
             raise SourceError(f"{self.name}: no frame could be decoded")
@@ -58,20 +57,11 @@ class VideoFile(Source):
     def close(self) -> None:
         self._container.close()
 
+    def _is_cut_off(self) -> bool:
+        return self._path is not None and self._path.is_file() and is_cut_off(self._path)
+
     def _progress(self, index: int) -> str:
         return f"frame {index}" if not self._stream.frames else f"frame {index} of {self._stream.frames}"
-
-    def _ends_early(self, end: Fraction) -> bool:
-        """Whether the container promised more than the file holds. Formats without a promise, such as MPEG-TS, may end anywhere."""
-        if self._path is None:
-            return False
-        entries = getattr(self._stream, "index_entries", None)
-        if "mp4" in self._container.format.name and entries:
-            return bool(max(entry.pos + entry.size for entry in entries) > self._path.stat().st_size)
-        if "matroska" in self._container.format.name:
-            promised = _stated_duration(self._container, self._stream)
-            return promised is not None and end + 2 / self.rate + Fraction(1, 2) < promised
-        return False
 
 
 def _stated_duration(container: Any, stream: Any) -> Fraction | None:

@@ -64,7 +64,7 @@ class Reader(Source):
 
     def _take(self) -> Frame | None:
         with self._changed:
-            while not self._frames:
+            while not self._frames or self._closing:
                 if self._closing or self._stop_asked():
                     return None
                 if self._error is not None:

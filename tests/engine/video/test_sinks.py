@@ -1,0 +1,132 @@
+"""JSON, JSON lines and text: content, and that a file appears only when it is complete."""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import subprocess
+import sys
+from fractions import Fraction
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from engine.errors import SinkError
+from engine.video import Frame
+from engine.video.sinks import BoxText, JsonFile, JsonLines, Record, Sinks, StdoutJsonLines
+
+FRAME = Frame(0, Fraction(0), np.zeros((4, 4, 3), np.uint8))
+RECORDS = [Record(index, (1.5 + index, 2.25, 10.0, 20.00049), 1 / (1 + index), "TRACKING", 12.3456) for index in range(3)]
+
+
+def fill(sinks: Sinks, records: list[Record] = RECORDS) -> None:
+    for record in records:
+        sinks.write(FRAME, record)
+
+
+def test_json_file_has_the_contract_s_keys(tmp_path: Path) -> None:
+    path = tmp_path / "new" / "folder" / "a.json"
+    with Sinks([JsonFile(path, {"model": "tiny", "device": "cpu"})]) as sinks:
+        fill(sinks)
+        assert not path.exists()
+        sinks.finish({"fps": {"network": 10.0}})
+    content = json.loads(path.read_text())
+    assert list(content) == ["model", "device", "frames", "fps"]
+    assert content["frames"][1] == {"index": 1, "box": [2.5, 2.25, 10.0, 20.0], "score": 0.5, "state": "TRACKING", "latency_ms": 12.346}
+    assert [frame["index"] for frame in content["frames"]] == [0, 1, 2]
+    assert os.listdir(path.parent) == ["a.json"]
+
+
+@pytest.mark.parametrize(("header", "records"), [({}, []), ({}, RECORDS), ({"model": "tiny"}, [])])
+def test_json_file_without_header_or_frames_is_valid(tmp_path: Path, header: dict, records: list[Record]) -> None:
+    with Sinks([JsonFile(tmp_path / "a.json", header)]) as sinks:
+        fill(sinks, records)
+        sinks.finish({})
+    assert len(json.loads((tmp_path / "a.json").read_text())["frames"]) == len(records)
+
+
+def test_lines(tmp_path: Path) -> None:
+    with Sinks([BoxText(tmp_path / "a.txt"), JsonLines(tmp_path / "a.jsonl")]) as sinks:
+        fill(sinks)
+        sinks.finish({})
+    np.testing.assert_allclose(np.loadtxt(tmp_path / "a.txt", delimiter=","), [record.box for record in RECORDS], atol=6e-4)
+    assert [json.loads(line)["index"] for line in (tmp_path / "a.jsonl").read_text().splitlines()] == [0, 1, 2]
+
+
+def test_lines_on_standard_output(capsys: pytest.CaptureFixture[str]) -> None:
+    with Sinks([StdoutJsonLines()]) as sinks:
+        fill(sinks)
+        sinks.finish({})
+    assert [json.loads(line)["score"] for line in capsys.readouterr().out.splitlines()] == [1.0, 0.5, 0.333333]
+
+
+def test_failure_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("old")
+    with pytest.raises(KeyError), Sinks([BoxText(tmp_path / "a.txt"), JsonLines(tmp_path / "a.jsonl")]) as sinks:
+        fill(sinks)
+        raise KeyError
+    assert os.listdir(tmp_path) == ["a.txt"]
+    assert (tmp_path / "a.txt").read_text() == "old"
+
+
+def test_an_old_file_is_replaced(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("old")
+    with Sinks([BoxText(tmp_path / "a.txt")]) as sinks:
+        fill(sinks)
+        sinks.finish({})
+    assert len((tmp_path / "a.txt").read_text().splitlines()) == 3
+    umask = os.umask(0)
+    os.umask(umask)
+    assert (tmp_path / "a.txt").stat().st_mode & 0o777 == 0o666 & ~umask
+
+
+def test_places_that_cannot_be_written(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    (tmp_path / "folder.txt").mkdir()
+    for place, message in ((tmp_path / "file" / "a.txt", "is not a folder"), (tmp_path / "folder.txt", "is a folder"), (Path("/proc/a.txt"), "/proc")):
+        with pytest.raises(SinkError, match=message):
+            BoxText(place)
+
+
+FULL_DISK = """
+import sys
+from fractions import Fraction
+from pathlib import Path
+import numpy as np
+from engine.errors import SinkError
+from engine.video import Frame
+from engine.video.draw import draw
+from engine.video.mp4 import Mp4
+from engine.video.sinks import JsonLines, Record, Sinks
+target = Path(sys.argv[1])
+random = np.random.default_rng(0)
+try:
+    with Sinks() as sinks:
+        if target.suffix == ".mp4":
+            sinks.add(Mp4(target, 320, 240, Fraction(25), Fraction(1, 25), draw))
+        else:
+            sinks.add(JsonLines(target))
+        for index in range(2000 if target.suffix != ".mp4" else 60):
+            image = random.integers(0, 255, (240, 320, 3), np.uint8) if target.suffix == ".mp4" else np.zeros((2, 2, 3), np.uint8)
+            sinks.write(Frame(index, Fraction(index, 25), image), Record(index, (1, 2, 3, 4), 1.0, "TRACKING", 1.0))
+        sinks.finish({})
+except SinkError as error:
+    print(error)
+    sys.exit(2)
+"""
+
+
+@pytest.mark.parametrize("name", ["a.jsonl", "a.mp4"])
+def test_full_disk_is_an_error_and_leaves_nothing(tmp_path: Path, name: str) -> None:
+    """A limit on the size of files stands for the full disk: writes beyond it fail in the same place."""
+
+    def limit() -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, 50_000))
+
+    command = [sys.executable, "-c", FULL_DISK, str(tmp_path / name)]
+    done = subprocess.run(command, capture_output=True, text=True, preexec_fn=limit, env={**os.environ, "PYTHONPATH": os.getcwd()})
+    assert done.returncode == 2, done.stderr
+    assert f"cannot write {tmp_path / name}" in done.stdout
+    assert os.listdir(tmp_path) == []
