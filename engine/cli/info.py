@@ -12,6 +12,7 @@ def info(as_json: Annotated[bool, typer.Option("--json", help="Print JSON instea
     import json
 
     from rich.console import Console
+    from rich.markup import escape
 
     from engine.cli.machine import describe, device_name
 
@@ -24,13 +25,13 @@ def info(as_json: Annotated[bool, typer.Option("--json", help="Print JSON instea
     cpu = about["cpu"]
     console.print(f"[bold]processor[/] {cpu['name']}, {cpu['cores']} cores, {cpu['threads']} threads")
     console.print(f"          has {' '.join(cpu['instruction_sets']) or 'unknown extensions'}")
-    console.print(f"          kernels use: {cpu['kernels_use']}")
+    console.print(f"          kernels use: {escape(cpu['kernels_use'])}", soft_wrap=True)
     console.print(f"          OpenMP: {', '.join(about['openmp']) or 'none loaded'}")
     for title, states in (("devices", about["devices"]), ("backends", about["backends"])):
         console.print(f"[bold]{title}[/]")
         for name, reason in states.items():
             good = device_name(name) if title == "devices" and reason is None else "can run"
-            console.print(f"  {name:10} " + (f"[green]{good}[/]" if reason is None else f"[yellow]no: {reason}[/]"), soft_wrap=True)
+            console.print(f"  {name:10} " + (f"[green]{good}[/]" if reason is None else f"[yellow]no: {escape(str(reason))}[/]"), soft_wrap=True)
     console.print("[bold]weights[/]")
     for name, file in about["weights"].items():
         console.print(f"  {name:10} {file['mib']} MiB  sha256 {file['sha256']}\n  {'':10} {file['path']}", soft_wrap=True)

@@ -35,14 +35,14 @@ class Camera(Source):
         self.rate = Fraction(rate).limit_denominator(1001) if 1 <= rate <= 1000 else Fraction(30)
 
     def __iter__(self) -> Iterator[Frame]:
-        start, index = time.monotonic_ns(), 0
+        start, index = 0, 0
         while True:
             good, image = self._capture.read()
             if not good:
                 raise SourceError(f"{self.name} stopped giving frames after frame {index}")
-            if not index:
-                start = time.monotonic_ns()
-            yield Frame(index, Fraction(time.monotonic_ns() - start, 1_000_000_000), np.asarray(image, np.uint8))
+            now = time.monotonic_ns()
+            start = start if index else now
+            yield Frame(index, Fraction(now - start, 1_000_000_000), np.asarray(image, np.uint8))
             index += 1
 
     def close(self) -> None:

@@ -88,17 +88,14 @@ def test_clip_cut_before_its_index(tmp_path: Path) -> None:
         VideoFile(cut(whole))
 
 
-def test_damage_in_the_middle_is_repaired_or_named(tmp_path: Path) -> None:
+def test_damaged_pictures_are_repaired_and_counted(tmp_path: Path) -> None:
     data = bytearray(write_clip(tmp_path / "a.mp4", pictures(60, 160, 120), options={"crf": "1"}, container_options=FASTSTART).read_bytes())
     middle = len(data) // 2
     data[middle : middle + 300] = np.random.default_rng(1).bytes(300)
     (tmp_path / "b.mp4").write_bytes(data)
     source = VideoFile(tmp_path / "b.mp4")
-    try:
-        assert len(list(source)) == 60
-        assert source.damaged > 0
-    except SourceError as error:
-        assert "frame" in str(error)
+    assert len(list(source)) == 60
+    assert source.damaged > 0
 
 
 def write(path: Path, data: bytes) -> Path:

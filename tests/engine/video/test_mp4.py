@@ -97,9 +97,13 @@ def test_single_frame(tmp_path: Path) -> None:
 
 
 def test_failure_leaves_nothing(tmp_path: Path) -> None:
-    with pytest.raises(KeyError), Sinks([Mp4(tmp_path / "a.mp4", 96, 64, Fraction(25), Fraction(1, 25), plain)]) as sinks:
-        sinks.write(Frame(0, Fraction(0), picture(0)), RECORD)
-        raise KeyError
+    def fail() -> None:
+        with Sinks([Mp4(tmp_path / "a.mp4", 96, 64, Fraction(25), Fraction(1, 25), plain)]) as sinks:
+            sinks.write(Frame(0, Fraction(0), picture(0)), RECORD)
+            raise KeyError
+
+    with pytest.raises(KeyError):
+        fail()
     assert os.listdir(tmp_path) == []
 
 

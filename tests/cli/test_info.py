@@ -1,0 +1,78 @@
+"""`esat info` and `esat doctor`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+import esat_kernels
+from engine.cli import doctor_env, machine
+from engine.cli.doctor_env import Finding, check_environment
+from engine.weights.io import file_hash
+from engine.weights.shipped import shipped_path
+from tests.cli.run import esat
+
+
+def test_info_as_json(capsys: pytest.CaptureFixture[str]) -> None:
+    assert esat("info", "--json") == 0
+    about = json.loads(capsys.readouterr().out)
+    assert about["backends"] == esat_kernels.backends()
+    assert about["backends"]["reference"] is None
+    assert about["versions"]["torch"]
+    assert about["cpu"]["threads"] >= 1
+    assert about["devices"]["cpu"] is None
+    assert len(about["openmp"]) <= 1
+
+
+def test_info_gives_the_reason_for_each_backend_that_cannot_run(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(esat_kernels, "backends", lambda: {"cpu": "no native library: g++ [not] found", "reference": None})
+    assert esat("info") == 0
+    printed = capsys.readouterr().out
+    assert "no: no native library: g++ [not] found" in printed
+    assert "can run" in printed
+
+
+def test_info_names_the_shipped_weights(tmp_path: Path, tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("engine.weights.shipped._FOLDER", tmp_path)
+    assert machine.shipped_weights() == {}
+    path = shipped_path("esat-s-256")
+    path.write_bytes(tiny.read_bytes())
+    about = machine.shipped_weights()
+    assert about["esat-s-256"]["sha256"] == file_hash(path)
+
+
+def test_environment_is_checked(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+    findings = {finding.check: finding for finding in check_environment()}
+    assert set(findings) == {"python", "pytorch", "native library", "openmp", "video", "opencv", "current folder", "weights"}
+    assert findings["video"].level == "ok"
+    assert findings["openmp"].level == "ok"
+    assert findings["current folder"].level == "ok"
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_check_that_breaks_is_a_finding_and_gives_exit_code_2(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def broken() -> Finding:
+        raise OSError("libx264 [missing]")
+
+    monkeypatch.setattr(doctor_env, "_video", broken)
+    assert esat("doctor") == 2
+    assert "OSError: libx264 [missing]" in capsys.readouterr().out
+
+
+def test_doctor_passes_here(capsys: pytest.CaptureFixture[str]) -> None:
+    assert esat("doctor") == 0
+    assert "frames written and read" in capsys.readouterr().out
+
+
+def test_two_pools_of_threads_are_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(machine, "openmp_runtimes", lambda: {"/a/libgomp.so.1", "/b/libomp.so"})
+    finding = doctor_env._openmp()
+    assert finding.level == "warn"
+    assert "libgomp.so.1, libomp.so" in finding.message

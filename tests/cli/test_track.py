@@ -1,0 +1,238 @@
+"""`esat track`: outputs, every kind of bad input, Ctrl-C."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+
+from engine.video import VideoFile
+from tests.cli.run import esat
+from tests.conftest import REPOSITORY
+from tests.engine.video.clips import FASTSTART, cut, picture, pictures, write_clip
+from tests.engine.video.servers import http_server, send_live
+
+BOX = "10,20,24,24"
+
+
+@pytest.fixture()
+def clip(tmp_path: Path) -> Path:
+    (tmp_path / "in").mkdir()
+    return write_clip(tmp_path / "in" / "clip.mp4", pictures(8))
+
+
+def frame_count(path: Path) -> int:
+    return sum(1 for _ in VideoFile(path))
+
+
+def test_all_outputs_of_one_run(clip: Path, tiny: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "out"
+    files = ["-o", out / "a.mp4", "--json", out / "a.json", "--jsonl", out / "a.jsonl", "--txt", out / "a.txt"]
+    assert esat("track", clip, "--box", BOX, "--model", tiny, "--device", "cpu", "--dtype", "fp32", *files) == 0
+    assert sorted(os.listdir(out)) == ["a.json", "a.jsonl", "a.mp4", "a.txt"]
+    content = json.loads((out / "a.json").read_text())
+    assert (content["model"], content["device"], content["dtype"], content["interrupted"]) == ("tiny", "cpu", "fp32", False)
+    assert [frame["index"] for frame in content["frames"]] == list(range(8))
+    assert content["frames"][0]["box"] == [10, 20, 24, 24]
+    assert all(set(frame) == {"index", "box", "score", "state", "latency_ms"} for frame in content["frames"])
+    assert set(content["fps"]) == {"network", "tracker", "pipeline"}
+    boxes = np.loadtxt(out / "a.txt", delimiter=",")
+    np.testing.assert_allclose(boxes, [frame["box"] for frame in content["frames"]], atol=2e-3)
+    assert [json.loads(line) for line in (out / "a.jsonl").read_text().splitlines()] == content["frames"]
+    assert frame_count(out / "a.mp4") == 8
+    printed = capsys.readouterr().out
+    assert all(word in printed for word in ("network", "tracker", "pipeline", "a.mp4", "a.json", "a.txt"))
+
+
+def test_image_folder_max_frames_and_nothing_but_lines_on_standard_output(
+    tiny: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import cv2
+
+    for index in range(5):
+        cv2.imwrite(str(tmp_path / f"{index}.png"), picture(index))
+    assert esat("track", tmp_path, "--box", BOX, "--model", tiny, "--max-frames", 3, "--jsonl", "-", "--color", "#ff0000") == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [json.loads(line)["index"] for line in lines] == [0, 1, 2]
+
+
+def test_odd_sizes_and_a_change_of_size(tiny: Path, tmp_path: Path) -> None:
+    import cv2
+
+    for index, size in enumerate([(75, 51), (75, 51), (40, 90)]):
+        cv2.imwrite(str(tmp_path / f"{index}.png"), picture(index, *size))
+    assert esat("track", tmp_path, "--box", BOX, "--model", tiny, "-o", tmp_path / "out" / "a.mp4", "-q") == 0
+    assert [frame.image.shape for frame in VideoFile(tmp_path / "out" / "a.mp4")] == [(52, 76, 3)] * 3
+
+
+def with_clip(*arguments: object) -> Callable[[Path, Path], list[object]]:
+    return lambda folder, clip: [clip, *arguments]
+
+
+BAD_INPUTS: dict[str, tuple[Callable[[Path, Path], list[object]], str]] = {
+    "no box": (with_clip(), "--box X,Y,W,H or by --select"),
+    "box and select": (with_clip("--box", BOX, "--select"), "not by both"),
+    "box of words": (with_clip("--box", "a,b,c,d"), "four numbers X,Y,W,H"),
+    "box of three": (with_clip("--box", "1,2,3"), "four numbers X,Y,W,H"),
+    "box of five": (with_clip("--box", "1,2,3,4,5"), "four numbers X,Y,W,H"),
+    "box not finite": (with_clip("--box", "nan,2,3,4"), "finite"),
+    "box without area": (with_clip("--box", "10,10,0,5"), "positive width and height"),
+    "box of negative size": (with_clip("--box", "10,10,5,-5"), "positive width and height"),
+    "box outside": (with_clip("--box", "500,10,20,20"), "outside the frame of 96 x 64"),
+    "box left of the frame": (with_clip("--box", "-30,10,20,20"), "outside the frame of 96 x 64"),
+    "box far too large": (with_clip("--box", "0,0,9999,9999"), "96 x 64"),
+    "missing file": (lambda folder, clip: [folder / "none.mp4", "--box", BOX], "no such file"),
+    "empty folder": (lambda folder, clip: [folder / "empty", "--box", BOX], "no images in"),
+    "empty file": (lambda folder, clip: [folder / "empty.mp4", "--box", BOX], "is empty"),
+    "text named mp4": (lambda folder, clip: [folder / "text.mp4", "--box", BOX], "not a video"),
+    "cut clip": (lambda folder, clip: [cut(folder / "long.mp4"), "--box", BOX], "cut off after frame"),
+    "clip cut before its index": (lambda folder, clip: [cut(clip), "--box", BOX], "cut off or damaged"),
+    "damaged image": (lambda folder, clip: [folder / "damaged", "--box", BOX], "frame 1: "),
+    "no camera": (lambda folder, clip: ["61", "--box", BOX], "no camera 61"),
+    "nobody at the address": (lambda folder, clip: ["http://127.0.0.1:9/a.mp4", "--box", BOX], "cannot open http"),
+    "unknown scheme": (lambda folder, clip: ["ftp://127.0.0.1/a.mp4", "--box", BOX], "ftp://"),
+    "unknown model": (with_clip("--box", BOX, "--model", "esat-9"), "unknown model"),
+    "missing weights": (with_clip("--box", BOX, "--model", "none.safetensors"), "none.safetensors"),
+    "unknown device": (with_clip("--box", BOX, "--device", "tpu"), "device"),
+    "unknown dtype": (with_clip("--box", BOX, "--dtype", "int3"), "dtype"),
+    "unknown colour": (with_clip("--box", BOX, "--color", "pinkish"), "color must be"),
+    "unknown policy": (with_clip("--box", BOX, "--policy", "oldest"), "--policy"),
+    "folder under a file": (with_clip("--box", BOX, "--txt", "FOLDER/file/a.txt"), "is not a folder"),
+    "folder that nobody may write": (with_clip("--box", BOX, "--txt", "/proc/a.txt"), "cannot write /proc/a.txt"),
+    "output is the source": (lambda folder, clip: [clip, "--box", BOX, "--txt", clip], "is the source as well"),
+    "two outputs in one file": (with_clip("--box", BOX, "--txt", "FOLDER/out/a.json"), "output as well"),
+}
+
+
+@pytest.mark.parametrize("name", BAD_INPUTS)
+def test_bad_input_is_one_line_and_leaves_no_output(
+    name: str, clip: Path, tiny: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "out").mkdir()
+    (tmp_path / "file").touch()
+    (tmp_path / "empty.mp4").touch()
+    (tmp_path / "text.mp4").write_text("not a video\n" * 50)
+    if name == "cut clip":
+        write_clip(tmp_path / "long.mp4", pictures(20, 160, 120), options={"crf": "1"}, container_options=FASTSTART)
+    (tmp_path / "damaged").mkdir()
+    for index in range(2):
+        (tmp_path / "damaged" / f"{index}.png").write_bytes(b"" if index else encoded(picture(0)))
+    make, message = BAD_INPUTS[name]
+    arguments = [str(argument).replace("FOLDER", str(tmp_path)) for argument in make(tmp_path, clip)]
+    if "--model" not in arguments:
+        arguments += ["--model", str(tiny)]
+    before = clip.read_bytes()
+    assert esat("track", *arguments, "-o", tmp_path / "out" / "a.mp4", "--json", tmp_path / "out" / "a.json") == 2
+    printed = capfd.readouterr()
+    lines = printed.err.strip().splitlines()
+    assert len(lines) == 1, printed.err
+    assert lines[0].startswith("error: ")
+    assert message in lines[0]
+    assert "Traceback" not in printed.out + printed.err
+    assert os.listdir(tmp_path / "out") == []
+    assert clip.read_bytes() == before
+
+
+def encoded(image: np.ndarray) -> bytes:
+    import cv2
+
+    return cv2.imencode(".png", image)[1].tobytes()
+
+
+@pytest.mark.parametrize("option", ["--show", "--select"])
+def test_windows_without_windows(
+    option: str, clip: Path, tiny: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import cv2
+
+    box = [] if option == "--select" else ["--box", BOX]
+    monkeypatch.setattr(cv2, "getBuildInformation", lambda: "  GUI:   NONE\n")
+    assert esat("track", clip, *box, option, "--model", tiny) == 2
+    assert "pip install opencv-python" in capsys.readouterr().err
+    monkeypatch.setattr(cv2, "getBuildInformation", lambda: "  GUI:   GTK3\n")
+    for variable in ("DISPLAY", "WAYLAND_DISPLAY"):
+        monkeypatch.delenv(variable, raising=False)
+    monkeypatch.setattr(sys, "platform", "linux")
+    assert esat("track", clip, *box, option, "--model", tiny) == 2
+    assert f"{option} needs a display" in capsys.readouterr().err
+
+
+def test_a_lost_live_stream_keeps_the_frames_so_far(
+    tiny: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import io
+
+    from engine.video import stream
+
+    monkeypatch.setattr(stream.NetworkStream.__init__, "__defaults__", (5.0, 5.0, 1, 0.01))
+    data = write_clip(io.BytesIO(), pictures(12), container="mpegts", options={"bf": "0"}).getvalue()
+    with http_server(lambda request, number: send_live(request, data) if number == 0 else request.send_error(404)) as address:
+        options = ["--model", tiny, "--policy", "every", "-o", tmp_path / "a.mp4", "--txt", tmp_path / "a.txt"]
+        assert esat("track", f"{address}/live", "--box", BOX, *options) == 2
+    assert "lost after frame 12" in capsys.readouterr().err
+    assert frame_count(tmp_path / "a.mp4") == 12
+    assert len((tmp_path / "a.txt").read_text().splitlines()) == 12
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_interrupt_leaves_complete_files(number: signal.Signals, tiny: Path, tmp_path: Path) -> None:
+    clip = write_clip(tmp_path / "clip.mp4", pictures(2000, 64, 48), options={"preset": "ultrafast"})
+    out = tmp_path / "out"
+    files = ["-o", out / "a.mp4", "--json", out / "a.json", "--txt", out / "a.txt", "--jsonl", "-"]
+    command = [sys.executable, "-m", "engine", "track", clip, "--box", BOX, "--model", tiny, "--device", "cpu", *files]
+    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"}
+    with subprocess.Popen(list(map(str, command)), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment) as process:
+        assert process.stdout is not None
+        lines = [process.stdout.readline() for _ in range(5)]
+        assert all(lines), process.communicate()
+        process.send_signal(number)
+        rest, errors = process.communicate(timeout=60)
+    assert process.returncode == 130, errors
+    assert "Traceback" not in errors
+    count = 5 + len(rest.splitlines())
+    assert 5 <= count < 2000
+    content = json.loads((out / "a.json").read_text())
+    assert content["interrupted"] is True
+    assert [frame["index"] for frame in content["frames"]] == list(range(count))
+    assert len((out / "a.txt").read_text().splitlines()) == count
+    assert frame_count(out / "a.mp4") == count
+    with av.open(str(out / "a.mp4")) as container:
+        assert container.streams.video[0].frames == count
+    assert sorted(os.listdir(out)) == ["a.json", "a.mp4", "a.txt"]
+
+
+def test_video_on_standard_input(tiny: Path, clip: Path) -> None:
+    command = [sys.executable, "-m", "engine", "track", "-", "--box", BOX, "--model", str(tiny), "--jsonl", "-", "-q"]
+    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, input=clip.read_bytes(), capture_output=True, env=environment)
+    assert done.returncode == 0, done.stderr
+    assert len(done.stdout.splitlines()) == 8
+
+
+def test_help_needs_no_pytorch() -> None:
+    program = (
+        "import sys\nfrom engine.cli.app import main\n"
+        "try: main(['track', '--help'])\nfinally: print('torch' in sys.modules, 'cv2' in sys.modules)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, env={**os.environ, "PYTHONPATH": str(REPOSITORY)}
+    )
+    assert done.stdout.splitlines()[-1] == "False False"
+
+
+def test_real_sequence_gives_a_box_a_frame(shared: Path, tiny: Path, tmp_path: Path) -> None:
+    sequence = shared / "data" / "eval_dev" / "otb_Crossing"
+    box = (sequence / "groundtruth.txt").read_text().split()[0]
+    files = ["-o", tmp_path / "a.mp4", "--txt", tmp_path / "a.txt"]
+    assert esat("track", sequence / "img", "--box", box, "--model", tiny, "--max-frames", 30, "-q", *files) == 0
+    assert len((tmp_path / "a.txt").read_text().splitlines()) == 30 == frame_count(tmp_path / "a.mp4")
