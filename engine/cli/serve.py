@@ -1,0 +1,51 @@
+"""`esat serve`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def serve(
+    folder: Annotated[Path | None, typer.Argument(help="Folder whose videos the page offers.")] = None,
+    host: Annotated[str, typer.Option(help="Address to listen on; the default is reachable from this machine only.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="Port; 0 takes a free one.")] = 8000,
+    model: Annotated[str, typer.Option(help="A preset's name or a .safetensors file.")] = "esat-s-256",
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
+    dtype: Annotated[str, typer.Option(help="auto, fp32, bf16 or fp16.")] = "auto",
+    cameras: Annotated[bool, typer.Option("--cameras", help="Offer this machine's cameras.")] = False,
+    max_upload: Annotated[float, typer.Option(help="Largest upload in MiB.")] = 200.0,
+) -> None:
+    """Open a local page: choose a clip, draw a box with the mouse, watch the tracker live. Metrics for Prometheus at /metrics."""
+    import socket
+    import tempfile
+
+    from rich.console import Console
+
+    from engine.errors import ConfigError, SourceError
+    from engine.tracker import open_runner
+
+    try:
+        import uvicorn
+
+        from engine.serve.app import create_app
+    except ImportError as error:
+        raise ConfigError(f"the page needs more packages ({error.name}): pip install 'esat-engine[serve]'") from error
+    from engine.serve.clips import ClipStore
+
+    if folder is not None and not folder.is_dir():
+        raise SourceError(f"no such folder: {folder}")
+    if max_upload <= 0:
+        raise ConfigError(f"--max-upload must be positive, got {max_upload:g}")
+    try:
+        listener = socket.create_server((host, port))
+    except (OSError, OverflowError) as error:
+        raise ConfigError(f"cannot listen on {host}:{port}: {error}") from error
+    runner = open_runner(model, device, dtype, "auto")
+    with listener, tempfile.TemporaryDirectory(prefix="esat-uploads-") as uploads:
+        app = create_app(runner, ClipStore(folder, Path(uploads), int(max_upload * 2**20)), cameras)
+        address = f"http://{host}:{listener.getsockname()[1]}"
+        Console().print(f"{runner.config.name} on {runner.device} ({runner.dtype}): open {address}, end with Ctrl-C", highlight=False)
+        uvicorn.Server(uvicorn.Config(app, log_level="warning")).run(sockets=[listener])

@@ -1,0 +1,128 @@
+"""The HTTP interface: the page, clips, a WebSocket for tracking, metrics."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import threading
+from pathlib import Path
+from typing import Any
+
+from fastapi import FastAPI, HTTPException, Request, Response, WebSocket, WebSocketDisconnect
+from fastapi.responses import FileResponse
+
+from engine.errors import EsatError, SourceError
+from engine.preprocess import check_box
+from engine.runner import Runner
+from engine.serve.clips import ClipStore, UploadError
+from engine.serve.live import LiveRun, encode
+from engine.serve.metrics import Metrics
+from engine.video import Reader, Source, open_source
+
+_PAGE = Path(__file__).parent / "static" / "index.html"
+_ANY_FRAME = 1 << 20  # pixels; the tracker checks the box against the real frame
+_HEADERS = {
+    "Content-Security-Policy": "default-src 'self'; style-src 'self' 'unsafe-inline'; script-src 'self' 'unsafe-inline'; img-src 'self' blob:",
+    "X-Content-Type-Options": "nosniff",
+}
+
+
+def create_app(runner: Runner, clips: ClipStore, cameras: bool = False) -> FastAPI:
+    """The application. All runs share `runner`; cameras: whether the machine's cameras are offered."""
+    app = FastAPI(title="ESAT", docs_url=None, redoc_url=None, openapi_url=None)
+    metrics, in_turn = Metrics(), threading.Lock()
+
+    def source_of(clip_id: str) -> Source:
+        if clip_id.startswith("camera-") and cameras and clip_id.removeprefix("camera-").isdigit():
+            return open_source(int(clip_id.removeprefix("camera-")))
+        return open_source(clips.path(clip_id))
+
+    @app.get("/")
+    def page() -> FileResponse:
+        return FileResponse(_PAGE, headers=_HEADERS)
+
+    @app.get("/api/info")
+    def info() -> dict[str, Any]:
+        return {
+            "model": runner.config.name,
+            "device": runner.device,
+            "dtype": runner.dtype,
+            "clips": clips.names(),
+            "cameras": cameras,
+            "max_upload_mib": clips.max_bytes / 2**20,
+        }
+
+    @app.put("/api/clips/{name}")
+    async def upload(name: str, request: Request) -> dict[str, str]:
+        try:
+            return {"clip": await clips.store(name, request.stream())}
+        except UploadError as error:
+            raise HTTPException(413 if "larger" in str(error) else 415, str(error)) from error
+
+    @app.get("/api/clips/{clip_id}/first-frame")
+    def first_frame(clip_id: str) -> Response:
+        try:
+            with source_of(clip_id) as source:
+                image = next(iter(source)).image
+        except StopIteration as error:
+            raise HTTPException(422, f"{clip_id}: no frame") from error
+        except SourceError as error:
+            raise HTTPException(404 if "no clip" in str(error) else 422, " ".join(str(error).split())) from error
+        picture, _ = encode(image)
+        size = {"X-Frame-Width": str(image.shape[1]), "X-Frame-Height": str(image.shape[0])}
+        return Response(picture, media_type="image/jpeg", headers=size)
+
+    @app.get("/metrics")
+    def prometheus() -> Response:
+        return Response(metrics.text(), media_type="text/plain; version=0.0.4")
+
+    @app.websocket("/api/track")
+    async def track(socket: WebSocket) -> None:
+        """The browser sends {"clip", "box"}, then {"stop": true} when it likes; it gets a JSON text and a JPEG for each frame."""
+        if not _same_origin(socket):
+            await socket.close(1008)
+            return
+        await socket.accept()
+        try:
+            run = await asyncio.to_thread(_open, await socket.receive_text())
+            await _serve(socket, LiveRun(runner, in_turn, *run, metrics))
+        except EsatError as error:
+            await socket.send_text(json.dumps({"type": "error", "reason": " ".join(str(error).split())}))
+        except WebSocketDisconnect:
+            return
+        await socket.close()
+
+    def _open(text: str) -> tuple[Source, Any]:
+        try:
+            request = json.loads(text)
+            clip, box = str(request["clip"]), request["box"]
+        except (ValueError, KeyError, TypeError) as error:
+            raise SourceError('expected {"clip": ..., "box": [x, y, w, h]}') from error
+        return Reader(source_of(clip)), check_box(box, _ANY_FRAME, _ANY_FRAME)
+
+    return app
+
+
+def _same_origin(socket: WebSocket) -> bool:
+    """Only the served page may open the WebSocket: other sites in the same browser could otherwise watch its cameras."""
+    origin = socket.headers.get("origin")
+    return origin is None or origin.split("://", 1)[-1] == socket.headers.get("host")
+
+
+async def _serve(socket: WebSocket, run: LiveRun) -> None:
+    async def listen() -> None:
+        try:
+            while not json.loads(await socket.receive_text()).get("stop"):
+                pass
+        except (WebSocketDisconnect, ValueError, AttributeError):
+            pass
+        run.stop()
+
+    listener = asyncio.create_task(listen())
+    try:
+        async for message in run.messages():
+            await socket.send_text(message.text)
+            if message.picture is not None:
+                await socket.send_bytes(message.picture)
+    finally:
+        listener.cancel()

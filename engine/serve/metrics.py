@@ -1,0 +1,33 @@
+"""Counters for Prometheus: frames, latency, lost targets."""
+
+from __future__ import annotations
+
+from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
+
+from engine.state import TargetState
+from engine.target import Result
+
+_BUCKETS = (1, 2, 5, 10, 20, 33, 50, 100, 200, 500, 1000)  # milliseconds
+
+
+class Metrics:
+    """One server's numbers, in a registry of its own."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        self._frames = Counter("esat_frames", "Frames tracked.", registry=self.registry)
+        self._lost = Counter("esat_lost_targets", "Times that a target was lost.", registry=self.registry)
+        self._latency = Histogram(
+            "esat_frame_latency_ms", "Milliseconds of crop, network and decode.", buckets=_BUCKETS, registry=self.registry
+        )
+
+    def frame(self, result: Result, previous: TargetState) -> None:
+        """Count one frame. previous: the target's state before it."""
+        self._frames.inc()
+        self._latency.observe(result.timings_ms["total"])
+        if result.state is TargetState.LOST and previous is not TargetState.LOST:
+            self._lost.inc()
+
+    def text(self) -> bytes:
+        """The exposition format."""
+        return generate_latest(self.registry)
