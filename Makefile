@@ -43,7 +43,7 @@ $(VENV)/.installed: $(VENV)/.python pyproject.toml setup.py CMakeLists.txt $(NAT
 extra = $(shell $(PYTHON) -c "import tomllib; print(*map(repr, tomllib.load(open('pyproject.toml', 'rb'))['project']['optional-dependencies']['$(1)']))")
 
 $(VENV)/.test: $(VENV)/.installed
-	$(PIP) $(call extra,test)
+	$(PIP) $(call extra,test) $(call extra,serve)
 	@touch $@
 
 $(VENV)/.check: $(VENV)/.test

@@ -47,13 +47,17 @@ def _register() -> None:
     from engine.cli.convert import convert
     from engine.cli.demo import demo
     from engine.cli.doctor import doctor
+    from engine.cli.explain import explain
     from engine.cli.info import info
+    from engine.cli.serve import serve
     from engine.cli.track import track
 
     app.command()(convert)
     app.command()(demo)
     app.command()(doctor)
+    app.command()(explain)
     app.command()(info)
+    app.command()(serve)
     app.command()(track)
 
 
