@@ -1,0 +1,33 @@
+"""TrackingNet: `TEST/{frames/SEQ/0.jpg, anno/SEQ.txt}`, the same for TRAIN_0 .. TRAIN_11. TEST gives the first frame's box only."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+
+from engine.evaluation.sequences import Broken, Sequence, build, collect, folders, image_files, natural_key, read_boxes
+
+
+def detect(root: Path) -> bool:
+    return bool(_parts(root))
+
+
+def read(root: Path) -> list[Sequence | Broken]:
+    return [
+        collect(name, partial(_load, part, name))
+        for part in _parts(root)
+        for name in sorted(
+            {path.stem for path in (part / "anno").glob("*.txt")} | {folder.name for folder in folders(part / "frames")}, key=natural_key
+        )
+    ]
+
+
+def _parts(root: Path) -> list[Path]:
+    """TEST where it is there, else the training parts, else the folder itself."""
+    test = root / "TEST"
+    candidates = [test] if test.is_dir() else [*(folder for folder in folders(root) if folder.name.startswith("TRAIN_")), root]
+    return [folder for folder in candidates if (folder / "frames").is_dir() and (folder / "anno").is_dir()]
+
+
+def _load(part: Path, name: str) -> Sequence:
+    return build(name, read_boxes(part / "anno" / f"{name}.txt"), image_files(part / "frames" / name))

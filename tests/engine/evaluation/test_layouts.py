@@ -1,0 +1,205 @@
+"""Each benchmark's format, read from a small tree of it, with what goes wrong in real ones."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from engine.errors import ConfigError, DatasetError, EsatError, SourceError
+from engine.evaluation.doctor import check
+from engine.evaluation.layouts import open_dataset
+from tests.engine.evaluation import trees
+
+
+def only(dataset):
+    assert dataset.broken == ()
+    (sequence,) = dataset.sequences
+    return sequence
+
+
+def reason(dataset, name):
+    return next(entry.reason for entry in dataset.broken if entry.name == name)
+
+
+@pytest.mark.parametrize("separator", [",", "\t", " ", ", "])
+@pytest.mark.parametrize("truth", ["groundtruth.txt", "groundtruth_rect.txt"])
+def test_otb(tmp_path, separator, truth):
+    trees.otb(tmp_path, separator=separator, truth=truth)
+    for root in (tmp_path, tmp_path / "Square"):  # a data set, and a single sequence
+        dataset = open_dataset(root)
+        assert dataset.layout == "otb"
+        sequence = only(dataset)
+        assert (sequence.name, sequence.frame_count, sequence.scored) == ("Square", 5, True)
+        assert np.array_equal(sequence.boxes, trees.moving_boxes(5))
+        assert [frame.shape for frame in sequence.frames()] == [(trees.HEIGHT, trees.WIDTH, 3)] * 5
+        assert sequence.image_size() == (trees.WIDTH, trees.HEIGHT)
+
+
+def test_otb_with_two_targets_and_spare_images(tmp_path):
+    folder = trees.otb(tmp_path, "Jogging")
+    (folder / "groundtruth_rect.txt").rename(folder / "groundtruth_rect.1.txt")
+    trees.write_boxes(folder / "groundtruth_rect.2.txt", trees.moving_boxes(3))
+    first, second = open_dataset(tmp_path).sequences
+    assert (first.name, first.frame_count) == ("Jogging_1", 5)
+    assert (second.name, second.frame_count) == ("Jogging_2", 3)
+    assert "last 2 images are left out" in second.warnings[0]
+
+
+def test_lasot(tmp_path):
+    trees.lasot(tmp_path, "airplane-1", occluded=(2,), outside=(3, 4))
+    trees.lasot(tmp_path, "zebra-10", frames=4)
+    dataset = open_dataset(tmp_path)
+    assert dataset.layout == "lasot"
+    assert [sequence.name for sequence in dataset.sequences] == ["airplane-1", "zebra-10"]
+    assert dataset.sequences[0].absent.tolist() == [False, False, True, True, True, False]
+    assert open_dataset(tmp_path, "lasot_ext").layout == "lasot"
+    assert only(open_dataset(tmp_path / "airplane")).name == "airplane-1"
+    (tmp_path / "testing_set.txt").write_text("zebra-10\nzebra-11\n")
+    chosen = open_dataset(tmp_path)
+    assert [sequence.name for sequence in chosen.sequences] == ["zebra-10"]
+    assert "no such folder" in reason(chosen, "zebra-11")
+
+
+def test_got10k(tmp_path):
+    trees.got10k(tmp_path, "val", 1, cover=(8, 5, 0, 1, 8))
+    trees.got10k(tmp_path, "test", 2)
+    dataset = open_dataset(tmp_path)
+    assert dataset.layout == "got10k"
+    sequence = only(dataset)
+    assert sequence.name == "GOT-10k_Val_000001"
+    assert sequence.covered.tolist() == [True, True, False, True, True]
+    test = only(open_dataset(tmp_path / "test"))
+    assert (test.frame_count, len(test.boxes), test.scored) == (5, 1, False)
+    (tmp_path / "val" / sequence.name / "cover.label").unlink()
+    assert only(open_dataset(tmp_path)).covered.tolist() == [True, True, False, True, True]
+    (tmp_path / "test" / "list.txt").write_text("GOT-10k_Test_000002\n../../elsewhere\n")
+    with pytest.raises(DatasetError, match="named like a file"):
+        open_dataset(tmp_path / "test")
+
+
+def test_trackingnet(tmp_path):
+    trees.trackingnet(tmp_path)
+    dataset = open_dataset(tmp_path)
+    assert dataset.layout == "trackingnet"
+    sequence = only(dataset)
+    assert [path.name for path in sequence.images] == [f"{index}.jpg" for index in range(12)]  # not 0, 1, 10, 11, 2
+    assert not sequence.scored
+    other = tmp_path / "other"
+    trees.trackingnet(other, "def_1", part="TRAIN_0")
+    assert only(open_dataset(other)).scored
+    assert only(open_dataset(other / "TRAIN_0")).name == "def_1"
+
+
+def test_tnl2k(tmp_path):
+    trees.tnl2k(tmp_path)
+    dataset = open_dataset(tmp_path)
+    assert (dataset.layout, only(dataset).frame_count) == ("tnl2k", 5)
+
+
+def test_own_videos(tmp_path):
+    trees.video(tmp_path)
+    trees.video(tmp_path, "start", boxes=trees.moving_boxes(1))
+    trees.video(tmp_path, "short", boxes=trees.moving_boxes(8))
+    (tmp_path / "alone.mp4").write_bytes(b"no truth beside it")
+    dataset = open_dataset(tmp_path)
+    assert dataset.layout == "video"
+    clip, short, start = sorted(dataset.sequences, key=lambda sequence: sequence.name)
+    assert (clip.frame_count, clip.scored, len(list(clip.frames()))) == (6, True, 6)
+    assert (start.frame_count, start.scored, len(list(start.frames()))) == (None, False, 6)
+    with pytest.raises(SourceError, match="ends after 6 frames, its ground truth has 8"):
+        list(short.frames())
+    assert "alone.txt" in reason(dataset, "alone")
+
+
+@pytest.mark.parametrize("layout", ["lasot", "got10k", "tnl2k", "otb", "trackingnet"])
+def test_missing_images_break_a_sequence_only(tmp_path, layout):
+    makers = {"lasot": ["cat-1", "cat-2"], "tnl2k": ["a", "b"], "otb": ["a", "b"], "trackingnet": ["a", "b"], "got10k": [1, 2]}
+    for key in makers[layout]:
+        kind = {"number": key} if layout == "got10k" else {"name": key}
+        folder = getattr(trees, layout)(tmp_path, **kind, **({"part": "TRAIN_0"} if layout == "trackingnet" else {}))
+    next(iter(sorted(folder.rglob("*.[jp][pn]g")))).unlink()
+    dataset = open_dataset(tmp_path, layout)
+    assert [len(dataset.sequences), len(dataset.broken)] == [1, 1]
+    assert "images are missing" in dataset.broken[0].reason
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "words"),
+    [
+        ("groundtruth.txt", "1,2,3,4\n1,2,3\n", "line 2: expected four"),
+        ("groundtruth.txt", "1,2,3,4\nhere,2,3,4\n", "line 2: expected x,y,w,h"),
+        ("groundtruth.txt", "1,2,inf,4\n", "four finite numbers"),
+        ("groundtruth.txt", "", "holds no boxes"),
+        ("groundtruth.txt", "0,0,0,0\n" * 6, "first box must"),
+        ("groundtruth.txt", "nan,nan,nan,nan\n" * 6, "first box must"),
+        ("groundtruth.txt", "1,2,3,4\n" * 5, "5 boxes"),
+        ("groundtruth.txt", b"\xff\xfe\x00\x80", "not a text file"),
+        ("groundtruth.txt", None, "No such file"),
+        ("full_occlusion.txt", "0,1", "2 labels in full_occlusion.txt for 6 boxes"),
+        ("full_occlusion.txt", "0,1,x", "expected numbers"),
+        ("out_of_view.txt", None, "No such file"),
+    ],
+)
+def test_damaged_labels_name_the_place(tmp_path, file, content, words):
+    folder = trees.lasot(tmp_path)
+    trees.lasot(tmp_path, "airplane-2")
+    (folder / file).unlink()
+    if content is not None:
+        (folder / file).write_bytes(content if isinstance(content, bytes) else content.encode())
+    dataset = open_dataset(tmp_path, "lasot")
+    assert [sequence.name for sequence in dataset.sequences] == ["airplane-2"]
+    assert words in reason(dataset, "airplane-1")
+
+
+def test_folders_that_are_no_data_set(tmp_path):
+    with pytest.raises(DatasetError, match="no such folder"):
+        open_dataset(tmp_path / "nowhere")
+    with pytest.raises(DatasetError, match="follows none of the layouts"):
+        open_dataset(tmp_path)
+    with pytest.raises(DatasetError, match="no sequence of the layout 'otb'"):
+        open_dataset(tmp_path, "otb")
+    with pytest.raises(ConfigError, match="expected auto, trackingnet"):
+        open_dataset(tmp_path, "kitti")
+
+
+def test_the_doctor_finds_nothing_in_a_sound_tree(tmp_path):
+    trees.got10k(tmp_path, "test", 2)
+    report = check(tmp_path)
+    assert report.ok
+    assert (report.layout, report.sequences, report.frames, report.unscored, report.findings) == ("got10k", 1, 5, 1, ())
+
+
+def test_the_doctor_finds_what_is_wrong(tmp_path):
+    cut = trees.otb(tmp_path, "cut") / "img" / "0003.jpg"
+    cut.write_bytes(cut.read_bytes()[:-200])
+    empty = trees.otb(tmp_path, "empty") / "img" / "0001.jpg"
+    empty.write_bytes(b"")
+    gap = trees.otb(tmp_path, "gap")
+    (gap / "img" / "0005.jpg").rename(gap / "img" / "0009.jpg")
+    boxes = trees.moving_boxes(5)
+    boxes[1] = 0
+    boxes[2, 0] = 500
+    boxes[3, 2] = 300
+    trees.write_boxes(trees.otb(tmp_path, "odd") / "groundtruth_rect.txt", boxes)
+    trees.write_boxes(trees.otb(tmp_path, "outside") / "groundtruth_rect.txt", boxes[[2, 0, 0, 0, 0]])
+    trees.otb(tmp_path, "sound")
+    (trees.otb(tmp_path, "nothing") / "groundtruth_rect.txt").write_text("")
+    report = check(tmp_path)
+    found = {(finding.level, finding.sequence): finding.message for finding in report.findings}
+    assert not report.ok
+    assert "1 damaged images, the first is" in found["error", "cut"]
+    assert "0003.jpg" in found["error", "cut"]
+    assert "not an image" in found["error", "empty"]
+    assert "jump after 0004.jpg" in found["warning", "gap"]
+    assert "lies outside" in found["error", "outside"]
+    assert "holds no boxes" in found["error", "nothing"]
+    odd = [finding.message for finding in report.findings if finding.sequence == "odd"]
+    assert odd == ["1 frames without a valid box", "1 boxes wholly outside the image", "1 boxes larger than the image"]
+    assert not any(finding.sequence == "sound" for finding in report.findings)
+
+
+def test_a_damaged_image_names_its_frame(tmp_path):
+    image = trees.otb(tmp_path) / "img" / "0003.jpg"
+    image.write_text("not an image")
+    with pytest.raises(EsatError, match=r"frame 3: .*0003.jpg"):
+        list(only(open_dataset(tmp_path)).frames())
