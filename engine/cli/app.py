@@ -48,6 +48,7 @@ def _register() -> None:
     from engine.cli.demo import demo
     from engine.cli.doctor import doctor
     from engine.cli.explain import explain
+    from engine.cli.eval import evaluate
     from engine.cli.info import info
     from engine.cli.serve import serve
     from engine.cli.track import track
@@ -56,6 +57,7 @@ def _register() -> None:
     app.command()(demo)
     app.command()(doctor)
     app.command()(explain)
+    app.command("eval")(evaluate)
     app.command()(info)
     app.command()(serve)
     app.command()(track)

@@ -15,7 +15,8 @@ def doctor_data(directory: Path, layout: str = "auto") -> int:
     report = check(directory, layout)
     console = Console()
     unscored = f", {report.unscored} of them without public ground truth" if report.unscored else ""
-    console.print(f"{directory}: layout {report.layout}, {report.sequences} sequences{unscored}, {report.frames} frames", highlight=False)
+    summary = f"{escape(str(directory))}: layout {report.layout}, {report.sequences} sequences{unscored}, {report.frames} frames"
+    console.print(summary, soft_wrap=True, highlight=False)
     for finding in report.findings:
         color = "bold red" if finding.level == "error" else "yellow"
         console.print(f"[{color}]{finding.level}[/] {escape(finding.sequence)}: {escape(finding.message)}", soft_wrap=True, highlight=False)

@@ -94,3 +94,24 @@ def video(root: Path, name: str = "clip", frames: int = 6, boxes: np.ndarray | N
             container.mux(packet)
     write_boxes(root / f"{name}.txt", moving_boxes(frames) if boxes is None else boxes)
     return root / f"{name}.mp4"
+
+
+def tiny_weights(path: Path) -> Path:
+    """Weights of a network with random parameters that is quick enough for tests."""
+    from benchmarks import golden
+    from engine import ModelConfig
+    from engine.weights.io import save_weights
+
+    config = ModelConfig(
+        name="tiny",
+        dim=16,
+        heads=2,
+        depth=3,
+        template_size=32,
+        search_size=64,
+        search_factor=4.0,
+        head_channels=8,
+        elimination_layers=(1,),
+    )
+    save_weights(path, golden.draw_weights(config, 1, 1.0, path).state_dict, config)
+    return path

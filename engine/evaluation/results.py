@@ -1,0 +1,26 @@
+"""Other trackers' results, read from their text files."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from engine.errors import DatasetError
+from engine.evaluation.metrics import Floats
+from engine.evaluation.sequences import Sequence, read_boxes
+
+
+def read_results(folder: Path, sequence: Sequence) -> Floats:
+    """Boxes [N, 4] of one sequence: NAME.txt, or NAME/NAME_001.txt as the got10k toolkit writes them. DatasetError."""
+    for path in (folder / f"{sequence.name}.txt", folder / sequence.name / f"{sequence.name}_001.txt"):
+        if path.is_file():
+            return read_boxes(path)
+    raise DatasetError(f"no {sequence.name}.txt in {folder}")
+
+
+def parse_comparison(text: str) -> tuple[str, Path]:
+    """NAME=DIR, or DIR alone, whose last part is the name. DatasetError for a folder that is not there."""
+    name, equals, place = text.partition("=")
+    folder = Path(place if equals else text)
+    if not folder.is_dir():
+        raise DatasetError(f"--compare {text}: no such folder: {folder}")
+    return (name or folder.name) if equals else folder.name, folder

@@ -1,0 +1,121 @@
+"""Tracks one sequence and keeps its result in a file, so that an interrupted evaluation goes on where it stopped."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import math
+import os
+import time
+from collections.abc import Callable
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from engine.errors import DatasetError
+from engine.evaluation.metrics import Floats
+from engine.evaluation.sequences import Sequence
+from engine.video.output import PendingFile
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """With what to track; small enough to be sent to every worker."""
+
+    model: str  # a preset's name or a path, as in `Tracker`
+    device: str = "auto"
+    dtype: str = "auto"
+    backend: str = "auto"
+
+    def key(self) -> str:
+        """Names the results: they are only used again for the same weights, settings and version of this package."""
+        from engine.weights.io import file_hash
+        from engine.weights.shipped import find_weights
+
+        weights = find_weights(self.model)
+        try:
+            package = version("esat-engine")
+        except PackageNotFoundError:
+            package = "source"
+        text = json.dumps([file_hash(weights.path), self.device, self.dtype, self.backend, package])
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+@dataclasses.dataclass(frozen=True)
+class Outcome:
+    """What tracking one sequence gave. The first box is the one that the tracker was given."""
+
+    name: str
+    boxes: Floats  # [N, 4]
+    scores: list[float]  # [N], 1 for the first frame
+    times_ms: list[float]  # [N], crop + network + decode; `init` for the first frame
+    model: str
+    device: str
+    dtype: str
+
+    @property
+    def fps(self) -> float:
+        """Frames per second of `update`, without reading and decoding images; NaN for a single frame."""
+        spent = sum(self.times_ms[1:])
+        return 1e3 * len(self.times_ms[1:]) / spent if spent > 0 else math.nan
+
+
+def track(sequence: Sequence, tracker: Any, on_frame: Callable[[], None] = lambda: None) -> Outcome:
+    """Follow the target through the sequence. EsatError for damaged frames and for boxes that no tracker can start from."""
+    boxes: list[tuple[float, ...]] = []
+    scores: list[float] = []
+    times: list[float] = []
+    for image in sequence.frames():
+        start = time.perf_counter()
+        if not boxes:
+            tracker.init(image, tuple(sequence.boxes[0].tolist()))
+            boxes.append(tuple(sequence.boxes[0].tolist()))
+            scores.append(1.0)
+        else:
+            result = tracker.update(image)
+            boxes.append(result.box)
+            scores.append(result.score)
+        times.append(1e3 * (time.perf_counter() - start))
+        on_frame()
+    if not boxes:
+        raise DatasetError(f"{sequence.name}: no frames")
+    runner = tracker.runner
+    return Outcome(sequence.name, np.array(boxes), scores, times, runner.config.name, runner.device, runner.dtype)
+
+
+def fingerprint(sequence: Sequence) -> str:
+    """Changes when the sequence's frames or first box change."""
+    sizes = [path.stat().st_size for path in (*sequence.images, *((sequence.video,) if sequence.video else ())) if path.exists()]
+    text = json.dumps([sequence.name, sequence.boxes[0].tolist(), sequence.frame_count, sizes])
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def save(outcome: Outcome, folder: Path, key: str, mark: str) -> None:
+    """Write NAME.txt (x,y,w,h a line) and NAME.json, which appears last and only when complete. SinkError."""
+    text = "".join(",".join(f"{value:.4f}" for value in box) + "\n" for box in outcome.boxes)
+    content = {"key": key, "fingerprint": mark, **dataclasses.asdict(outcome), "boxes": outcome.boxes.tolist()}
+    for name, data in ((f"{outcome.name}.txt", text), (f"{outcome.name}.json", json.dumps(content))):
+        pending = PendingFile(folder / name)
+        try:
+            with open(pending.partial, "w") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+        except OSError:
+            pending.discard()
+            raise
+        pending.publish()
+
+
+def load(folder: Path, name: str, key: str, mark: str) -> Outcome | None:
+    """A finished result, or None if there is none of this model, these settings and these frames."""
+    try:
+        content = json.loads((folder / f"{name}.json").read_text())
+        if content.pop("key") != key or content.pop("fingerprint") != mark:
+            return None
+        return Outcome(**{**content, "boxes": np.array(content["boxes"], np.float64)})
+    except (OSError, ValueError, KeyError, TypeError):
+        return None

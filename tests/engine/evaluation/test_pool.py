@@ -1,0 +1,42 @@
+"""Worker processes: one that dies costs its sequence, not the run."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from pathlib import Path
+
+from engine.evaluation import pool
+from engine.evaluation.layouts import open_dataset
+from engine.evaluation.sequences import Sequence
+from engine.evaluation.tracking import Settings
+from tests.engine.evaluation import trees
+
+
+@dataclasses.dataclass(frozen=True)
+class Deadly(Sequence):
+    """Kills its worker: always, or only as long as the file `until` is not there."""
+
+    until: Path | None = None
+
+    def frames(self):
+        if self.until is None or not self.until.exists():
+            if self.until is not None:
+                self.until.touch()
+            os.kill(os.getpid(), 9)
+        yield from super().frames()
+
+
+def test_dead_workers(tmp_path):
+    for number in range(4):
+        trees.otb(tmp_path / "data", f"Square{number}", 4)
+    sequences = list(open_dataset(tmp_path / "data").sequences)
+    for index, until in ((1, None), (2, tmp_path / "died once")):
+        fields = {field.name: getattr(sequences[index], field.name) for field in dataclasses.fields(Sequence)}
+        sequences[index] = Deadly(**fields, until=until)
+    weights = trees.tiny_weights(tmp_path / "tiny.safetensors")
+    seen: list[pool.Progress] = []
+    outcomes, failures = pool.run(sequences, Settings(str(weights)), tmp_path / "kept", 2, on_progress=seen.append)
+    assert list(outcomes) == ["Square0", "Square2", "Square3"]
+    assert [(failure.name, "died twice" in failure.reason) for failure in failures] == [("Square1", True)]
+    assert sorted(progress.finished for progress in seen if progress.finished) == ["Square0", "Square2", "Square3"]
