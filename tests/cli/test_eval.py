@@ -16,7 +16,6 @@ import numpy as np
 import pytest
 
 from engine.cli.app import main
-from engine.cli.doctor_data import doctor_data
 from engine.evaluation import metrics
 from engine.evaluation.layouts import open_dataset
 from tests.conftest import REPOSITORY
@@ -256,9 +255,15 @@ def test_bad_calls(tmp_path, weights, arguments, words, capsys):
 
 
 def test_the_data_set_doctor(tmp_path, capsys):
+    def doctor(*arguments: object) -> int:
+        with pytest.raises(SystemExit) as caught:
+            main(["doctor", *map(str, arguments)])
+        return caught.value.code or 0
+
     root = data_set(tmp_path / "data")
-    assert doctor_data(root) == 0
+    assert doctor(root) == 0
     assert "3 sequences, 21 frames" in capsys.readouterr().out
     (root / "Square1" / "img" / "0004.jpg").write_bytes(b"damaged")
-    assert doctor_data(root) == 1
+    assert doctor(root, "--layout", "otb") == 1
     assert "1 damaged images" in capsys.readouterr().out
+    assert doctor(root, "--layout", "kitti") == 2
