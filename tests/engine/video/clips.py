@@ -11,6 +11,8 @@ import av
 import cv2
 import numpy as np
 
+from engine.video import Frame, Source
+
 
 def picture(index: int, width: int = 96, height: int = 64) -> np.ndarray:
     """A textured background in dull colours with an orange square that moves to the right; uint8 BGR [H, W, 3]."""
@@ -67,3 +69,9 @@ def cut(path: Path, share: float = 0.5) -> Path:
 
 
 FASTSTART = {"movflags": "+faststart"}
+
+
+def collect(source: Source, frames: list[Frame]) -> None:
+    """Append the source's frames to `frames`, so that those before an error are seen."""
+    for frame in source:
+        frames.append(frame)

@@ -12,7 +12,7 @@ import pytest
 
 from engine.errors import SourceError
 from engine.video import NetworkStream, Reader, open_source
-from tests.engine.video.clips import FASTSTART, picture, pictures, write_clip
+from tests.engine.video.clips import FASTSTART, collect, picture, pictures, write_clip
 from tests.engine.video.servers import http_server, send_file, send_live
 
 
@@ -55,17 +55,11 @@ def test_live_stream_reconnects_and_may_come_back_in_another_size() -> None:
         assert source.frame_count is None
         frames = []
         with pytest.raises(SourceError, match=r"lost after frame 35, 2 attempts to reconnect failed: .*404"):
-            frames.extend(iter_into(source, frames))
+            collect(source, frames)
     assert [frame.image.shape for frame in frames] == [(64, 96, 3)] * 20 + [(80, 128, 3)] * 15
     assert [frame.index for frame in frames] == list(range(35))
     times = [frame.timestamp for frame in frames]
     assert all(later > earlier for earlier, later in itertools.pairwise(times))
-
-
-def iter_into(source, frames: list) -> list:
-    for frame in source:
-        frames.append(frame)
-    return []
 
 
 def test_server_that_accepts_but_never_sends_a_frame_is_given_up() -> None:
