@@ -1,0 +1,48 @@
+"""The programs in examples/ run as they stand."""
+
+from __future__ import annotations
+
+import io
+import runpy
+import sys
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from tests.conftest import REPOSITORY
+from tests.engine.video.clips import pictures, write_clip
+from tests.engine.video.servers import http_server, send_live
+
+BOX = "10,20,24,24"
+
+
+def run(monkeypatch: pytest.MonkeyPatch, name: str, *arguments: object) -> None:
+    program = REPOSITORY / "examples" / name
+    monkeypatch.setattr(sys, "argv", [str(program), *map(str, arguments)])
+    runpy.run_path(str(program), run_name="__main__")
+
+
+def test_track_video(tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    clip = write_clip(tmp_path / "a.mp4", pictures(6))
+    run(monkeypatch, "track_video.py", clip, BOX, tmp_path / "boxes.txt", "--model", tiny)
+    boxes = np.loadtxt(tmp_path / "boxes.txt", delimiter=",")
+    assert boxes.shape == (6, 4)
+    assert list(boxes[0]) == [10, 20, 24, 24]
+
+
+def test_camera_loop(tiny: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    data = write_clip(io.BytesIO(), pictures(30), container="mpegts", options={"bf": "0"}).getvalue()
+    with http_server(lambda request, _: send_live(request, data)) as address:
+        run(monkeypatch, "camera_loop.py", f"{address}/camera", BOX, "--model", tiny, "--frames", 2)
+    printed = capsys.readouterr().out
+    assert "2 frames tracked" in printed
+    assert "box" in printed.splitlines()[0]
+
+
+def test_draw_with_opencv(tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    clip = write_clip(tmp_path / "a.mp4", pictures(6))
+    run(monkeypatch, "draw_with_opencv.py", clip, BOX, tmp_path / "drawn.avi", "--model", tiny)
+    capture = cv2.VideoCapture(str(tmp_path / "drawn.avi"))
+    assert sum(1 for _ in iter(lambda: capture.read()[0], False)) == 5
