@@ -47,8 +47,8 @@ def _register() -> None:
     from engine.cli.convert import convert
     from engine.cli.demo import demo
     from engine.cli.doctor import doctor
-    from engine.cli.explain import explain
     from engine.cli.eval import evaluate
+    from engine.cli.explain import explain
     from engine.cli.info import info
     from engine.cli.serve import serve
     from engine.cli.track import track
