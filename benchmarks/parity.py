@@ -19,6 +19,7 @@ from rich.table import Table
 from benchmarks import golden
 from benchmarks.golden_checks import CHECKS
 from benchmarks.golden_findings import Target
+from engine.cli.exits import run_function
 from engine.errors import ConfigError, DatasetError, EsatError
 from engine.runner import DTYPES, resolve_device
 
@@ -57,11 +58,7 @@ def main(
 ) -> None:
     """Compare the engine with golden files of public code."""
     errors = Console(stderr=True)
-    try:
-        target = _target(backend, dtype, device)
-    except EsatError as error:
-        errors.print(f"[bold red]error:[/] {error}", soft_wrap=True, highlight=False)
-        raise typer.Exit(2) from error
+    target = _target(backend, dtype, device)
     rows, unusable = [], False
     for path in files:
         try:
@@ -69,7 +66,7 @@ def main(
         except (EsatError, NotImplementedError) as error:
             unusable = True
             rows.append({"file": path.name, "kind": None, "max_abs_error": None, "removed_equal": None, "ok": False, "error": str(error)})
-            errors.print(f"[bold red]error:[/] {error}", soft_wrap=True, highlight=False, markup=False)
+            errors.print(f"error: {error}", soft_wrap=True, highlight=False, markup=False)
     lines = "".join(json.dumps(row) + "\n" for row in rows)
     if json_output == "-":
         sys.stdout.write(lines)
@@ -123,4 +120,4 @@ def _notes(details: dict[str, Any]) -> str:
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    run_function(main)

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import sys
-
 import typer
-from rich.console import Console
 
-from engine.errors import EsatError
+from engine.cli.exits import run
 
 app = typer.Typer(
     name="esat", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help="Follow any object from one box."
@@ -15,32 +12,8 @@ app = typer.Typer(
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Run the command line. Exit code 0: done; 2: bad input, in one line on stderr; 1: internal error; 130: interrupted."""
-    arguments = list(sys.argv[1:] if arguments is None else arguments)
-    debug = "--debug" in arguments
-    if debug:
-        arguments.remove("--debug")
-    try:
-        app(arguments)
-    except EsatError as error:
-        if debug:
-            raise
-        Console(stderr=True).print(f"[bold red]error:[/] {_one_line(error)}", soft_wrap=True, highlight=False)
-        sys.exit(2)
-    except KeyboardInterrupt:
-        sys.exit(130)
-    except Exception as error:  # the last resort of a command line: name the error, keep the traceback for --debug
-        if debug:
-            raise
-        message = f"[bold red]internal error:[/] {type(error).__name__}: {_one_line(error)} (run again with --debug for the traceback)"
-        Console(stderr=True).print(message, soft_wrap=True, highlight=False)
-        sys.exit(1)
-
-
-def _one_line(error: BaseException) -> str:
-    from rich.markup import escape
-
-    return escape(" ".join(str(error).split()))
+    """Run the command line: see `engine.cli.exits.run` for the exit codes."""
+    run(app, arguments)
 
 
 def _register() -> None:

@@ -1,0 +1,53 @@
+"""What a command line owes its caller: one line and an exit code."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+
+from engine.errors import EsatError
+
+
+def run(app: typer.Typer, arguments: list[str] | None = None) -> None:
+    """Run a command line. Exit code 0: done; 2: bad input, in one line on stderr; 1: internal error; 130: interrupted.
+
+    `--debug` anywhere among the arguments shows tracebacks.
+    """
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    debug = "--debug" in arguments
+    if debug:
+        arguments.remove("--debug")
+    try:
+        app(arguments)
+    except EsatError as error:
+        if debug:
+            raise
+        _print(f"[bold red]error:[/] {_one_line(error)}")
+        sys.exit(2)
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except Exception as error:  # the last resort of a command line: name the error, keep the traceback for --debug
+        if debug:
+            raise
+        _print(f"[bold red]internal error:[/] {type(error).__name__}: {_one_line(error)} (run again with --debug for the traceback)")
+        sys.exit(1)
+
+
+def run_function(function: Callable[..., Any], arguments: list[str] | None = None) -> None:
+    """`run` for a program that is one command."""
+    app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+    app.command()(function)
+    run(app, arguments)
+
+
+def _print(text: str) -> None:
+    Console(stderr=True).print(text, soft_wrap=True, highlight=False)
+
+
+def _one_line(error: BaseException) -> str:
+    return escape(" ".join(str(error).split()))
