@@ -19,6 +19,7 @@ def track(
     json_file: Annotated[Path | None, typer.Option("--json", help="All results as one JSON file.")] = None,
     json_lines: Annotated[Path | None, typer.Option("--jsonl", help="One JSON object a frame; - for standard output.")] = None,
     txt: Annotated[Path | None, typer.Option(help="One line x,y,w,h a frame.")] = None,
+    mot: Annotated[Path | None, typer.Option(help="Text in the format of MOTChallenge.")] = None,
     show: Annotated[bool, typer.Option("--show", help="Show the frames in a window (needs a display); q or Escape ends.")] = False,
     max_frames: Annotated[int | None, typer.Option(min=1, help="Stop after this many frames.")] = None,
     color: Annotated[str, typer.Option(help="Colour of the box: a name such as green, or #RRGGBB.")] = "green",
@@ -31,7 +32,7 @@ def track(
     """
     from engine.cli.tracking import TrackOptions, run_track
 
-    outputs = {"mp4": output, "json": json_file, "jsonl": json_lines, "txt": txt}
+    outputs = {"mp4": output, "json": json_file, "jsonl": json_lines, "txt": txt, "mot": mot}
     options = TrackOptions(source, box, select, model, device, dtype, outputs, show, max_frames, color, policy, quiet)
     if run_track(options).interrupted:
         raise typer.Exit(130)

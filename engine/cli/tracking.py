@@ -19,14 +19,14 @@ from engine.video.frames import Frame, Source
 from engine.video.mp4 import Mp4
 from engine.video.reader import Policy, Reader
 from engine.video.session import Session, follow
-from engine.video.sinks import BoxText, JsonFile, JsonLines, Sinks, StdoutJsonLines
+from engine.video.sinks import BoxText, JsonFile, JsonLines, MotText, Sinks, StdoutJsonLines
 from engine.video.sources import open_source
 from engine.video.window import Window, check_windows, select_box
 
 
 @dataclasses.dataclass(frozen=True)
 class TrackOptions:
-    """The command's arguments, unchecked. outputs: path or None for each of mp4, json, jsonl, txt."""
+    """The command's arguments, unchecked. outputs: path or None for each of mp4, json, jsonl, txt, mot."""
 
     source: str
     box: str | None
@@ -127,6 +127,8 @@ def _open_sinks(options: TrackOptions, sinks: Sinks, first: Frame, source: Sourc
         sinks.add(StdoutJsonLines() if str(path) == "-" else JsonLines(path))
     if (path := outputs["txt"]) is not None:
         sinks.add(BoxText(path))
+    if (path := outputs["mot"]) is not None:
+        sinks.add(MotText(path))
 
 
 def _expected_frames(source: Source, max_frames: int | None) -> int | None:

@@ -25,10 +25,11 @@ def open_container(
         raise SourceError(f"cannot open {name}: not a video that FFmpeg knows, or one that is cut off or damaged") from error
     except (av.error.FFmpegError, OSError, ValueError) as error:
         raise SourceError(f"cannot open {name} as a video: {reason(error)}") from error
-    streams = container.streams.video
-    if not streams or streams[0].codec_context.name in _NOT_VIDEO:
+    codecs = [stream.codec_context for stream in container.streams.video]
+    if not codecs or codecs[0] is None or codecs[0].name in _NOT_VIDEO:
         container.close()
-        raise SourceError(f"{name} holds no video stream (format: {container.format.long_name})")
+        what = "video in a codec that this FFmpeg does not know" if codecs and codecs[0] is None else "no video stream"
+        raise SourceError(f"{name} holds {what} (format: {container.format.long_name})")
     return container
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, Self
@@ -127,6 +127,14 @@ class BoxText(TextFile):
         self._print(",".join(f"{value:.3f}" for value in record.box) + "\n")
 
 
+class MotText(TextFile):
+    """One line `frame,id,x,y,w,h,score,-1,-1,-1` a frame, as MOTChallenge has it: frames count from 1, the target's id is 1."""
+
+    def write(self, frame: Frame, record: Record) -> None:
+        box = ",".join(f"{value:.2f}" for value in record.box)
+        self._print(f"{record.index + 1},1,{box},{record.score:.4f},-1,-1,-1\n")
+
+
 class JsonLines(TextFile):
     """One JSON object a frame."""
 
@@ -151,6 +159,16 @@ class JsonFile(TextFile):
         rest = "".join(f",\n {json.dumps(key)}: {json.dumps(value)}" for key, value in summary.items())
         self._print(f"\n ]{rest}\n}}\n")
         super().finish(summary)
+
+
+class Callback(Sink):
+    """Calls a function of the user's with each frame and its record."""
+
+    def __init__(self, function: Callable[[Frame, Record], None]) -> None:
+        self._function = function
+
+    def write(self, frame: Frame, record: Record) -> None:
+        self._function(frame, record)
 
 
 class StdoutJsonLines(Sink):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -26,6 +27,8 @@ def open_source(source: str | Path | int) -> Source:
     scheme = urlsplit(text).scheme.lower() if "://" in text else ""
     if scheme in SCHEMES:
         return NetworkStream(text)
+    if camera := re.fullmatch(r"/dev/video(\d+)", text):
+        return Camera(int(camera.group(1)))
     path = Path(source)
     if path.is_dir():
         return ImageFolder(path)

@@ -38,9 +38,9 @@ def frame_count(path: Path) -> int:
 
 def test_all_outputs_of_one_run(clip: Path, tiny: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "out"
-    files = ["-o", out / "a.mp4", "--json", out / "a.json", "--jsonl", out / "a.jsonl", "--txt", out / "a.txt"]
+    files = ["-o", out / "a.mp4", "--json", out / "a.json", "--jsonl", out / "a.jsonl", "--txt", out / "a.txt", "--mot", out / "mot.txt"]
     assert esat("track", clip, "--box", BOX, "--model", tiny, "--device", "cpu", "--dtype", "fp32", *files) == 0
-    assert sorted(os.listdir(out)) == ["a.json", "a.jsonl", "a.mp4", "a.txt"]
+    assert sorted(os.listdir(out)) == ["a.json", "a.jsonl", "a.mp4", "a.txt", "mot.txt"]
     content = json.loads((out / "a.json").read_text())
     assert (content["model"], content["device"], content["dtype"], content["interrupted"]) == ("tiny", "cpu", "fp32", False)
     assert [frame["index"] for frame in content["frames"]] == list(range(8))

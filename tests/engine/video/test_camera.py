@@ -27,7 +27,7 @@ def test_frames_until_the_camera_stops(tmp_path: Path) -> None:
 
 def test_no_such_camera(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    for source in (61, "61"):
+    for source in (61, "61", "/dev/video61"):
         with pytest.raises(SourceError, match="camera 61"):
             open_source(source)
 
