@@ -10,19 +10,23 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-import typer
-from typer.testing import CliRunner
 
 from benchmarks import golden, parity
+from engine.cli.exits import run_function
 
 GOLDEN = Path(__file__).parent.parent / "golden"
-app = typer.Typer()
-app.command()(parity.main)
 
 
-def run(*arguments: object) -> tuple[int, list[dict]]:
-    result = CliRunner().invoke(app, [*map(str, arguments), "--json", "-"])
-    return result.exit_code, [json.loads(line) for line in result.stdout.splitlines()]
+@pytest.fixture
+def run(capsys):
+    """Exit code and rows of a call."""
+
+    def call(*arguments: object) -> tuple[int, list[dict]]:
+        with pytest.raises(SystemExit) as caught:
+            run_function(parity.main, [*map(str, arguments), "--json", "-"])
+        return caught.value.code or 0, [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+
+    return call
 
 
 @pytest.mark.parametrize("name", ["backbone.blocks.0.attn.qkv.weight", "backbone.norm.weight", "box_head.conv1_ctr.1.running_var",
@@ -40,7 +44,7 @@ def test_weights_are_drawn_by_the_files_rule(shared, name):
         assert np.array_equal(ours.numpy(), theirs)
 
 
-def test_golden_files_agree():
+def test_golden_files_agree(run):
     code, rows = run(*sorted(GOLDEN.glob("*.npz")), GOLDEN / "metrics.json")
     assert code == 0
     assert {row["kind"] for row in rows} == {"forward", "attention", "metrics"}
@@ -52,13 +56,13 @@ def test_golden_files_agree():
             assert row["details"]["max_abs_error_fp64"] < 1e-10
 
 
-def test_files_that_need_real_frames_agree(shared):
+def test_files_that_need_real_frames_agree(run, shared):
     code, rows = run(*sorted((shared / "oracle").glob("loop_*.npz")), *sorted((shared / "oracle").glob("crops_*.npz")))
     assert code == 0
     assert [row["kind"] for row in rows] == ["loop", "crops"]
 
 
-def test_half_precision_has_its_budget():
+def test_half_precision_has_its_budget(run):
     code, rows = run(GOLDEN / "small_fda.npz", GOLDEN / "attention_paper_d64.npz", "--dtype", "bf16")
     assert code == 0
     assert rows[0]["details"]["removed_overlap"] > 0.95
@@ -72,7 +76,7 @@ def changed(tmp_path: Path, name: str, **arrays: np.ndarray) -> Path:
     return tmp_path / name
 
 
-def test_a_file_that_disagrees_fails(tmp_path):
+def test_a_file_that_disagrees_fails(run, tmp_path):
     with np.load(GOLDEN / "small_fda.npz") as original:
         score = original["score_map"].copy()
         removed = original["removed_1"].copy()
@@ -100,7 +104,7 @@ def test_a_file_that_disagrees_fails(tmp_path):
         (("LaSOT_preset_absent", "P_norm"), 2e-4),
     ],
 )
-def test_changed_metrics_fail(tmp_path, path, change):
+def test_changed_metrics_fail(run, tmp_path, path, change):
     content = json.loads((GOLDEN / "metrics.json").read_text())
     place = content
     for key in path[:-1]:
@@ -112,7 +116,7 @@ def test_changed_metrics_fail(tmp_path, path, change):
     assert (code, rows[0]["ok"]) == (1, False)
 
 
-def test_unusable_files_and_options(tmp_path):
+def test_unusable_files_and_options(run, tmp_path):
     text = tmp_path / "text.npz"
     text.write_text("not a zip")
     cut = tmp_path / "cut.npz"
