@@ -14,7 +14,20 @@ from tests.conftest import REPOSITORY
 PACKAGES = ("esat_kernels", "engine", "benchmarks")
 
 # Optional packages: imported inside functions only, so that the base installation works without them.
-OPTIONAL = {"triton", "onnx", "onnxruntime", "openvino", "ncnn", "ray", "fastapi", "uvicorn", "prometheus_client", "got10k", "vot"}
+OPTIONAL = {
+    "triton",
+    "onnx",
+    "onnxscript",
+    "onnxruntime",
+    "openvino",
+    "ncnn",
+    "ray",
+    "fastapi",
+    "uvicorn",
+    "prometheus_client",
+    "got10k",
+    "vot",
+}
 # Packages that exist for an optional package may import it at their top; who uses them imports them inside functions.
 FOR_AN_EXTRA = ("engine/serve/", "esat_kernels/attention/triton_")
 

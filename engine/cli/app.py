@@ -22,6 +22,7 @@ def _register() -> None:
     from engine.cli.doctor import doctor
     from engine.cli.eval import evaluate
     from engine.cli.explain import explain
+    from engine.cli.export import export
     from engine.cli.info import info
     from engine.cli.serve import serve
     from engine.cli.track import track
@@ -31,6 +32,7 @@ def _register() -> None:
     app.command()(doctor)
     app.command()(explain)
     app.command("eval")(evaluate)
+    app.command()(export)
     app.command()(info)
     app.command()(serve)
     app.command()(track)

@@ -1,0 +1,84 @@
+"""Does an exported file say what PyTorch says? Compared on the search regions of a real clip."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+import esat_kernels
+from engine.errors import ConfigError
+from engine.export.onnx import INPUTS, OUTPUTS
+from engine.postprocess import hann_window
+from engine.preprocess import Box, normalise
+from engine.tracker import Tracker
+from engine.weights.io import Weights
+
+Session = Callable[[dict[str, NDArray[Any]]], list[NDArray[Any]]]
+RUNTIMES = ("onnxruntime", "openvino")
+
+
+@dataclasses.dataclass
+class Agreement:
+    """One runtime against PyTorch in fp32, over `frames` frames."""
+
+    runtime: str
+    version: str
+    frames: int = 0
+    same_tokens: int = 0  # frames in which exactly the same tokens were kept
+    max_score_error: float = 0.0
+    max_box_error_px: float = 0.0  # in pixels of the search crop
+
+    @property
+    def ok(self) -> bool:
+        """The bounds that float32 rounding allows."""
+        return self.frames > 0 and self.same_tokens == self.frames and self.max_score_error < 1e-4 and self.max_box_error_px < 0.05
+
+
+def open_session(path: Path, runtime: str) -> tuple[Session, str]:
+    """A function from named inputs to the file's outputs, on the CPU in fp32, and the runtime's version."""
+    try:
+        if runtime == "onnxruntime":
+            import onnxruntime
+
+            session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+            return lambda inputs: session.run(list(OUTPUTS), inputs), onnxruntime.__version__
+        import openvino
+
+        compiled = openvino.Core().compile_model(str(path), "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+        return lambda inputs: [compiled(inputs)[name] for name in OUTPUTS], openvino.__version__
+    except ImportError as error:
+        raise ConfigError(f"checking with {runtime} needs it installed: pip install 'esat-engine[peers]'") from error
+
+
+def check(path: Path, weights: Weights, frames: Iterable[NDArray[np.uint8]], box: Box, runtime: str) -> Agreement:
+    """Follow `box` through `frames` (BGR) with PyTorch in fp32 and compare the file's answer on each search region."""
+    session, version = open_session(path, runtime)
+    agreement = Agreement(runtime, version)
+    config = weights.config
+    tracker = Tracker(weights, "cpu", "fp32", backend="reference")
+    network, window, device = weights.model("reference"), hann_window(config.search_grid), torch.device("cpu")
+    template = None
+    for frame in frames:
+        if template is None:
+            tracker.init(frame, box)
+            template = normalise([esat_kernels.crop_resize(frame, box, config.template_factor, config.template_size)[0]], True, device)
+            continue
+        search = normalise([esat_kernels.crop_resize(frame, box, config.search_factor, config.search_size)[0]], True, device)
+        theirs = [torch.from_numpy(output) for output in session(dict(zip(INPUTS, (template.numpy(), search.numpy()), strict=True)))]
+        with torch.inference_mode():
+            ours = network(template, search)
+            mine = esat_kernels.decode_maps(ours.score_map, ours.size_map, ours.offset_map, window)
+            other = esat_kernels.decode_maps(theirs[0], theirs[1], theirs[2], window)
+        agreement.frames += 1
+        agreement.same_tokens += int(torch.equal(ours.survivors[-1], theirs[3]))
+        agreement.max_score_error = max(agreement.max_score_error, float((ours.score_map - theirs[0]).abs().max()))
+        error = float((mine.box - other.box).abs().max()) * config.search_size
+        agreement.max_box_error_px = max(agreement.max_box_error_px, error)
+        box = tracker.update(frame).box
+    return agreement

@@ -1,0 +1,67 @@
+"""The exported file says what PyTorch says, in ONNX Runtime and OpenVINO."""
+
+import importlib.util
+import json
+
+import cv2
+import numpy as np
+import pytest
+
+from engine.cli.app import main
+from engine.errors import ConfigError
+from engine.export.check import Agreement
+from engine.export.onnx import export_onnx
+from engine.weights import load_weights
+from tests.require import require
+
+pytestmark = pytest.mark.peers
+
+
+@pytest.fixture(scope="module")
+def _peers():
+    missing = [name for name in ("onnx", "onnxscript", "onnxruntime", "openvino") if importlib.util.find_spec(name) is None]
+    require("peers", f"not installed: {', '.join(missing)}" if missing else None)
+
+
+@pytest.fixture
+def clip(tmp_path):
+    folder = tmp_path / "clip"
+    folder.mkdir()
+    rng = np.random.default_rng(0)
+    for index in range(4):
+        cv2.imwrite(str(folder / f"{index}.png"), rng.integers(0, 256, (90, 120, 3), np.uint8))
+    return folder
+
+
+@pytest.mark.usefixtures("_peers")
+def test_both_runtimes_agree_with_pytorch(tiny_weights, clip, tmp_path, capsys):
+    target = tmp_path / "tiny.onnx"
+    arguments = ["export", "--onnx", str(target), "--model", str(tiny_weights), "--check", str(clip), "--box", "40,30,20,20"]
+    with pytest.raises(SystemExit) as ended:
+        main([*arguments, "--runtimes", "onnxruntime,openvino"])
+    assert ended.value.code == 0, capsys.readouterr()
+    reports = json.loads((tmp_path / "tiny.check.json").read_text())
+    assert [(report["runtime"], report["frames"], report["same_tokens"], report["ok"]) for report in reports] == [
+        ("onnxruntime", 3, 3, True),
+        ("openvino", 3, 3, True),
+    ]
+    import onnx
+
+    metadata = {entry.key: entry.value for entry in onnx.load(target).metadata_props}
+    assert json.loads(metadata["esat_config"])["dim"] == 96
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["clip", "tiny.check.json", "tiny.onnx"]
+
+
+def test_disagreement_is_not_ok():
+    assert Agreement("onnxruntime", "1", 3, 3, 1e-6, 1e-3).ok
+    assert not Agreement("onnxruntime", "1", 3, 2, 1e-6, 1e-3).ok
+    assert not Agreement("onnxruntime", "1", 3, 3, 1e-2, 1e-3).ok
+    assert not Agreement("onnxruntime", "1").ok
+
+
+@pytest.mark.usefixtures("_peers")
+def test_models_without_elimination_are_refused(tiny_weights, tmp_path):
+    weights = load_weights(tiny_weights)
+    object.__setattr__(weights, "config", weights.config.replace(elimination_layers=()))
+    with pytest.raises(ConfigError, match="with candidate elimination"):
+        export_onnx(weights, tmp_path / "a.onnx")
