@@ -51,8 +51,9 @@ def _run(
     scale = q.shape[-1] ** -0.5 if scale is None else float(scale)
     alpha, beta = float(alpha), float(beta)
     _check(q, k, v, alpha, beta, delta, scale)
+    differentiable = torch.is_grad_enabled() and (q.requires_grad or k.requires_grad or v.requires_grad)
     candidates = {
-        "cpu": lambda: native.unsupported(q),
+        "cpu": lambda: native.unsupported(q, differentiable),
         "triton": lambda: triton.unsupported(q, k, v),
         "reference": lambda: reference.unsupported(q),
     }

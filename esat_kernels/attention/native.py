@@ -1,24 +1,84 @@
-"""Force-directed attention by the compiled CPU kernels."""
+"""Force-directed attention by the compiled CPU kernels (csrc/attention): float32, bfloat16 and float16, D up to 128."""
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 from esat_kernels import _native
 
+MAX_HEAD_DIM = 128
+_NAMES = {torch.float32: "float32", torch.bfloat16: "bfloat16", torch.float16: "float16"}
 
-def unsupported(q: Tensor) -> str | None:
-    """Why these kernels cannot take q, k, v like `q`, or None."""
+
+def unsupported(q: Tensor, differentiable: bool = False) -> str | None:
+    """Why these kernels cannot take q, k, v like `q` (and be differentiated), or None."""
     reason = _native.unavailable()
-    if reason is None and not hasattr(_native.library(), "fda_forward"):
-        reason = "the native library was built without the attention kernel"
-    return reason
+    if reason is not None:
+        return reason
+    if not hasattr(_native.library(), "fda_forward"):
+        return "the native library was built without the attention kernel"
+    if q.device.type != "cpu":
+        return f"needs tensors on the cpu, got {q.device}"
+    if q.dtype not in _NAMES:
+        return f"needs float32, bfloat16 or float16, got {q.dtype}"
+    if q.shape[-1] > MAX_HEAD_DIM:
+        return f"needs a head dimension of at most {MAX_HEAD_DIM}, got {q.shape[-1]}"
+    if differentiable:
+        return "has no backward"
+    return None
+
+
+def _readable(tensor: Tensor) -> Tensor:
+    """The kernels step over batch, head and token by any stride, but read one head's values as neighbours."""
+    return tensor if tensor.stride(-1) == 1 or tensor.shape[-1] == 1 else tensor.contiguous()
+
+
+def _place(tensor: Tensor) -> tuple[int, tuple[int, int, int]]:
+    """Address and the strides of batch, head and token in elements."""
+    batch, head, token, _ = tensor.stride()
+    return tensor.data_ptr(), (batch, head, token)
+
+
+def _stored(q: Tensor) -> Tensor:
+    """An empty [B, H, N, D], stored as [B, N, H, D]."""
+    batch, heads, tokens, head_dim = q.shape
+    return q.new_empty(batch, tokens, heads, head_dim).transpose(1, 2)
+
+
+def forward_counted(
+    q: Tensor, k: Tensor, v: Tensor, alpha: float, beta: float, delta: float, scale: float, num_template: int, template_token: int
+) -> tuple[Tensor, Tensor, Tensor, tuple[int, int, int]]:
+    """out, scores and lse as `library.fda_forward`, and what the kernel counted: (blocks of 16 x 16 scores whose attraction was too small to
+    matter and was skipped, blocks in all, rows done again with their exact maximum).
+    """
+    q, k, v = _readable(q), _readable(k), _readable(v)
+    batch, heads, tokens, _ = q.shape
+    with_scores = template_token >= 0
+    out = _stored(q)
+    lse = q.new_empty((batch, heads, tokens), dtype=torch.float32)
+    scores = q.new_empty((batch, tokens - num_template if with_scores else 0), dtype=torch.float32)
+    counted = _native.library().fda_forward(
+        _NAMES[q.dtype],
+        tuple(q.shape),
+        (alpha, beta, delta, scale),
+        *_place(q),
+        *_place(k),
+        *_place(v),
+        *_place(out),
+        lse.data_ptr(),
+        scores.data_ptr() if scores.numel() else 0,
+        num_template,
+        max(template_token, 0),
+    )
+    return out, scores, lse, counted
 
 
 def forward(
     q: Tensor, k: Tensor, v: Tensor, alpha: float, beta: float, delta: float, scale: float, num_template: int, template_token: int
 ) -> tuple[Tensor, Tensor, Tensor]:
-    raise NotImplementedError("attention: the cpu backend is not built")
+    """As `library.fda_forward`."""
+    return forward_counted(q, k, v, alpha, beta, delta, scale, num_template, template_token)[:3]
 
 
 def backward(

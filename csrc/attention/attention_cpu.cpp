@@ -1,0 +1,98 @@
+#include <cstdlib>
+#include <memory>
+#include <new>
+
+#if defined(_OPENMP)
+#include <omp.h>
+#endif
+
+#include "attention/attention.h"
+#include "attention/kernels.h"
+#include "common/threads.h"
+
+namespace esat::attention {
+namespace {
+
+constexpr std::size_t kAlignment = 64;
+
+// Memory that grows and stays, so that a tracking loop allocates nothing after
+// its first frame.
+class Scratch {
+ public:
+  char* at_least(std::size_t bytes) {
+    bytes = (bytes + kAlignment - 1) / kAlignment * kAlignment;
+    if (bytes > size_) {
+      memory_.reset();
+      size_ = 0;
+      memory_.reset(static_cast<char*>(std::aligned_alloc(kAlignment, bytes)));
+      if (!memory_) throw std::bad_alloc();
+      size_ = bytes;
+    }
+    return memory_.get();
+  }
+
+ private:
+  struct Free {
+    void operator()(char* memory) const { std::free(memory); }
+  };
+  std::unique_ptr<char, Free> memory_;
+  std::size_t size_ = 0;
+};
+
+const ForwardKernel& forward_kernel(const Problem& problem, Isa isa) {
+#if defined(__x86_64__)
+  // The tiles' kernel approximates 2^z to 1.7e-3 and its bound leaves no room
+  // for an attraction beyond 2^64.
+  if (isa >= Isa::amx && problem.dtype == Dtype::bf16 && problem.alpha <= 4) return forward_amx;
+  if (isa >= Isa::avx512) return forward_avx512;
+  if (isa >= Isa::avx2) return forward_avx2;
+#endif
+  (void)problem, (void)isa;
+  return forward_portable;
+}
+
+// Scores in a fixed order of heads: the same bits with any number of threads.
+void mean_over_heads(const Forward& call, const float* probabilities) {
+  const std::int64_t columns = call.problem.tokens - call.num_template, heads = call.problem.heads;
+  const float inverse = 1.0F / static_cast<float>(heads);
+  for (std::int64_t b = 0; b < call.problem.batch; ++b) {
+    float* target = call.scores + b * columns;
+    const float* source = probabilities + b * heads * columns;
+    for (std::int64_t j = 0; j < columns; ++j) {
+      float sum = 0;
+      for (std::int64_t h = 0; h < heads; ++h) sum += source[h * columns + j];
+      target[j] = sum * inverse;
+    }
+  }
+}
+
+}  // namespace
+
+Counters forward(const Forward& call, Isa isa) {
+  const Problem& problem = call.problem;
+  const ForwardKernel& kernel = forward_kernel(problem, isa);
+  const std::int64_t per_head = (problem.tokens + kernel.rows_per_item - 1) / kernel.rows_per_item;
+  const std::int64_t items = problem.batch * problem.heads * per_head;
+  const std::int64_t threads = items < max_threads() ? items : max_threads();
+  const std::size_t per_thread = (kernel.workspace_bytes(problem) + kAlignment - 1) / kAlignment * kAlignment;
+  const std::int64_t columns = call.scores == nullptr ? 0 : problem.tokens - call.num_template;
+  const std::size_t probability_bytes = static_cast<std::size_t>(problem.batch * problem.heads * columns) * sizeof(float);
+
+  static thread_local Scratch scratch;
+  char* memory = scratch.at_least(per_thread * static_cast<std::size_t>(threads) + probability_bytes);
+  float* probabilities = columns == 0 ? nullptr : reinterpret_cast<float*>(memory + per_thread * static_cast<std::size_t>(threads));
+
+  std::int64_t skipped = 0, blocks = 0, redone = 0;
+#pragma omp parallel for num_threads(static_cast<int>(threads)) schedule(static) reduction(+ : skipped, blocks, redone) if (threads > 1)
+  for (std::int64_t t = 0; t < threads; ++t) {
+    const Counters part =
+        kernel.run(call, probabilities, items * t / threads, items * (t + 1) / threads, memory + per_thread * static_cast<std::size_t>(t));
+    skipped += part.skipped_blocks;
+    blocks += part.blocks;
+    redone += part.redone_rows;
+  }
+  if (columns != 0) mean_over_heads(call, probabilities);
+  return Counters{skipped, blocks, redone};
+}
+
+}  // namespace esat::attention

@@ -1,0 +1,253 @@
+// The forward kernel for vector units, in float32 inside: queries lie in the
+// lanes, keys stream by, so that row sums need no shuffles and the bias of a
+// key is one broadcast. Included once per instruction set, after its simd_*.h.
+#pragma once
+
+#include <cmath>
+#include <cstdint>
+
+#include "attention/convert.h"
+#include "attention/kernels.h"
+#include "attention/product.h"
+#include "attention/scores.h"
+
+namespace esat::attention {
+namespace {
+
+constexpr std::int64_t kKeyBlock = 64;  // with 48 queries: scores, queries and output are 12 KB each at D = 64,
+                                        // all in L1
+constexpr std::int64_t kMaxRows = Simd::kVectors * Simd::kWidth;
+
+inline std::int64_t round_up(std::int64_t n, std::int64_t step) { return (n + step - 1) / step * step; }
+
+struct ForwardWorkspace {
+  float *queries, *scores, *out, *key_norms, *row, *keys, *values;
+
+  // Carves the arrays out of `memory` (may be null) and returns the floats
+  // needed.
+  std::int64_t carve(const Problem& problem, float* memory) {
+    const std::int64_t padded = round_up(problem.tokens, 64);
+    const std::int64_t copy = problem.dtype == Dtype::f32 ? 0 : round_up(problem.tokens * problem.head_dim, 16);
+    std::int64_t used = 0;
+    const auto take = [&](std::int64_t count) {
+      float* start = memory == nullptr ? nullptr : memory + used;
+      used += count;
+      return start;
+    };
+    queries = take(problem.head_dim * kMaxRows);
+    scores = take(kKeyBlock * kMaxRows);
+    out = take(problem.head_dim * kMaxRows);
+    key_norms = take(padded);
+    row = take(padded);
+    keys = take(copy);
+    values = take(copy);
+    return used;
+  }
+};
+
+// One head's keys and values as float32, with the stride of their tokens.
+struct Head {
+  const float *keys, *values;
+  std::int64_t key_stride, value_stride;
+  const float* key_norms;  // |k_j|^2
+  float longest_key;
+};
+
+inline Head prepare_head(const Forward& call, std::int64_t batch, std::int64_t head, const ForwardWorkspace& work) {
+  const Problem& problem = call.problem;
+  const std::int64_t n = problem.tokens, dim = problem.head_dim;
+  const std::int64_t key_start = batch * call.key_strides.batch + head * call.key_strides.head;
+  const std::int64_t value_start = batch * call.value_strides.batch + head * call.value_strides.head;
+  Head result{};
+  if (problem.dtype == Dtype::f32) {
+    result.keys = static_cast<const float*>(call.key) + key_start;
+    result.values = static_cast<const float*>(call.value) + value_start;
+    result.key_stride = call.key_strides.token;
+    result.value_stride = call.value_strides.token;
+  } else {
+    for (std::int64_t j = 0; j < n; ++j) {
+      read_floats(call.key, problem.dtype, key_start + j * call.key_strides.token, dim, work.keys + j * dim);
+      read_floats(call.value, problem.dtype, value_start + j * call.value_strides.token, dim, work.values + j * dim);
+    }
+    result.keys = work.keys;
+    result.values = work.values;
+    result.key_stride = result.value_stride = dim;
+  }
+  float longest = 0;
+  for (std::int64_t j = 0; j < n; ++j) {
+    const float sum = dot(result.keys + j * result.key_stride, result.keys + j * result.key_stride, dim);
+    work.key_norms[j] = sum;
+    longest = sum > longest ? sum : longest;
+  }
+  for (std::int64_t j = n; j < round_up(n, 64); ++j) work.key_norms[j] = work.row[j] = 0;
+  result.key_norms = work.key_norms;
+  result.longest_key = std::sqrt(longest);
+  return result;
+}
+
+// Per lane: |q|^2, the row's offset -m (an integer, so that adding it to an
+// exponent is exact), its sum.
+struct Rows {
+  alignas(64) float norm2[kMaxRows];
+  alignas(64) float offset[kMaxRows];
+  alignas(64) float sum[kMaxRows];
+};
+
+// y + a 2^z of one key for one vector of queries, without the rows' offsets.
+template <bool Attraction>
+inline Simd::Vector exponent(const Constants& constants, Simd::Vector s, Simd::Vector norm2, float key_norm) {
+  Simd::Vector y = Simd::fma(s, Simd::set1(constants.product), Simd::set1(constants.key_bias * key_norm));
+  if (Attraction) {
+    const Simd::Vector distance = Simd::sub(Simd::add(norm2, Simd::set1(key_norm)), Simd::add(s, s));
+    const Simd::Vector z = Simd::min(Simd::mul(distance, Simd::set1(-constants.distance)), Simd::zero());
+    y = Simd::fma(Simd::exp2(z, Simd::zero()), Simd::set1(constants.attraction), y);
+  }
+  return y;
+}
+
+// Replaces the bound by the exact maximum of each row.
+template <int NV, bool Attraction>
+void exact_offsets(const Constants& constants, const Problem& problem, const Head& head, const ForwardWorkspace& work, Rows& rows) {
+  constexpr int kLanes = NV * Simd::kWidth;
+  Simd::Vector highest[NV];
+  for (int n = 0; n < NV; ++n) highest[n] = Simd::set1(-3e38F);
+  for (std::int64_t start = 0; start < problem.tokens; start += kKeyBlock) {
+    const std::int64_t keys = problem.tokens - start < kKeyBlock ? problem.tokens - start : kKeyBlock;
+    product<NV, false>(head.keys + start * head.key_stride, head.key_stride, 1, work.queries, keys, problem.head_dim, work.scores);
+    for (std::int64_t j = 0; j < keys; ++j) {
+      const float norm = head.key_norms[start + j];
+      for (int n = 0; n < NV; ++n) {
+        const Simd::Vector norm2 = Simd::load(rows.norm2 + n * Simd::kWidth);
+        const Simd::Vector s = Simd::load(work.scores + j * kLanes + n * Simd::kWidth);
+        highest[n] = Simd::max(highest[n], exponent<Attraction>(constants, s, norm2, norm));
+      }
+    }
+  }
+  for (int n = 0; n < NV; ++n) Simd::store(rows.offset + n * Simd::kWidth, Simd::floor(Simd::sub(Simd::zero(), highest[n])));
+}
+
+// out (unnormalised) and sums of one block of queries. record: the lane whose
+// products are kept in work.row, or -1.
+template <int NV, bool Attraction>
+void attend(const Constants& constants, const Problem& problem, const Head& head, const ForwardWorkspace& work, Rows& rows, int record) {
+  constexpr int kLanes = NV * Simd::kWidth;
+  for (std::int64_t i = 0; i < problem.head_dim * kLanes; ++i) work.out[i] = 0;
+  for (int i = 0; i < kLanes; ++i) rows.sum[i] = 0;
+  for (std::int64_t start = 0; start < problem.tokens; start += kKeyBlock) {
+    const std::int64_t keys = problem.tokens - start < kKeyBlock ? problem.tokens - start : kKeyBlock;
+    product<NV, false>(head.keys + start * head.key_stride, head.key_stride, 1, work.queries, keys, problem.head_dim, work.scores);
+    if (record >= 0) {
+      for (std::int64_t j = 0; j < keys; ++j) work.row[start + j] = work.scores[j * kLanes + record];
+    }
+    Simd::Vector sum[NV], offset[NV], norm2[NV];
+    for (int n = 0; n < NV; ++n) {
+      sum[n] = Simd::zero();
+      offset[n] = Simd::load(rows.offset + n * Simd::kWidth);
+      norm2[n] = Simd::load(rows.norm2 + n * Simd::kWidth);
+    }
+    for (std::int64_t j = 0; j < keys; ++j) {
+      const float norm = head.key_norms[start + j];
+#pragma GCC unroll 4
+      for (int n = 0; n < NV; ++n) {
+        float* place = work.scores + j * kLanes + n * Simd::kWidth;
+        const Simd::Vector p = Simd::exp2(exponent<Attraction>(constants, Simd::load(place), norm2[n], norm), offset[n]);
+        sum[n] = Simd::add(sum[n], p);
+        Simd::store(place, p);
+      }
+    }
+    for (int n = 0; n < NV; ++n) {  // one sum per block of keys, then their sum:
+                                    // rounding grows with the block, not with N
+      float* place = rows.sum + n * Simd::kWidth;
+      Simd::store(place, Simd::add(Simd::load(place), sum[n]));
+    }
+    product<NV, true>(head.values + start * head.value_stride, 1, head.value_stride, work.scores, problem.head_dim, keys, work.out);
+  }
+}
+
+template <int NV, bool Attraction>
+std::int64_t block(const Constants& constants, const Forward& call, std::int64_t batch, std::int64_t head_index, std::int64_t first,
+                   std::int64_t count, const Head& head, const ForwardWorkspace& work, int record) {
+  constexpr int kLanes = NV * Simd::kWidth;
+  const Problem& problem = call.problem;
+  const std::int64_t dim = problem.head_dim;
+  Rows rows;
+  float line[128];
+  const std::int64_t query_start = batch * call.query_strides.batch + head_index * call.query_strides.head;
+  for (int i = 0; i < kLanes; ++i) {
+    const std::int64_t token = first + (i < count ? i : count - 1);  // spare lanes repeat the last query, so
+                                                                     // that they cannot fail the check
+    read_floats(call.query, problem.dtype, query_start + token * call.query_strides.token, dim, line);
+    for (std::int64_t d = 0; d < dim; ++d) work.queries[d * kLanes + i] = line[d];
+    rows.norm2[i] = dot(line, line, dim);
+    rows.offset[i] = __builtin_floorf(kHeadroom - constants.attraction - constants.bound(std::sqrt(rows.norm2[i]), head.longest_key));
+  }
+  attend<NV, Attraction>(constants, problem, head, work, rows, record);
+  bool sound = true;
+  for (int n = 0; n < NV; ++n) sound = sound && Simd::all_within(Simd::load(rows.sum + n * Simd::kWidth), kLowestSum, kHighestSum);
+  if (!sound) {
+    exact_offsets<NV, Attraction>(constants, problem, head, work, rows);
+    attend<NV, Attraction>(constants, problem, head, work, rows, -1);
+  }
+  for (std::int64_t i = 0; i < count; ++i) {
+    const float inverse = 1 / rows.sum[i];
+    const std::int64_t target = batch * call.out_strides.batch + head_index * call.out_strides.head + (first + i) * call.out_strides.token;
+    for (std::int64_t d = 0; d < dim; ++d) write_float(call.out, problem.dtype, target + d, work.out[d * kLanes + i] * inverse);
+    if (call.lse != nullptr) {
+      call.lse[(batch * problem.heads + head_index) * problem.tokens + first + i] =
+          logf(rows.sum[i]) - kLn2 * rows.offset[i] + kLn2 * constants.key_bias * rows.norm2[i];
+    }
+  }
+  return sound ? 0 : count;
+}
+
+template <bool Attraction>
+Counters run_items(const Forward& call, float* probabilities, std::int64_t begin, std::int64_t end, char* workspace) {
+  const Problem& problem = call.problem;
+  const Constants constants(problem);
+  ForwardWorkspace work;
+  work.carve(problem, reinterpret_cast<float*>(workspace));
+  const std::int64_t items_per_head = (problem.tokens + kMaxRows - 1) / kMaxRows;
+  std::int64_t prepared = -1;
+  Head head{};
+  Counters counters{};
+  for (std::int64_t item = begin; item < end; ++item) {
+    const std::int64_t index = item / items_per_head, first = item % items_per_head * kMaxRows;
+    const std::int64_t batch = index / problem.heads, head_index = index % problem.heads;
+    if (index != prepared) {
+      head = prepare_head(call, batch, head_index, work);
+      prepared = index;
+    }
+    const std::int64_t left = problem.tokens - first, count = left < kMaxRows ? left : kMaxRows;
+    const bool has_row = probabilities != nullptr && call.template_token >= first && call.template_token < first + count;
+    const int record = has_row ? static_cast<int>(call.template_token - first) : -1;
+    const std::int64_t vectors = (count + Simd::kWidth - 1) / Simd::kWidth;
+    if (vectors == 1) {
+      counters.redone_rows += block<1, Attraction>(constants, call, batch, head_index, first, count, head, work, record);
+    } else if (vectors == 2 || Simd::kVectors == 2) {
+      counters.redone_rows += block<2, Attraction>(constants, call, batch, head_index, first, count, head, work, record);
+    } else {
+      counters.redone_rows += block<Simd::kVectors, Attraction>(constants, call, batch, head_index, first, count, head, work, record);
+    }
+    if (has_row) {
+      const std::int64_t query = batch * call.query_strides.batch + head_index * call.query_strides.head;
+      float line[128];
+      read_floats(call.query, problem.dtype, query + call.template_token * call.query_strides.token, problem.head_dim, line);
+      row_probabilities(constants, work.row, head.key_norms, dot(line, line, problem.head_dim), problem.tokens, call.num_template,
+                        probabilities + index * (problem.tokens - call.num_template));
+    }
+  }
+  return counters;
+}
+
+inline std::size_t forward_workspace(const Problem& problem) {
+  ForwardWorkspace work;
+  return static_cast<std::size_t>(work.carve(problem, nullptr)) * sizeof(float);
+}
+
+inline Counters run_forward(const Forward& call, float* probabilities, std::int64_t begin, std::int64_t end, char* workspace) {
+  return call.problem.alpha > 0 ? run_items<true>(call, probabilities, begin, end, workspace)
+                                : run_items<false>(call, probabilities, begin, end, workspace);
+}
+
+}  // namespace
+}  // namespace esat::attention

@@ -1,0 +1,66 @@
+// The register-blocked product that the vector kernels are made of. Include a
+// simd_*.h first.
+#pragma once
+
+#include <cstdint>
+
+namespace esat::attention {
+namespace {
+
+// Sum of a[i] b[i], in as many partial sums as there are lanes.
+inline float dot(const float* a, const float* b, std::int64_t count) {
+  Simd::Vector sum = Simd::zero();
+  std::int64_t i = 0;
+  for (; i + Simd::kWidth <= count; i += Simd::kWidth) sum = Simd::fma(Simd::load(a + i), Simd::load(b + i), sum);
+  float lanes[Simd::kWidth];
+  Simd::store(lanes, sum);
+  float total = 0;
+  for (; i < count; ++i) total += a[i] * b[i];
+  for (int lane = 0; lane < Simd::kWidth; ++lane) total += lanes[lane];
+  return total;
+}
+
+// C[r][lane] (+)= sum over steps t of A[r a_row + t a_step] * B[t][lane] for
+// `R` rows and NV vectors of lanes; B and C are dense, NV vectors a row.
+template <int R, int NV, bool Add>
+inline void product_tile(const float* a, std::int64_t a_row, std::int64_t a_step, const float* b, std::int64_t steps, float* c) {
+  using Vector = Simd::Vector;
+  constexpr int kLanes = NV * Simd::kWidth;
+  Vector sum[R][NV];
+#pragma GCC unroll 8
+  for (int r = 0; r < R; ++r) {
+#pragma GCC unroll 4
+    for (int n = 0; n < NV; ++n) sum[r][n] = Add ? Simd::load(c + r * kLanes + n * Simd::kWidth) : Simd::zero();
+  }
+  for (std::int64_t t = 0; t < steps; ++t) {
+    Vector line[NV];
+#pragma GCC unroll 4
+    for (int n = 0; n < NV; ++n) line[n] = Simd::load(b + t * kLanes + n * Simd::kWidth);
+#pragma GCC unroll 8
+    for (int r = 0; r < R; ++r) {
+      const Vector x = Simd::set1(a[r * a_row + t * a_step]);
+#pragma GCC unroll 4
+      for (int n = 0; n < NV; ++n) sum[r][n] = Simd::fma(x, line[n], sum[r][n]);
+    }
+  }
+#pragma GCC unroll 8
+  for (int r = 0; r < R; ++r) {
+#pragma GCC unroll 4
+    for (int n = 0; n < NV; ++n) Simd::store(c + r * kLanes + n * Simd::kWidth, sum[r][n]);
+  }
+}
+
+// The same for any number of rows.
+template <int NV, bool Add>
+inline void product(const float* a, std::int64_t a_row, std::int64_t a_step, const float* b, std::int64_t rows, std::int64_t steps,
+                    float* c) {
+  constexpr int kLanes = NV * Simd::kWidth;
+  std::int64_t r = 0;
+  for (; r + Simd::kRows <= rows; r += Simd::kRows) {
+    product_tile<Simd::kRows, NV, Add>(a + r * a_row, a_row, a_step, b, steps, c + r * kLanes);
+  }
+  for (; r < rows; ++r) product_tile<1, NV, Add>(a + r * a_row, a_row, a_step, b, steps, c + r * kLanes);
+}
+
+}  // namespace
+}  // namespace esat::attention

@@ -1,0 +1,70 @@
+// Constants of a call in units of log2, and the elimination row. Include a
+// simd_*.h first.
+#pragma once
+
+#include <cmath>
+
+#include "attention/attention.h"
+
+namespace esat::attention {
+namespace {
+
+constexpr float kLog2E = 1.44269504088896340736F;
+constexpr float kLn2 = 0.69314718055994530942F;
+
+// The bound m_i is lowered by this much, so that a loose bound has room to both
+// sides: sums up to 2^(64 + log2 N), and down to kLowestSum.
+constexpr float kHeadroom = 64.0F;
+constexpr float kLowestSum = 8.271806e-25F;  // 2^-80: smaller terms of such a row are below 2^-46 of its
+                                             // sum when they underflow
+constexpr float kHighestSum = 1e30F;
+constexpr float kMasked = -1e30F;  // the bias of a key that is not there
+
+struct Constants {
+  float product;     // c
+  float key_bias;    // -b
+  float attraction;  // a
+  float distance;    // d
+
+  explicit Constants(const Problem& problem)
+      : product((problem.scale + 2 * problem.beta * problem.delta) * kLog2E),
+        key_bias(-problem.beta * problem.delta * kLog2E),
+        attraction(problem.alpha * kLog2E),
+        distance(problem.delta * kLog2E) {}
+
+  // The largest c S - b |k|^2 that a query of norm |q| can have with keys no
+  // longer than `longest_key`: S <= |q| |k|.
+  float bound(float query_norm, float longest_key) const {
+    const float peak = product * query_norm;  // the parabola in |k| has its maximum at peak / (2 b)
+    const float norm = peak < -2 * key_bias * longest_key ? peak / (-2 * key_bias) : longest_key;
+    return (peak + key_bias * norm) * norm;
+  }
+};
+
+// The probabilities of one row, from its products S_j (`products`, overwritten)
+// and |k_j|^2 (`key_norms`): out[j - first] for keys first..count. The arrays
+// have room for a multiple of the vector's width.
+inline void row_probabilities(const Constants& constants, float* products, const float* key_norms, float query_norm2, std::int64_t count,
+                              std::int64_t first, float* out) {
+  const std::int64_t padded = (count + Simd::kWidth - 1) / Simd::kWidth * Simd::kWidth;
+  for (std::int64_t j = 0; j < padded; j += Simd::kWidth) {
+    const Simd::Vector s = Simd::load(products + j), norm = Simd::load(key_norms + j);
+    Simd::Vector y = Simd::fma(s, Simd::set1(constants.product), Simd::mul(norm, Simd::set1(constants.key_bias)));
+    const Simd::Vector distance = Simd::sub(Simd::add(norm, Simd::set1(query_norm2)), Simd::add(s, s));
+    const Simd::Vector z = Simd::min(Simd::mul(distance, Simd::set1(-constants.distance)), Simd::zero());
+    y = Simd::fma(Simd::exp2(z, Simd::zero()), Simd::set1(constants.attraction), y);
+    Simd::store(products + j, y);
+  }
+  float highest = products[0];
+  for (std::int64_t j = 1; j < count; ++j) highest = products[j] > highest ? products[j] : highest;
+  for (std::int64_t j = 0; j < padded; j += Simd::kWidth) {
+    Simd::store(products + j, Simd::exp2(Simd::sub(Simd::load(products + j), Simd::set1(highest)), Simd::zero()));
+  }
+  double sum = 0;
+  for (std::int64_t j = 0; j < count; ++j) sum += products[j];
+  const float inverse = static_cast<float>(1 / sum);
+  for (std::int64_t j = first; j < count; ++j) out[j - first] = products[j] * inverse;
+}
+
+}  // namespace
+}  // namespace esat::attention

@@ -1,0 +1,51 @@
+// Eight floats with AVX2 and FMA; the contract is in simd_portable.h.
+#pragma once
+
+#include <immintrin.h>
+
+namespace esat::attention {
+namespace {
+
+struct Simd {
+  using Vector = __m256;
+  static constexpr int kWidth = 8;
+  static constexpr int kRows = 4;
+  static constexpr int kVectors = 3;
+
+  static Vector load(const float* p) { return _mm256_loadu_ps(p); }
+  static void store(float* p, Vector v) { _mm256_storeu_ps(p, v); }
+  static Vector set1(float x) { return _mm256_set1_ps(x); }
+  static Vector zero() { return _mm256_setzero_ps(); }
+  static Vector add(Vector a, Vector b) { return _mm256_add_ps(a, b); }
+  static Vector sub(Vector a, Vector b) { return _mm256_sub_ps(a, b); }
+  static Vector mul(Vector a, Vector b) { return _mm256_mul_ps(a, b); }
+  static Vector div(Vector a, Vector b) { return _mm256_div_ps(a, b); }
+  static Vector fma(Vector a, Vector b, Vector c) { return _mm256_fmadd_ps(a, b, c); }
+  static Vector floor(Vector x) { return _mm256_floor_ps(x); }
+  static Vector max(Vector a, Vector b) { return _mm256_max_ps(a, b); }
+  static Vector min(Vector a, Vector b) { return _mm256_min_ps(a, b); }
+
+  // 2^(x + shift) for an integer shift, relative error below 2e-7. Below 2^-126
+  // gives 2^-126; x + shift above 127 is not allowed.
+  static Vector exp2(Vector x, Vector shift) {
+    const Vector n = _mm256_round_ps(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+    const Vector f = sub(x, n);
+    Vector p = set1(0.0013276472454890609F);
+    p = fma(p, f, set1(0.009675541892647743F));
+    p = fma(p, f, set1(0.05550713092088699F));
+    p = fma(p, f, set1(0.24022120237350464F));
+    p = fma(p, f, set1(0.6931469440460205F));
+    p = fma(p, f, set1(1.0F));
+    const __m256i exponent = _mm256_cvtps_epi32(max(add(n, shift), set1(-126.0F)));
+    return _mm256_castsi256_ps(_mm256_add_epi32(_mm256_castps_si256(p), _mm256_slli_epi32(exponent, 23)));
+  }
+
+  // Every lane of x is in [low, high]; false for NaN.
+  static bool all_within(Vector x, float low, float high) {
+    const Vector inside = _mm256_and_ps(_mm256_cmp_ps(x, set1(low), _CMP_GE_OQ), _mm256_cmp_ps(x, set1(high), _CMP_LE_OQ));
+    return _mm256_movemask_ps(inside) == 0xff;
+  }
+};
+
+}  // namespace
+}  // namespace esat::attention

@@ -1,0 +1,73 @@
+// Four floats by the compiler's vector extension: any processor that g++ or
+// clang knows. The contract that the other simd_*.h repeat: load, store, set1,
+// zero, add, sub, mul, div, fma(a, b, c) = a b + c, max, min, floor, exp2,
+// all_within.
+#pragma once
+
+#include <cstring>
+
+namespace esat::attention {
+namespace {
+
+struct Simd {
+  typedef float Vector __attribute__((vector_size(16)));
+  typedef int Integers __attribute__((vector_size(16)));
+  static constexpr int kWidth = 4;
+  static constexpr int kRows = 4;     // rows of the register tile of a product
+  static constexpr int kVectors = 2;  // and vectors in each row
+
+  static Vector load(const float* p) {
+    Vector v;
+    std::memcpy(&v, p, sizeof v);
+    return v;
+  }
+  static void store(float* p, Vector v) { std::memcpy(p, &v, sizeof v); }
+  static Vector set1(float x) { return Vector{x, x, x, x}; }
+  static Vector zero() { return Vector{}; }
+  static Vector add(Vector a, Vector b) { return a + b; }
+  static Vector sub(Vector a, Vector b) { return a - b; }
+  static Vector mul(Vector a, Vector b) { return a * b; }
+  static Vector div(Vector a, Vector b) { return a / b; }
+  static Vector fma(Vector a, Vector b, Vector c) { return a * b + c; }
+  static Vector floor(Vector x) {
+    for (int lane = 0; lane < kWidth; ++lane) x[lane] = __builtin_floorf(x[lane]);
+    return x;
+  }
+  static Vector max(Vector a, Vector b) { return a > b ? a : b; }
+  static Vector min(Vector a, Vector b) { return a < b ? a : b; }
+
+  // 2^(x + shift) for an integer shift, relative error below 2e-7: the sum is
+  // never rounded to float. Below 2^-126 gives 2^-126; x + shift above 127 is
+  // not allowed.
+  static Vector exp2(Vector x, Vector shift) {
+    const Vector magic = set1(12582912.0F);  // 1.5 * 2^23: adding it leaves the
+                                             // nearest integer in the low bits
+    x = max(x, set1(-2097152.0F));
+    const Vector n = (x + magic) - magic;
+    const Vector f = x - n;
+    Vector p = set1(0.0013276472454890609F);
+    p = fma(p, f, set1(0.009675541892647743F));
+    p = fma(p, f, set1(0.05550713092088699F));
+    p = fma(p, f, set1(0.24022120237350464F));
+    p = fma(p, f, set1(0.6931469440460205F));
+    p = fma(p, f, set1(1.0F));
+    const Vector power = max(n + shift, set1(-126.0F)) + magic;
+    Integers bits, exponent;
+    std::memcpy(&bits, &p, sizeof bits);
+    std::memcpy(&exponent, &power, sizeof exponent);
+    bits += exponent << 23;
+    std::memcpy(&p, &bits, sizeof p);
+    return p;
+  }
+
+  // Every lane of x is in [low, high]; false for NaN.
+  static bool all_within(Vector x, float low, float high) {
+    for (int lane = 0; lane < kWidth; ++lane) {
+      if (!(x[lane] >= low && x[lane] <= high)) return false;
+    }
+    return true;
+  }
+};
+
+}  // namespace
+}  // namespace esat::attention

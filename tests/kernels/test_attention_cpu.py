@@ -1,0 +1,196 @@
+"""The CPU kernels of force-directed attention, on every instruction set of the machine, against the float64 oracle."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from esat_kernels import _native, fda_attention, fda_attention_with_scores, testing
+from esat_kernels.attention import native
+from esat_kernels.attention.library import fda_forward
+from tests.kernels.attention_cases import ISAS, SMALL_MODEL_TOKENS, VIT_B_TOKENS, force_isa
+from tests.kernels.test_attention import golden
+from tests.require import require
+
+DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+KINDS = ("normal", "near", "large", "plain")
+
+
+@pytest.fixture(autouse=True)
+def _native_library() -> None:
+    require("cpu", _native.unavailable())
+
+
+def run(case: testing.Case, num_template: int = 0, template_token: int = -1) -> tuple:
+    return native.forward_counted(case.q, case.k, case.v, *case.constants.values(), num_template, template_token)
+
+
+def check(case: testing.Case) -> None:
+    """Output, elimination scores and log-sum-exp of one call."""
+    tokens = case.q.shape[2]
+    num_template = max(1, tokens // 5)
+    out, scores, lse, _ = run(case, num_template, num_template // 2)
+    budget = testing.check(case, out)
+    assert budget.ok, (tuple(case.q.shape), budget)
+    assert scores.shape == (case.q.shape[0], tokens - num_template)
+    if scores.numel():
+        assert (scores - testing.oracle_scores(case, num_template, num_template // 2)).abs().max() < 2e-6
+    exact = testing.oracle(case)[1]
+    tolerance = 1e-6 * float(exact.abs().max() + 8) if case.q.dtype != torch.bfloat16 else 8e-3  # bf16 sums the rounded probabilities
+    assert (lse - exact).abs().max() < tolerance
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("isa", ISAS)
+def test_budget(monkeypatch: pytest.MonkeyPatch, isa: str, kind: str, dtype: torch.dtype) -> None:
+    force_isa(monkeypatch, isa)
+    check(testing.make_case(kind, 3, 2, 153, 64, dtype, strided=True))
+
+
+@pytest.mark.parametrize("tokens", sorted({n + d for n in (*VIT_B_TOKENS, *SMALL_MODEL_TOKENS) for d in (-1, 0, 1)}))
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_sizes_of_the_models(tokens: int, dtype: torch.dtype) -> None:
+    check(testing.make_case("near", 1, 1, tokens, 64, dtype, seed=tokens, strided=True))
+
+
+@pytest.mark.parametrize("tokens", [1, 15, 16, 17, 31, 33, 47, 49, 63, 64, 65, 79, 80, 81])
+@pytest.mark.parametrize("isa", ISAS)
+def test_small_sizes(monkeypatch: pytest.MonkeyPatch, isa: str, tokens: int) -> None:
+    force_isa(monkeypatch, isa)
+    for dtype in (torch.float32, torch.bfloat16):
+        check(testing.make_case("near", 3, 4, tokens, 64, dtype, seed=tokens))
+
+
+@pytest.mark.parametrize("head_dim", [1, 8, 24, 32, 40, 96, 100, 128])
+@pytest.mark.parametrize("isa", ISAS)
+def test_head_dimensions(monkeypatch: pytest.MonkeyPatch, isa: str, head_dim: int) -> None:
+    force_isa(monkeypatch, isa)
+    for dtype in (torch.float32, torch.bfloat16):
+        check(testing.make_case("near", 1, 4, 81, head_dim, dtype, seed=head_dim, strided=True))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("isa", ISAS)
+def test_far_apart_norms_are_done_again_with_their_maximum(monkeypatch: pytest.MonkeyPatch, isa: str, dtype: torch.dtype) -> None:
+    force_isa(monkeypatch, isa)
+    case = testing.make_case("large", 1, 2, 81, 64, dtype)
+    case = testing.Case(2 * case.q, 2 * case.k, case.v, 1.0, 0.1, 0.02, 0.125)
+    out, _, _, (_, _, redone) = run(case)
+    assert redone > 0
+    budget = testing.check(case, out)
+    assert budget.ok, budget
+
+
+@pytest.mark.parametrize("alpha", [5.0, 40.0, 1000.0])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_strong_attraction(alpha: float, dtype: torch.dtype) -> None:
+    case = testing.make_case("near", 1, 2, 81, 64, dtype)
+    case = testing.Case(case.q, case.k, case.v, alpha, case.beta, case.delta, case.scale)
+    out = run(case)[0]
+    error = (out.double() - testing.oracle(case)[0]).abs().max()
+    # the sum in the exponent is of the size of alpha, so float32 itself errs by alpha 2^-24, and a degree-2 exponential by alpha / 600
+    assert error < (1e-5 * alpha if dtype == torch.float32 else 0.05)
+
+
+def test_skipped_tiles_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    force_isa(monkeypatch, "amx")
+    far = testing.make_case("normal", 1, 2, 343, 64, torch.bfloat16)
+    near = testing.make_case("near", 1, 2, 343, 64, torch.bfloat16)
+    skipped, blocks, _ = run(far)[3]
+    assert 0 < skipped <= blocks == 2 * 11 * 11 * 4
+    assert run(near)[3][0] < blocks // 10
+
+
+def test_same_bits_on_every_repetition_and_number_of_threads() -> None:
+    threads = torch.get_num_threads()
+    try:
+        for dtype in DTYPES:
+            case = testing.make_case("near", 2, 3, 153, 64, dtype)
+            torch.set_num_threads(1)
+            first = run(case, 40, 3)[:3]
+            for count in (1, 2, 3, 5):
+                torch.set_num_threads(count)
+                for got, expected in zip(run(case, 40, 3)[:3], first, strict=True):
+                    assert torch.equal(got, expected)
+    finally:
+        torch.set_num_threads(threads)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_layouts(dtype: torch.dtype) -> None:
+    case = testing.make_case("near", 2, 3, 65, 64, dtype)
+    expected = run(case)[0]
+    assert expected.stride() == (65 * 3 * 64, 64, 3 * 64, 1)  # stored [B, N, H, D]
+    transposed = [t.mT.contiguous().mT for t in (case.q, case.k, case.v)]  # head dimension not contiguous: copied
+    expanded = [t[:1].expand(2, -1, -1, -1) for t in (case.q, case.k, case.v)]
+    assert torch.equal(run(testing.Case(*transposed, *case.constants.values()))[0], expected)
+    assert torch.equal(run(testing.Case(*expanded, *case.constants.values()))[0], expected[:1].expand(2, -1, -1, -1))
+
+
+def test_nothing_outside_the_output_is_written() -> None:
+    for dtype in (torch.float32, torch.bfloat16):
+        case = testing.make_case("near", 1, 2, 33, 40, dtype)
+        guarded = torch.full((3, 33, 2, 40), float("nan"), dtype=dtype)
+        for target, source in zip(guarded, (case.q, case.k, case.v), strict=True):
+            target.copy_(source[0].transpose(0, 1))
+        q, k, v = (t.transpose(0, 1).unsqueeze(0) for t in guarded)
+        assert torch.equal(run(testing.Case(q, k, v, *case.constants.values()))[0], run(case)[0])
+
+
+def test_not_a_number_stays_visible() -> None:
+    for dtype in (torch.float32, torch.bfloat16):
+        case = testing.make_case("near", 1, 1, 65, 64, dtype)
+        case.q[0, 0, 3, 5] = float("nan")
+        out = run(case)[0]
+        assert out[0, 0, 3].isnan().all()
+        assert out[0, 0, 4:].isfinite().all()
+
+
+@pytest.mark.parametrize("token", [-1, 5])
+def test_operator_passes_opcheck(token: int) -> None:
+    case = testing.make_case("near", 1, 2, 17, 8, torch.bfloat16, strided=True)
+    tests = ("test_schema", "test_faketensor", "test_aot_dispatch_dynamic")
+    torch.library.opcheck(fda_forward, (case.q, case.k, case.v, 0.5, 0.5, 0.1, 0.3, 8, token, "cpu"), test_utils=tests)
+
+
+def test_public_calls_choose_the_kernel() -> None:
+    case = testing.make_case("near", 1, 2, 65, 64)
+    expected, expected_scores, _, _ = run(case, 20, 7)
+    assert torch.equal(fda_attention(case.q, case.k, case.v, **case.constants), expected)
+    assert torch.equal(fda_attention(case.q, case.k, case.v, **case.constants, backend="cpu"), expected)
+    out, scores = fda_attention_with_scores(case.q, case.k, case.v, 20, 7, **case.constants, backend="cpu")
+    assert torch.equal(out, expected)
+    assert torch.equal(scores, expected_scores)
+
+
+@pytest.mark.parametrize("isa", ISAS)
+def test_golden_files_of_the_public_code(monkeypatch: pytest.MonkeyPatch, shared: Path, isa: str) -> None:
+    force_isa(monkeypatch, isa)
+    for file in golden(shared):
+        data = np.load(file)
+        spec = json.loads(str(data["spec"]))
+        q, k, v = (torch.from_numpy(data[name]).float() for name in "qkv")
+        case = testing.Case(q, k, v, *(spec[name] for name in ("alpha", "beta", "delta", "scale")))
+        out, scores, _, _ = run(case, spec["num_template"], spec["template_token"])
+        assert np.abs(out.double().numpy() - data["out"]).max() < 1e-5, file.name
+        assert np.abs(scores.double().numpy() - data["scores"]).max() < 1e-6, file.name
+        rounded = testing.Case(q.bfloat16(), k.bfloat16(), v.bfloat16(), *case.constants.values())
+        budget = testing.compare(run(rounded)[0], testing.yardstick(rounded), torch.from_numpy(data["out"]))
+        assert budget.ok, (file.name, budget)
+
+
+@pytest.mark.parametrize(("change", "message"), [
+    (lambda t: t.double(), "needs float32, bfloat16 or float16, got torch.float64"),
+    (lambda t: t.repeat(1, 1, 1, 40), "needs a head dimension of at most 128, got 160"),
+    (lambda t: t.to("meta"), "needs tensors on the cpu, got meta"),
+])  # fmt: skip
+def test_refusals_give_the_reason(change: object, message: str) -> None:
+    tensor = change(torch.zeros(1, 1, 4, 4))  # type: ignore[operator]
+    assert native.unsupported(tensor) == message
+    with pytest.raises(NotImplementedError, match=message):
+        fda_attention(tensor, tensor, tensor, backend="cpu")
