@@ -1,0 +1,319 @@
+// A thread block on the host: the functions of csrc/attention/sm80_primitives.cuh, so that the attention kernel's own source runs here.
+//
+// Every CUDA thread is a fiber. Instructions of a warp wait for its 32 lanes and follow the PTX ISA's fragment tables, not the kernel's header;
+// barriers count their threads; cp.async writes poison at once and the data only when it is waited for; shared memory starts as NaN. The order of
+// the threads is drawn from a seed, so that a missing barrier shows as a wrong or changing result.
+#pragma once
+
+#include <ucontext.h>
+
+#include <algorithm>
+#include <cmath>
+#include <cstdint>
+#include <cstring>
+#include <functional>
+#include <map>
+#include <memory>
+#include <random>
+#include <stdexcept>
+#include <vector>
+
+#define ESAT_DEVICE inline
+#define ESAT_POLYNOMIAL_EIGHTHS esat::sm80::emulated_polynomial_eighths
+
+namespace esat::sm80 {
+
+inline int emulated_polynomial_eighths = 0;
+
+struct Bf16 {};
+
+namespace emulation {
+
+inline void need(bool good, const char* what) {
+  if (!good) throw std::logic_error(what);
+}
+
+inline float widen(std::uint32_t half_word) {
+  const std::uint32_t word = half_word << 16;
+  float value;
+  std::memcpy(&value, &word, 4);
+  return value;
+}
+
+inline std::uint32_t narrow(float value) {
+  std::uint32_t word;
+  std::memcpy(&word, &value, 4);
+  if (std::isnan(value)) return 0x7fff;
+  return (word + 0x7fff + (word >> 16 & 1)) >> 16;
+}
+
+enum class Kind { none, load, load_transposed, multiply, shuffle };
+
+// One lane's operands and results of the warp instruction that it has reached.
+struct Lane {
+  const unsigned char* row = nullptr;
+  std::uint32_t a[4] = {}, b[2] = {}, loaded[4] = {};
+  float c[4] = {}, value = 0.0f, shuffled = 0.0f;
+  int source = 0;
+};
+
+struct Warp {
+  Kind kind = Kind::none;
+  int arrived = 0;
+  long generation = 0;
+  Lane lanes[32];
+};
+
+struct Copy {
+  unsigned char* shared;
+  const unsigned char* global;
+  bool valid;
+};
+
+struct Thread {
+  ucontext_t context;
+  std::vector<unsigned char> stack;
+  std::vector<Copy> copies;
+  bool done = false;
+};
+
+struct Barrier {
+  int arrived = 0;
+  int expected = 0;
+  long generation = 0;
+};
+
+struct Block {
+  int threads = 0, column = 0, row = 0, current = 0;
+  std::vector<unsigned char> shared_storage;
+  unsigned char* shared = nullptr;
+  std::size_t shared_bytes = 0;
+  std::vector<Thread> fibers;
+  std::vector<Warp> warps;
+  std::map<int, Barrier> barriers;
+  ucontext_t scheduler;
+  std::function<void()> body;
+  std::exception_ptr error;
+};
+
+inline Block* block = nullptr;
+
+inline Thread& self() { return block->fibers[block->current]; }
+inline Warp& warp() { return block->warps[block->current / 32]; }
+inline Lane& lane() { return warp().lanes[block->current % 32]; }
+
+inline void wait_while(const long& generation, long seen) {
+  while (generation == seen) swapcontext(&self().context, &block->scheduler);
+}
+
+inline const unsigned char* matrix_row(const Warp& w, int matrix, int row) { return w.lanes[8 * matrix + row].row; }
+
+inline std::uint32_t half_word(const unsigned char* row, int column) {
+  std::uint16_t value;
+  std::memcpy(&value, row + 2 * column, 2);
+  return value;
+}
+
+inline void execute(Warp& w) {
+  for (int l = 0; l < 32; ++l) {
+    Lane& own = w.lanes[l];
+    const int group = l / 4, in_group = l % 4;
+    if (w.kind == Kind::shuffle) own.shuffled = w.lanes[own.source].value;
+    for (int m = 0; m < 4; ++m) {
+      if (w.kind == Kind::load) {
+        const unsigned char* row = matrix_row(w, m, group);
+        own.loaded[m] = half_word(row, 2 * in_group) | half_word(row, 2 * in_group + 1) << 16;
+      } else if (w.kind == Kind::load_transposed) {
+        own.loaded[m] = half_word(matrix_row(w, m, 2 * in_group), group) | half_word(matrix_row(w, m, 2 * in_group + 1), group) << 16;
+      }
+    }
+  }
+  if (w.kind != Kind::multiply) return;
+  float a[16][16], b[16][8];
+  for (int l = 0; l < 32; ++l) {
+    const int group = l / 4, in_group = l % 4;
+    for (int i = 0; i < 8; ++i) {
+      const int row = i < 2 || (4 <= i && i < 6) ? group : group + 8;
+      const int column = in_group * 2 + (i & 1) + (i >= 4 ? 8 : 0);
+      a[row][column] = widen(w.lanes[l].a[i / 2] >> (16 * (i & 1)) & 0xffff);
+    }
+    for (int i = 0; i < 4; ++i) b[in_group * 2 + (i & 1) + (i >= 2 ? 8 : 0)][group] = widen(w.lanes[l].b[i / 2] >> (16 * (i & 1)) & 0xffff);
+  }
+  for (int l = 0; l < 32; ++l) {
+    for (int i = 0; i < 4; ++i) {
+      const int row = l / 4 + (i >= 2 ? 8 : 0), column = l % 4 * 2 + (i & 1);
+      double sum = w.lanes[l].c[i];
+      for (int k = 0; k < 16; ++k) sum += double{a[row][k]} * b[k][column];
+      w.lanes[l].c[i] = static_cast<float>(sum);
+    }
+  }
+}
+
+// The lanes of a warp meet here; the last one executes the instruction for all.
+inline void meet(Kind kind) {
+  Warp& w = warp();
+  need(w.arrived == 0 || w.kind == kind, "the lanes of a warp have reached different instructions");
+  w.kind = kind;
+  const long seen = w.generation;
+  if (++w.arrived == 32) {
+    execute(w);
+    w.arrived = 0;
+    ++w.generation;
+  } else {
+    wait_while(w.generation, seen);
+  }
+}
+
+inline void check_shared(const void* pointer, std::size_t bytes) {
+  const auto* at = static_cast<const unsigned char*>(pointer);
+  need(at >= block->shared && at + bytes <= block->shared + block->shared_bytes, "outside of shared memory");
+  need((at - block->shared) % 16 == 0, "shared memory address is not a multiple of 16");
+}
+
+inline void fiber_main() {
+  try {
+    block->body();
+    need(self().copies.empty(), "a thread ended with a copy in flight");
+  } catch (...) {
+    block->error = std::current_exception();
+  }
+  self().done = true;
+  swapcontext(&self().context, &block->scheduler);
+}
+
+// Runs one block to its end, the threads in an order drawn from `seed`. std::logic_error for misuse or a deadlock.
+inline void run_block(int column, int row, int threads, std::size_t shared_bytes, unsigned seed, const std::function<void()>& body) {
+  Block running;
+  block = &running;
+  running.threads = threads;
+  running.column = column;
+  running.row = row;
+  running.body = body;
+  running.shared_storage.assign(shared_bytes + 16, 0xff);
+  running.shared = running.shared_storage.data() + (16 - reinterpret_cast<std::uintptr_t>(running.shared_storage.data()) % 16) % 16;
+  running.shared_bytes = shared_bytes;
+  running.warps.resize(threads / 32);
+  running.fibers.resize(threads);
+  std::vector<int> order(threads);
+  for (int i = 0; i < threads; ++i) {
+    order[i] = i;
+    Thread& fiber = running.fibers[i];
+    fiber.stack.resize(64 * 1024);
+    getcontext(&fiber.context);
+    fiber.context.uc_stack.ss_sp = fiber.stack.data();
+    fiber.context.uc_stack.ss_size = fiber.stack.size();
+    fiber.context.uc_link = nullptr;
+    makecontext(&fiber.context, fiber_main, 0);
+  }
+  std::mt19937 random(seed);
+  std::vector<int> warp_order(threads / 32);
+  for (std::size_t i = 0; i < warp_order.size(); ++i) warp_order[i] = static_cast<int>(i);
+  for (long rounds = 0, done = 0; done < threads && !running.error; ++rounds) {
+    need(rounds < 10'000'000, "deadlock: threads wait for each other");
+    std::shuffle(warp_order.begin(), warp_order.end(), random);
+    // A warp may run ahead of the others by many instructions, as on a GPU.
+    for (const int w : warp_order) {
+      for (unsigned burst = random() % 40 + 1; burst > 0 && !running.error; --burst) {
+        for (int l = 0; l < 32; ++l) {
+          running.current = 32 * w + l;
+          if (running.fibers[running.current].done) continue;
+          swapcontext(&running.scheduler, &running.fibers[running.current].context);
+          done += running.fibers[running.current].done;
+        }
+      }
+    }
+  }
+  block = nullptr;
+  if (running.error) std::rethrow_exception(running.error);
+}
+
+}  // namespace emulation
+
+inline int thread_index() { return emulation::block->current; }
+inline int thread_count() { return emulation::block->threads; }
+inline int block_column() { return emulation::block->column; }
+inline int block_row() { return emulation::block->row; }
+inline unsigned char* shared_memory() { return emulation::block->shared; }
+
+inline void copy_async(void* shared, const void* global, bool valid) {
+  emulation::check_shared(shared, 16);
+  emulation::need(reinterpret_cast<std::uintptr_t>(global) % 16 == 0, "global address is not a multiple of 16");
+  std::memset(shared, 0xff, 16);
+  emulation::self().copies.push_back({static_cast<unsigned char*>(shared), static_cast<const unsigned char*>(global), valid});
+}
+inline void copy_commit() {}
+inline void copy_wait() {
+  for (const auto& copy : emulation::self().copies) {
+    unsigned char zeros[16] = {};
+    std::memcpy(copy.shared, copy.valid ? copy.global : zeros, 16);
+  }
+  emulation::self().copies.clear();
+}
+
+inline void barrier(int id, int threads) {
+  auto& own = emulation::block->barriers[id];
+  emulation::need(own.arrived == 0 || own.expected == threads, "a barrier with two thread counts");
+  own.expected = threads;
+  const long seen = own.generation;
+  if (++own.arrived == threads) {
+    own.arrived = 0;
+    ++own.generation;
+  } else {
+    emulation::wait_while(own.generation, seen);
+  }
+}
+
+inline void load(std::uint32_t (&r)[4], const void* row, emulation::Kind kind) {
+  emulation::check_shared(row, 16);
+  emulation::lane().row = static_cast<const unsigned char*>(row);
+  emulation::meet(kind);
+  std::copy_n(emulation::lane().loaded, 4, r);
+}
+inline void load_matrix(std::uint32_t (&r)[4], const void* row) { load(r, row, emulation::Kind::load); }
+inline void load_matrix_transposed(std::uint32_t (&r)[4], const void* row) { load(r, row, emulation::Kind::load_transposed); }
+
+template <class T>
+inline void multiply(float (&c)[4], const std::uint32_t (&a)[4], std::uint32_t b0, std::uint32_t b1) {
+  auto& own = emulation::lane();
+  std::copy_n(a, 4, own.a);
+  own.b[0] = b0;
+  own.b[1] = b1;
+  std::copy_n(c, 4, own.c);
+  emulation::meet(emulation::Kind::multiply);
+  std::copy_n(emulation::lane().c, 4, c);
+}
+
+template <class T>
+inline std::uint32_t pack(float low, float high) {
+  return emulation::narrow(low) | emulation::narrow(high) << 16;
+}
+
+inline float shuffle(float value, int source) {
+  emulation::lane().value = value;
+  emulation::lane().source = source;
+  emulation::meet(emulation::Kind::shuffle);
+  return emulation::lane().shuffled;
+}
+inline float shuffle_xor(float value, int mask) { return shuffle(value, emulation::block->current % 32 ^ mask); }
+
+inline float exp2_fast(float x) { return std::exp2(x); }
+inline float log2_fast(float x) { return std::log2(x); }
+inline float maximum(float a, float b) { return std::fmax(a, b); }
+inline float minimum(float a, float b) { return std::fmin(a, b); }
+inline float add_round_down(float a, float b) {
+  const double exact = double{a} + b;
+  const auto nearest = static_cast<float>(exact);
+  return nearest > exact ? std::nextafter(nearest, -INFINITY) : nearest;
+}
+inline std::uint32_t bits(float x) {
+  std::uint32_t word;
+  std::memcpy(&word, &x, 4);
+  return word;
+}
+inline float from_bits(std::uint32_t word) {
+  float x;
+  std::memcpy(&x, &word, 4);
+  return x;
+}
+
+}  // namespace esat::sm80
