@@ -16,6 +16,9 @@ namespace py = pybind11;
   void bind_##op(py::module_& module); \
   }
 ESAT_FOR_EACH_OP(ESAT_DECLARE)
+#if defined(ESAT_HAVE_CUDA)
+ESAT_DECLARE(cuda)
+#endif
 
 PYBIND11_MODULE(_esat_native, module) {
   module.doc() = "ESAT kernels on raw memory.";
@@ -28,4 +31,7 @@ PYBIND11_MODULE(_esat_native, module) {
   module.attr("build_info") = build;
 #define ESAT_BIND(op) esat::bind_##op(module);
   ESAT_FOR_EACH_OP(ESAT_BIND)
+#if defined(ESAT_HAVE_CUDA)
+  ESAT_BIND(cuda)
+#endif
 }

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from esat_kernels import _device, _dispatch
-from esat_kernels.attention import native, reference, triton
+from esat_kernels.attention import cuda, native, reference, triton
 from esat_kernels.attention.library import fda_forward
 
 _DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
@@ -55,6 +55,7 @@ def _run(
     candidates = {
         "cpu": lambda: native.unsupported(q, differentiable),
         "triton": lambda: triton.unsupported(q, k, v),
+        "cuda": lambda: cuda.unsupported(q, k, v),
         "reference": lambda: reference.unsupported(q),
     }
     chosen = _dispatch.choose("attention", backend, candidates, auto=(*_device.verified_backends(q.device), "cpu", "reference"))

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from esat_kernels.attention import native, reference, triton
+from esat_kernels.attention import cuda, native, reference, triton
 
 
 def _empty_out(q: Tensor) -> Tensor:
@@ -37,6 +37,8 @@ def fda_forward(
         return native.forward(q, k, v, alpha, beta, delta, scale, num_template, template_token)
     if backend == "triton":
         return triton.forward(q, k, v, alpha, beta, delta, scale, num_template, template_token)
+    if backend == "cuda":
+        return cuda.forward(q, k, v, alpha, beta, delta, scale, num_template, template_token)
     out = _empty_out(q)
     value, lse = reference.attention(q, k, v, alpha, beta, delta, scale)
     out.copy_(value)

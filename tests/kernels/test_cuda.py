@@ -1,0 +1,71 @@
+"""The CUDA attention backend where there is no GPU: what it says, and what its launcher refuses before it touches a device."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+import esat_kernels
+from esat_kernels import _native
+from esat_kernels.attention import cuda
+from tests.require import require
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
+def test_without_a_gpu_the_backend_says_why():
+    x = torch.zeros(1, 1, 8, 64, dtype=torch.bfloat16)
+    reason = cuda.available()
+    assert reason is not None
+    assert reason == "no CUDA device" or reason.startswith("not built: ")
+    with pytest.raises(NotImplementedError, match=r"attention: backend 'cuda' cannot run: (no CUDA device|not built: )"):
+        esat_kernels.fda_attention(x, x, x, backend="cuda")
+
+
+GOOD = {
+    "dtype": "bfloat16",
+    "shape": (1, 2, 40, 64),
+    "constants": (0.1, 0.1, 0.125, 0.125),
+    "strides": (5120, 64, 128),
+    "address": 4096,
+    "lse": 4096,
+    "logits": 0,
+    "scores": 0,
+    "num_template": 8,
+    "template_token": -1,
+    "rows": 0,
+}
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "message"),
+    [
+        ({"dtype": "float32"}, TypeError, "dtype must be bfloat16 or float16, got float32"),
+        ({"shape": (1, 2, 40, 65)}, ValueError, "the head dimension must be 32, 64, 96 or 128"),
+        ({"shape": (0, 2, 40, 64)}, ValueError, "batch, heads and tokens must be positive"),
+        ({"shape": (40000, 2, 40, 64)}, ValueError, "batch times heads must be at most 65535"),
+        ({"shape": (1, 2, 1 << 21, 64)}, ValueError, "at most 2^20 tokens"),
+        ({"address": 0}, ValueError, "addresses and strides must be multiples of 16 bytes"),
+        ({"address": 4104}, ValueError, "addresses and strides must be multiples of 16 bytes"),
+        ({"strides": (5120, 64, 65)}, ValueError, "addresses and strides must be multiples of 16 bytes"),
+        ({"lse": 0}, ValueError, "lse must not be null"),
+        ({"logits": 4096}, ValueError, "row_logits and scores go together"),
+        ({"logits": 4096, "scores": 4096, "template_token": 8}, ValueError, "the template token must be one of the template's"),
+        ({"logits": 4096, "scores": 4096, "template_token": 0, "num_template": 40}, ValueError, "there must be search tokens"),
+        ({"constants": (-0.1, 0.1, 0.1, 0.1)}, ValueError, "alpha, beta and delta must be zero or positive"),
+        ({"constants": (0.1, 0.1, float("nan"), 0.1)}, ValueError, "alpha, beta and delta must be zero or positive"),
+        ({"constants": (0.1, 0.1, 0.1, 0.0)}, ValueError, "scale must be positive"),
+        ({"rows": 40}, ValueError, "rows must be 32, 48, 64"),
+        ({"rows": 80, "shape": (1, 2, 40, 128)}, ValueError, "rows must be 32, 48, 64"),
+    ],
+)
+def test_the_launcher_refuses(change, error, message):
+    status = _native.cuda_status()
+    require("nvcc", status if status.startswith("not built") else None)
+    call = {**GOOD, **change}
+    tensor = (call["address"], call["strides"])
+    with pytest.raises(error) as caught:
+        _native.library().fda_forward_cuda(
+            call["dtype"], call["shape"], call["constants"], *tensor, *tensor, *tensor, *tensor,
+            call["lse"], call["logits"], call["scores"], call["num_template"], call["template_token"], call["rows"], 0,
+        )  # fmt: skip
+    assert message in str(caught.value)
