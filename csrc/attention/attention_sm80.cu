@@ -73,7 +73,8 @@ const char* refusal(const Forward& call, int head_dim) {
   }
   if (call.lse == nullptr) return "lse must not be null";
   if ((call.row_logits == nullptr) != (call.scores == nullptr)) return "row_logits and scores go together";
-  if (call.row_logits != nullptr && !(0 <= call.template_token && call.template_token < call.num_template && call.num_template < call.tokens)) {
+  if (call.row_logits != nullptr &&
+      !(0 <= call.template_token && call.template_token < call.num_template && call.num_template < call.tokens)) {
     return "the template token must be one of the template's, and there must be search tokens";
   }
   for (const float value : {call.alpha, call.beta, call.delta}) {

@@ -27,8 +27,8 @@ void bind_cuda(py::module_& module) {
       "fda_forward_cuda",
       [](const std::string& dtype, const std::tuple<int, int, int, int>& shape, const std::tuple<float, float, float, float>& constants,
          Address query, const Triple& query_strides, Address key, const Triple& key_strides, Address value, const Triple& value_strides,
-         Address out, const Triple& out_strides, Address lse, Address row_logits, Address scores, int num_template, int template_token, int rows,
-         Address stream) {
+         Address out, const Triple& out_strides, Address lse, Address row_logits, Address scores, int num_template, int template_token,
+         int rows, Address stream) {
         cuda::Forward call{};
         call.query = reinterpret_cast<const void*>(query);
         call.key = reinterpret_cast<const void*>(key);

@@ -33,7 +33,8 @@ ESAT_DEVICE const unsigned char* element(const void* base, const Strides& stride
 
 // One tile of keys or values [64, D] into shared memory; rows beyond the last token become zeros.
 template <int D>
-ESAT_DEVICE void load_tile(unsigned char* tile_smem, const unsigned char* head_gmem, std::int64_t stride, int first_key, int tokens, int thread, int threads) {
+ESAT_DEVICE void load_tile(unsigned char* tile_smem, const unsigned char* head_gmem, std::int64_t stride, int first_key, int tokens,
+                           int thread, int threads) {
   constexpr int kChunks = D / 8;  // of 16 bytes in a row
   for (int chunk = thread; chunk < kKeysPerTile * kChunks; chunk += threads) {
     const int row = chunk / kChunks, column = chunk % kChunks;
@@ -105,7 +106,8 @@ ESAT_DEVICE void fda_forward_block(const Forward& call) {
   const auto load = [&](int tile) {
     const int stage = (tile - first) % kStages;
     load_tile<D>(smem + key_tile(D, half, stage), keys_gmem, call.key_strides.token, tile * kKeysPerTile, tokens, thread, half_threads);
-    load_tile<D>(smem + value_tile(D, half, stage), values_gmem, call.value_strides.token, tile * kKeysPerTile, tokens, thread, half_threads);
+    load_tile<D>(smem + value_tile(D, half, stage), values_gmem, call.value_strides.token, tile * kKeysPerTile, tokens, thread,
+                 half_threads);
     copy_commit();
   };
   if (first < last) load(first);
@@ -120,15 +122,15 @@ ESAT_DEVICE void fda_forward_block(const Forward& call) {
       const int row = first_row + left_row(lane, i);
       q[s][i] = 0;
       if (row < tokens) {
-        q[s][i] = *reinterpret_cast<const std::uint32_t*>(element(call.query, call.query_strides, batch, head, row, 16 * s + left_column(lane, i)));
+        q[s][i] = *reinterpret_cast<const std::uint32_t*>(
+            element(call.query, call.query_strides, batch, head, row, 16 * s + left_column(lane, i)));
       }
     }
     multiply<T>(norm_low, q[s], q[s][0], q[s][2]);
     multiply<T>(norm_high, q[s], q[s][1], q[s][3]);
   }
-  const float q_norm[2] = {
-      shuffle(diagonal_index(lane) ? norm_low[1] : norm_low[0], diagonal_lane(group)),
-      shuffle(diagonal_index(lane) ? norm_high[3] : norm_high[2], diagonal_lane(group))};
+  const float q_norm[2] = {shuffle(diagonal_index(lane) ? norm_low[1] : norm_low[0], diagonal_lane(group)),
+                           shuffle(diagonal_index(lane) ? norm_high[3] : norm_high[2], diagonal_lane(group))};
   const float q_force[2] = {-force * q_norm[0], -force * q_norm[1]};
 
   State<D> state;
@@ -222,8 +224,8 @@ ESAT_DEVICE void fda_forward_block(const Forward& call) {
     }
 #pragma unroll
     for (int n = 0; n < kColumns; n += 2) {
-      const std::uint32_t p[4] = {
-          pack<T>(s[n][0], s[n][1]), pack<T>(s[n][2], s[n][3]), pack<T>(s[n + 1][0], s[n + 1][1]), pack<T>(s[n + 1][2], s[n + 1][3])};
+      const std::uint32_t p[4] = {pack<T>(s[n][0], s[n][1]), pack<T>(s[n][2], s[n][3]), pack<T>(s[n + 1][0], s[n + 1][1]),
+                                  pack<T>(s[n + 1][2], s[n + 1][3])};
 #pragma unroll
       for (int d = 0; d < kSteps; ++d) {
         std::uint32_t v[4];

@@ -1,7 +1,7 @@
 // Index arithmetic of the CUDA attention kernel, callable from the host: tile heights, split of the keys, shared memory, fragment layouts.
 //
-// A block holds `rows` queries of one head and has two halves of rows / 16 warps each. Warp w of either half owns the queries [16 w, 16 w + 16);
-// half 0 streams the first part of the key tiles, half 1 the rest, and half 0 merges the two softmaxes in shared memory.
+// A block holds `rows` queries of one head and has two halves of rows / 16 warps each. Warp w of either half owns the queries [16 w, 16 w +
+// 16); half 0 streams the first part of the key tiles, half 1 the rest, and half 0 merges the two softmaxes in shared memory.
 #pragma once
 
 #include <cstdint>
@@ -28,8 +28,9 @@ ESAT_HOST_DEVICE constexpr int max_rows(int head_dim) { return head_dim <= 64 ? 
 ESAT_HOST_DEVICE constexpr int threads_per_half(int rows) { return rows / kRowsPerWarp * kWarp; }
 ESAT_HOST_DEVICE constexpr int max_threads(int head_dim) { return kHalves * threads_per_half(max_rows(head_dim)); }
 
-// Queries per block: the height whose waves of blocks over the multiprocessors take the fewest query rows, the taller one of equals, because
-// it reads the keys less often. 12 heads: N = 720, 548, 427, 343 give 80, 64, 48, 48 on 108 multiprocessors and 80, 64, 48, 32 on 132.
+// Queries per block: the height whose waves of blocks over the multiprocessors take the fewest query rows, the taller one of equals,
+// because it reads the keys less often. 12 heads: N = 720, 548, 427, 343 give 80, 64, 48, 48 on 108 multiprocessors and 80, 64, 48, 32 on
+// 132.
 ESAT_HOST_DEVICE constexpr int tile_rows(int tokens, int slices, int multiprocessors, int head_dim) {
   int best = 0;
   std::int64_t best_cost = 0;
@@ -45,7 +46,9 @@ ESAT_HOST_DEVICE constexpr int tile_rows(int tokens, int slices, int multiproces
 }
 
 // The tiles of keys [first, last) of a half; half 0 has the odd one, and half 1 may have none.
-ESAT_HOST_DEVICE constexpr int first_tile(int tokens, int half) { return half == 0 ? 0 : ceil_div(ceil_div(tokens, kKeysPerTile), kHalves); }
+ESAT_HOST_DEVICE constexpr int first_tile(int tokens, int half) {
+  return half == 0 ? 0 : ceil_div(ceil_div(tokens, kKeysPerTile), kHalves);
+}
 ESAT_HOST_DEVICE constexpr int last_tile(int tokens, int half) {
   return half == 0 ? first_tile(tokens, 1) : ceil_div(tokens, kKeysPerTile);
 }
@@ -54,7 +57,9 @@ ESAT_HOST_DEVICE constexpr int last_tile(int tokens, int half) {
 ESAT_HOST_DEVICE constexpr int pitch(int head_dim) { return 2 * head_dim + 16; }
 ESAT_HOST_DEVICE constexpr int tile_bytes(int head_dim) { return kKeysPerTile * pitch(head_dim); }
 ESAT_HOST_DEVICE constexpr int key_tile(int head_dim, int half, int stage) { return (half * kStages + stage) * 2 * tile_bytes(head_dim); }
-ESAT_HOST_DEVICE constexpr int value_tile(int head_dim, int half, int stage) { return key_tile(head_dim, half, stage) + tile_bytes(head_dim); }
+ESAT_HOST_DEVICE constexpr int value_tile(int head_dim, int half, int stage) {
+  return key_tile(head_dim, half, stage) + tile_bytes(head_dim);
+}
 // Per key two floats: the exponent's part of the attraction, and the bias of the logit.
 ESAT_HOST_DEVICE constexpr int key_terms(int head_dim, int half) {
   return key_tile(head_dim, kHalves, 0) + half * kKeysPerTile * 2 * static_cast<int>(sizeof(float));

@@ -1,4 +1,5 @@
-// The machine instructions that the attention kernel uses, sm_80 and newer. tests/native/emulated_gpu.h has the same functions for the host.
+// The machine instructions that the attention kernel uses, sm_80 and newer. tests/native/emulated_gpu.h has the same functions for the
+// host.
 #pragma once
 
 #include <cuda_bf16.h>

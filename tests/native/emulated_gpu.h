@@ -1,8 +1,8 @@
 // A thread block on the host: the functions of csrc/attention/sm80_primitives.cuh, so that the attention kernel's own source runs here.
 //
-// Every CUDA thread is a fiber. Instructions of a warp wait for its 32 lanes and follow the PTX ISA's fragment tables, not the kernel's header;
-// barriers count their threads; cp.async writes poison at once and the data only when it is waited for; shared memory starts as NaN. The order of
-// the threads is drawn from a seed, so that a missing barrier shows as a wrong or changing result.
+// Every CUDA thread is a fiber. Instructions of a warp wait for its 32 lanes and follow the PTX ISA's fragment tables, not the kernel's
+// header; barriers count their threads; cp.async writes poison at once and the data only when it is waited for; shared memory starts as
+// NaN. The order of the threads is drawn from a seed, so that a missing barrier shows as a wrong or changing result.
 #pragma once
 
 #include <ucontext.h>

@@ -195,7 +195,8 @@ void check(const Case& c) {
       }
     }
     for (int j = kNumTemplate; j < c.tokens; ++j) {
-      scores.add(result.scores[std::size_t(b) * (c.tokens - kNumTemplate) + j - kNumTemplate] / wanted[std::size_t(b) * c.tokens + j] - 1.0);
+      scores.add(result.scores[std::size_t(b) * (c.tokens - kNumTemplate) + j - kNumTemplate] / wanted[std::size_t(b) * c.tokens + j] -
+                 1.0);
     }
   }
   const double exponent_error = c.polynomial ? 2.2e-3 * c.alpha : 0.0;  // of the attraction's polynomial
@@ -203,15 +204,16 @@ void check(const Case& c) {
   const bool good = ours.max <= 2.0 * yardstick.max && ours.mean() <= 1.1 * yardstick.mean() && lse.max <= rounding + exponent_error &&
                     (scores.count == 0 || scores.max <= 4.0 * rounding + 2.0 * exponent_error);
   if (!good) {
-    std::fprintf(
-        stderr, "B %d H %d N %d D %d rows %d length %g poly %d: max %.3g of %.3g, mean %.3g of %.3g, lse %.3g, scores %.3g\n", c.batch, c.heads,
-        c.tokens, c.head_dim, c.rows, c.length, c.polynomial, ours.max, yardstick.max, ours.mean(), yardstick.mean(), lse.max, scores.max);
+    std::fprintf(stderr, "B %d H %d N %d D %d rows %d length %g poly %d: max %.3g of %.3g, mean %.3g of %.3g, lse %.3g, scores %.3g\n",
+                 c.batch, c.heads, c.tokens, c.head_dim, c.rows, c.length, c.polynomial, ours.max, yardstick.max, ours.mean(),
+                 yardstick.mean(), lse.max, scores.max);
   }
   CHECK(good);
 }
 
 void sizes() {
-  for (const int tokens : {1, 15, 16, 17, 63, 64, 65, 79, 80, 81, 129, 190, 343}) check({.tokens = tokens, .rows = 32, .seed = unsigned(tokens)});
+  for (const int tokens : {1, 15, 16, 17, 63, 64, 65, 79, 80, 81, 129, 190, 343})
+    check({.tokens = tokens, .rows = 32, .seed = unsigned(tokens)});
   for (const int rows : {48, 64, 80}) check({.tokens = 153, .rows = rows});
   check({.tokens = 720, .rows = 80});
 }
