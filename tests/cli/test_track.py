@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -177,12 +178,25 @@ def test_a_lost_live_stream_keeps_the_frames_so_far(
     assert len((tmp_path / "a.txt").read_text().splitlines()) == 12
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_interrupt_leaves_complete_files(number: signal.Signals, tiny: Path, tmp_path: Path) -> None:
-    clip = write_clip(tmp_path / "clip.mp4", pictures(600, 64, 48), options={"preset": "ultrafast"})
-    out = tmp_path / "out"
+def interrupted(number: signal.Signals, source: object, tiny: Path, out: Path) -> int:
+    """Track `source` in a process of its own, send it a signal after five frames, check the outputs, and give their number of frames."""
     files = ["-o", out / "a.mp4", "--json", out / "a.json", "--txt", out / "a.txt", "--jsonl", "-"]
-    command = [sys.executable, "-m", "engine", "track", clip, "--box", BOX, "--model", tiny, "--device", "cpu", *files]
+    command = [
+        sys.executable,
+        "-m",
+        "engine",
+        "track",
+        source,
+        "--box",
+        BOX,
+        "--model",
+        tiny,
+        "--device",
+        "cpu",
+        "--policy",
+        "every",
+        *files,
+    ]
     environment = {**os.environ, "PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"}
     with subprocess.Popen(list(map(str, command)), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment) as process:
         assert process.stdout is not None
@@ -193,7 +207,6 @@ def test_interrupt_leaves_complete_files(number: signal.Signals, tiny: Path, tmp
     assert process.returncode == 130, errors
     assert "Traceback" not in errors
     count = 5 + len(rest.splitlines())
-    assert 5 <= count < 600
     content = json.loads((out / "a.json").read_text())
     assert content["interrupted"] is True
     assert [frame["index"] for frame in content["frames"]] == list(range(count))
@@ -202,6 +215,20 @@ def test_interrupt_leaves_complete_files(number: signal.Signals, tiny: Path, tmp
     with av.open(str(out / "a.mp4")) as container:
         assert container.streams.video[0].frames == count
     assert sorted(os.listdir(out)) == ["a.json", "a.mp4", "a.txt"]
+    return count
+
+
+def test_interrupt_leaves_complete_files(tiny: Path, tmp_path: Path) -> None:
+    clip = write_clip(tmp_path / "clip.mp4", pictures(600, 64, 48), options={"preset": "ultrafast"})
+    assert 5 <= interrupted(signal.SIGINT, clip, tiny, tmp_path / "out") < 600
+
+
+def test_termination_while_a_live_stream_hangs(tiny: Path, tmp_path: Path) -> None:
+    data = write_clip(io.BytesIO(), pictures(60), container="mpegts", options={"bf": "0"}).getvalue()
+    release = threading.Event()
+    with http_server(lambda request, _: send_live(request, data, lambda: release.wait(60))) as address:
+        assert 5 <= interrupted(signal.SIGTERM, f"{address}/live", tiny, tmp_path / "out") <= 60
+        release.set()
 
 
 def test_video_on_standard_input(tiny: Path, clip: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
