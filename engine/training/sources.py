@@ -1,0 +1,147 @@
+"""Where training boxes come from: still images with boxes and clips with one box a frame, decoded once and kept small in memory.
+
+Folder layout (all parts optional):
+    train_images/NAME/img/*.jpg with boxes.tsv or pseudo_boxes.tsv (columns image, ..., x, y, w, h; a `cls` column is used for look-alikes)
+    train_video/NAME.mp4 with NAME.txt (x,y,w,h a line), or NAME.TRACK.txt for several objects of one clip; empty or `nan` lines: no box
+"""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from engine.errors import DatasetError
+
+_MIN_SIDE = 8.0  # pixels; smaller boxes are mostly noise
+_MIN_SIZE = 16.0  # sqrt(w h)
+
+
+@dataclasses.dataclass(frozen=True)
+class Still:
+    """A picture (uint8 BGR [H, W, 3]) with boxes [n, 4] (x, y, w, h) and their classes [n] (-1: unknown)."""
+
+    image: np.ndarray
+    boxes: np.ndarray
+    classes: np.ndarray
+
+
+@dataclasses.dataclass(frozen=True)
+class Clip:
+    """Frames (uint8 BGR) and one object's boxes [n, 4], NaN where it has none. Tracks of one video share their frames."""
+
+    frames: Sequence[np.ndarray]
+    boxes: np.ndarray
+
+    @property
+    def valid(self) -> np.ndarray:
+        """Indices of frames that have a usable box."""
+        return np.flatnonzero(np.isfinite(self.boxes).all(1) & (self.boxes[:, 2:] >= _MIN_SIDE).all(1))
+
+
+@dataclasses.dataclass(frozen=True)
+class Pool:
+    """All training material: groups of stills and clips by name."""
+
+    stills: dict[str, list[Still]]
+    clips: dict[str, list[Clip]]
+
+    def describe(self) -> dict[str, int]:
+        """Boxes in each group of stills, frames with a box in each group of clips."""
+        counts = {name: sum(len(still.boxes) for still in stills) for name, stills in self.stills.items()}
+        return counts | {name: sum(len(clip.valid) for clip in clips) for name, clips in self.clips.items()}
+
+
+def usable(boxes: np.ndarray) -> np.ndarray:
+    """Which boxes are large enough to learn from."""
+    return (boxes[:, 2:] >= _MIN_SIDE).all(1) & (np.sqrt(boxes[:, 2:].prod(1)) >= _MIN_SIZE)
+
+
+def _shrink(image: np.ndarray, longest: int) -> tuple[np.ndarray, float]:
+    factor = min(1.0, longest / max(image.shape[:2]))
+    if factor == 1.0:
+        return image, 1.0
+    size = (round(image.shape[1] * factor), round(image.shape[0] * factor))
+    return cv2.resize(image, size, interpolation=cv2.INTER_AREA), factor
+
+
+def read_stills(folder: Path, longest: int = 512) -> list[Still]:
+    """Every picture of `folder/img` that has usable boxes in the folder's .tsv file."""
+    tables = sorted(folder.glob("*boxes.tsv"))
+    if not tables:
+        raise DatasetError(f"{folder}: expected boxes.tsv or pseudo_boxes.tsv beside img/")
+    rows: dict[str, list[tuple[float, ...]]] = {}
+    with tables[0].open(newline="") as file:
+        for row in csv.DictReader(file, delimiter="\t"):
+            box = tuple(float(row[key]) for key in ("x", "y", "w", "h"))
+            rows.setdefault(row["image"], []).append((*box, float(row.get("cls") or -1)))
+    stills = []
+    for name in sorted(rows):
+        image = cv2.imread(str(folder / "img" / name), cv2.IMREAD_COLOR)
+        if image is None:
+            raise DatasetError(f"{folder}: cannot read the picture img/{name}")
+        image, factor = _shrink(image, longest)
+        table = np.array(rows[name])
+        boxes, classes = table[:, :4] * factor, table[:, 4].astype(int)
+        keep = usable(boxes)
+        if keep.any():
+            stills.append(Still(image, boxes[keep], classes[keep]))
+    return stills
+
+
+def read_video(path: Path, longest: int = 640) -> tuple[list[np.ndarray], float]:
+    """All frames of a video, shrunk so that the longer side is at most `longest`, and the factor."""
+    capture = cv2.VideoCapture(str(path))
+    frames, factor = [], 1.0
+    while (read := capture.read())[0]:
+        image, factor = _shrink(read[1], longest)
+        frames.append(image)
+    if not frames:
+        raise DatasetError(f"{path}: no frame could be read")
+    return frames, factor
+
+
+def read_boxes(path: Path) -> np.ndarray:
+    """Boxes of a text file, one x,y,w,h a line -> [n, 4]; lines that are empty or say nan become NaN."""
+    boxes = []
+    for line in path.read_text().splitlines():
+        fields = line.replace("\t", ",").split(",")
+        boxes.append([float(field) for field in fields] if len(fields) == 4 else [math.nan] * 4)
+    return np.array(boxes, dtype=float).reshape(-1, 4)
+
+
+def read_clips(folder: Path, boxes_from: Path | None = None) -> list[Clip]:
+    """Every track of the videos in `folder`; box files beside them or in `boxes_from`."""
+    clips = []
+    for video in sorted(folder.glob("*.mp4")):
+        tables = sorted((boxes_from or folder).glob(f"{video.stem}*.txt"))
+        if not tables:
+            continue
+        frames, factor = read_video(video)
+        for table in tables:
+            boxes = read_boxes(table) * factor
+            clips.append(Clip(frames, boxes[: len(frames)]))
+    return [clip for clip in clips if len(clip.valid) >= 2]
+
+
+def read_pool(folder: Path, pseudo: Path | None = None) -> Pool:
+    """Everything under `folder`; `pseudo`: folder of box files for the videos of `folder/train_video_nogt`.
+
+    DatasetError says what was expected where, if there is nothing.
+    """
+    stills = {path.name: read_stills(path) for path in sorted(folder.glob("train_images/*")) if (path / "img").is_dir()}
+    clips = {"video": read_clips(folder / "train_video")}
+    if pseudo is not None:
+        clips["pseudo"] = read_clips(folder / "train_video_nogt", pseudo)
+    pool = Pool({name: group for name, group in stills.items() if group}, {name: group for name, group in clips.items() if group})
+    if not pool.stills and not pool.clips:
+        raise DatasetError(
+            f"no training data in {folder}: expected train_images/NAME/img/*.jpg with boxes.tsv (image, x, y, w, h), "
+            "or train_video/NAME.mp4 with NAME.txt (x,y,w,h a line); set `data:` in the configuration or pass --data DIR"
+        )
+    return pool

