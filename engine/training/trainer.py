@@ -27,6 +27,7 @@ from engine.training.losses import total_loss
 from engine.training.pairs import Batch, PairMaker
 
 _MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+_SCORE_PRIOR = -4.0  # logit of a cell's score before training: nearly all cells are background (focal loss, Lin et al. 2017)
 CHECKPOINT = "checkpoint.pt"
 LOG = "log.jsonl"
 
@@ -40,6 +41,7 @@ class TrainingModel(nn.Module):
         if config.attention == "repulsion":
             drop_attraction(self.network)
         self.position = PositionHeads(config.model, config.position_shared) if config.losses.position else None
+        nn.init.constant_(self.network.box_head.conv5_ctr.bias, _SCORE_PRIOR)
 
     def forward(self, template: Tensor, search: Tensor, keep_ratio: float) -> tuple[Any, tuple[Tensor, Tensor] | None]:
         prediction = self.network(template, search, keep_ratio)
