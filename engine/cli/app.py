@@ -27,6 +27,8 @@ def _register() -> None:
     from engine.cli.serve import serve
     from engine.cli.track import track
 
+    from engine.cli.train import train
+
     app.command()(convert)
     app.command()(demo)
     app.command()(doctor)
@@ -36,6 +38,7 @@ def _register() -> None:
     app.command()(info)
     app.command()(serve)
     app.command()(track)
+    app.command()(train)
 
 
 @app.callback()

@@ -15,12 +15,17 @@ from engine.model.backbone import Attention
 from engine.model.network import EsatNetwork
 
 
+def _wide(x: Tensor) -> Tensor:
+    """At least float32, as the norms need it."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))
+
+
 class _Repulsion(torch.autograd.Function):
     """softmax(factor q.k + slope |k|^2) v on [B H, N, D]. Keeps the probabilities: at 320 tokens that is faster than computing them again."""
 
     @staticmethod
     def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, factor: float, slope: float) -> Tensor:
-        norms = k.float().square().sum(-1).to(k.dtype)
+        norms = _wide(k).square().sum(-1).to(k.dtype)
         probability = torch.softmax(torch.baddbmm(norms.unsqueeze(1), q, k.transpose(1, 2), beta=slope, alpha=factor), -1)
         out = torch.bmm(probability, v)
         ctx.save_for_backward(q, k, v, probability, out)

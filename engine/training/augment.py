@@ -56,7 +56,7 @@ def blur(image: np.ndarray, rng: Generator) -> np.ndarray:
     angle = rng.uniform(0, np.pi)
     reach = np.array([np.cos(angle), np.sin(angle)]) * (length // 2)
     middle = length // 2
-    first, last = (tuple(int(round(middle + sign * value)) for value in reach) for sign in (-1, 1))
+    first, last = (tuple(round(middle + sign * value) for value in reach) for sign in (-1, 1))
     cv2.line(kernel, first, last, 1.0)
     return cv2.filter2D(image, -1, kernel / kernel.sum())
 

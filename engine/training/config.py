@@ -56,7 +56,10 @@ class TrainConfig:
         need(self.attention in ("full", "repulsion"), f"attention must be 'full' or 'repulsion', got {self.attention!r}")
         need(self.decay_shape in ("linear", "step"), f"decay_shape must be 'linear' or 'step', got {self.decay_shape!r}")
         for name in ("steps", "batch", "loader_threads"):
-            need(isinstance(getattr(self, name), int) and getattr(self, name) > 0, f"{name} must be a positive integer, got {getattr(self, name)!r}")
+            need(
+                isinstance(getattr(self, name), int) and getattr(self, name) > 0,
+                f"{name} must be a positive integer, got {getattr(self, name)!r}",
+            )
         need(self.batch % self.chunk == 0, f"batch must be a multiple of micro_batch, got {self.batch} and {self.micro_batch}")
         need(0 <= self.decay <= 1, f"decay must lie in [0, 1], got {self.decay!r}")
         need(0 <= self.ema < 1, f"ema must lie in [0, 1), got {self.ema!r}")

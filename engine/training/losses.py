@@ -39,12 +39,17 @@ class LossConfig:
         return self.absolute > 0 or self.positive > 0
 
 
+def _wide(x: Tensor) -> Tensor:
+    """At least float32."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))
+
+
 def focal_loss(score: Tensor, target: Tensor) -> Tensor:
     """CornerNet's weighted focal loss (alpha 2, beta 4), summed over the batch's cells and divided by the number of centres.
 
     score [B, 1, F, F] in (0, 1), target the heat map of the same shape.
     """
-    centre = target.eq(1).float()
+    centre = target.eq(1).to(score.dtype)
     positive = torch.log(score) * (1 - score) ** 2 * centre
     negative = torch.log(1 - score) * score**2 * (1 - target) ** 4 * (1 - centre)
     return -(positive.sum() + negative.sum()) / centre.sum().clamp(min=1)
@@ -68,9 +73,9 @@ def overlaps(first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
 
 def cell_boxes(prediction: Prediction) -> Tensor:
     """The box that each cell would give: [B, F^2, 4], cx, cy, w, h over the search region's side."""
-    size, offset = prediction.size_map.float(), prediction.offset_map.float()
+    size, offset = _wide(prediction.size_map), _wide(prediction.offset_map)
     grid = size.shape[-1]
-    axis = torch.arange(grid, device=size.device, dtype=torch.float32)
+    axis = torch.arange(grid, device=size.device, dtype=size.dtype)
     x = (axis[None, None, :] + offset[:, 0]) / grid
     y = (axis[None, :, None] + offset[:, 1]) / grid
     return torch.stack([x, y, size[:, 0], size[:, 1]], -1).flatten(1, 2)
@@ -80,7 +85,9 @@ def box_losses(prediction: Prediction, boxes: Tensor, heat: Tensor, cells: str) 
     """Mean 1 - GIoU and mean absolute error of the supervised boxes against `boxes` [B, 4]."""
     found = cell_boxes(prediction)
     if cells == "peak":
-        weight = torch.zeros_like(heat.flatten(1)).scatter_(1, prediction.score_map.detach().float().flatten(1).argmax(1, keepdim=True), 1.0)
+        weight = torch.zeros_like(heat.flatten(1)).scatter_(
+            1, prediction.score_map.detach().float().flatten(1).argmax(1, keepdim=True), 1.0
+        )
     else:
         weight = heat.flatten(1) * (heat.flatten(1) > 0.1)
     weight = weight / weight.sum(1, keepdim=True) / weight.shape[0]
@@ -97,7 +104,7 @@ def total_loss(
     Search tokens that elimination removed take no part in the position losses.
     """
     heat = labels.heat_map(boxes, model.search_grid)
-    focal = focal_loss(prediction.score_map.float(), heat)
+    focal = focal_loss(_wide(prediction.score_map), heat)
     giou, l1 = box_losses(prediction, boxes, heat, config.box_cells)
     total = config.focal * focal + config.giou * giou + config.l1 * l1
     terms = {"focal": focal, "giou": giou, "l1": l1}
@@ -108,7 +115,7 @@ def total_loss(
             ("positive", position[1], labels.positive_labels(boxes, *grids), config.positive),
         ):
             truth = labels.ignore_eliminated(truth, prediction.survivors, model.num_template)
-            terms[name] = cross_entropy(logits.float().flatten(0, 1), truth.flatten())
+            terms[name] = cross_entropy(_wide(logits).flatten(0, 1), truth.flatten())
             total = total + weight * terms[name]
     with torch.no_grad():
         terms["iou"] = overlaps(prediction.box.float(), boxes)[0].mean()

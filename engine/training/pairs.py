@@ -19,7 +19,9 @@ Generator = np.random.Generator
 class AugmentConfig:
     """How pairs are made. Probabilities unless said otherwise; `groups` weighs the data's parts (a missing part counts nothing)."""
 
-    groups: dict[str, float] = dataclasses.field(default_factory=lambda: {"coco": 0.4, "imagenet": 0.25, "bsds": 0.08, "video": 0.27, "pseudo": 0.4})
+    groups: dict[str, float] = dataclasses.field(
+        default_factory=lambda: {"coco": 0.4, "imagenet": 0.25, "bsds": 0.08, "video": 0.27, "pseudo": 0.4}
+    )
     max_gap: int = 100  # frames between template and search of a clip
     centre_jitter: float = 3.0  # range of the target's place, in target sizes (public code: 3 at 256 px, 4.5 at 384)
     scale_jitter: float = 0.3  # standard deviation of the log of the crop's size
@@ -65,7 +67,9 @@ class PairMaker:
         weights = np.array([config.groups[name] for name in self._names])
         self._weights = weights / weights.sum()
         self._groups = groups
-        self._objects = {name: [(i, j) for i, still in enumerate(stills) for j in range(len(still.boxes))] for name, stills in pool.stills.items()}
+        self._objects = {
+            name: [(i, j) for i, still in enumerate(stills) for j in range(len(still.boxes))] for name, stills in pool.stills.items()
+        }
         self._by_class: dict[tuple[str, int], list[tuple[int, int]]] = {}
         for name, stills in pool.stills.items():
             for i, j in self._objects[name]:

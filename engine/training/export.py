@@ -1,0 +1,59 @@
+"""From a checkpoint to the file that an engine loads: averaged weights in half precision, without the position heads, with their history."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from engine.config import ModelConfig
+from engine.errors import WeightsError
+from engine.training.config import TrainConfig
+from engine.weights.io import save_weights
+
+_NETWORK = "network."
+
+
+def network_parameters(averaged: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The network's part of a `TrainingModel`'s state dict: matrices and kernels as float16, vectors and statistics as float32."""
+    tensors = {}
+    for name, value in averaged.items():
+        if name.startswith(_NETWORK):
+            half = value.is_floating_point() and value.dim() > 1
+            tensors[name.removeprefix(_NETWORK)] = value.half() if half else value
+    return tensors
+
+
+def commit() -> str:
+    """The source's commit, `+` behind it if files differ; "unknown" outside a repository."""
+    folder = Path(__file__).parent
+
+    def git(*arguments: str) -> str:
+        return subprocess.run(["git", *arguments], cwd=folder, capture_output=True, text=True, check=True).stdout.strip()
+
+    try:
+        return git("rev-parse", "HEAD") + ("+" if git("status", "--porcelain", "--untracked-files=no") else "")
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+
+
+def export_checkpoint(checkpoint: str | Path, path: str | Path, config: TrainConfig, metadata: Mapping[str, str] | None = None) -> int:
+    """Write the averaged weights of a run's checkpoint to a .safetensors file; returns the step. WeightsError for a bad checkpoint."""
+    try:
+        state = torch.load(checkpoint, map_location="cpu", weights_only=True)
+        averaged, step, model = state["averaged"], int(state["step"]), ModelConfig.from_dict(state["model_config"])
+    except (OSError, KeyError, RuntimeError, EOFError) as error:
+        raise WeightsError(f"cannot read the checkpoint {checkpoint}: {error}") from error
+    history = {
+        "steps": str(step),
+        "pairs": str(step * config.batch),
+        "seed": str(config.seed),
+        "training": json.dumps({key: value for key, value in config.to_dict().items() if key not in ("model", "data", "pseudo", "init")}),
+        "commit": commit(),
+    }
+    save_weights(path, network_parameters(averaged), model, history | dict(metadata or {}))
+    return step
