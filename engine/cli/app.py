@@ -26,7 +26,6 @@ def _register() -> None:
     from engine.cli.info import info
     from engine.cli.serve import serve
     from engine.cli.track import track
-
     from engine.cli.train import train
 
     app.command()(convert)

@@ -88,12 +88,3 @@ def drop_attraction(network: EsatNetwork) -> None:
         if isinstance(block.attn, Attention):
             block.attn = RepulsionAttention(block.attn)
 
-
-def restore_attraction(network: EsatNetwork) -> None:
-    """The inverse of `drop_attraction`: full force-directed attention in every block."""
-    for block in network.backbone.blocks:
-        if isinstance(block.attn, RepulsionAttention):
-            with torch.device("meta"):
-                attention = Attention(network.config, network.backend)
-            attention.qkv, attention.proj = block.attn.qkv, block.attn.proj
-            block.attn = attention

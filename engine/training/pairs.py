@@ -13,6 +13,7 @@ from engine.training import augment
 from engine.training.sources import Clip, Pool, Still
 
 Generator = np.random.Generator
+_LONG_TRACK = 100  # frames from which on a track counts no more than others
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,9 +38,10 @@ class AugmentConfig:
     blur: float = 0.2
     noise: float = 0.1
     colours: float = 0.7  # strength of the colour jitter
+    hue: float = 0.2  # all hues turned, both crops together
 
     def __post_init__(self) -> None:
-        for name in ("flip", "composite", "fill", "distractor", "occlusion", "grey", "low_resolution", "blur", "noise"):
+        for name in ("flip", "composite", "fill", "distractor", "occlusion", "grey", "low_resolution", "blur", "noise", "hue"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ConfigError(f"augment: {name} must lie in [0, 1], got {getattr(self, name)!r}")
         if not self.groups or min(self.groups.values()) < 0:
@@ -75,6 +77,8 @@ class PairMaker:
             for i, j in self._objects[name]:
                 if stills[i].classes[j] >= 0:
                     self._by_class.setdefault((name, int(stills[i].classes[j])), []).append((i, j))
+        lengths = {name: np.array([min(len(clip.valid), _LONG_TRACK) for clip in clips], float) for name, clips in pool.clips.items()}
+        self._clip_weights = {name: counts / counts.sum() for name, counts in lengths.items()}
         self._backgrounds = [still.image for stills in pool.stills.values() for still in stills]
         self._backgrounds += [frame for clips in pool.clips.values() for clip in clips for frame in clip.frames[::40]]
 
@@ -100,7 +104,7 @@ class PairMaker:
                 look_alikes.append((self.pool.stills[name][a].image, self.pool.stills[name][a].boxes[b]))
             moving = False
         else:
-            clip = group[rng.integers(len(group))]
+            clip = group[rng.choice(len(group), p=self._clip_weights[name])]
             assert isinstance(clip, Clip)
             valid = clip.valid
             one = int(rng.integers(len(valid)))
@@ -211,7 +215,7 @@ class PairMaker:
 
     def _photometric(self, template: np.ndarray, search: np.ndarray, rng: Generator) -> tuple[np.ndarray, np.ndarray]:
         config = self.config
-        if rng.random() < 0.2:
+        if rng.random() < config.hue:
             degrees = rng.normal(0, 40)
             template, search = augment.shift_hue(template, degrees), augment.shift_hue(search, degrees)
         if rng.random() < config.grey:

@@ -1,0 +1,106 @@
+"""Crops and boxes of training pairs, and where they come from."""
+
+import numpy as np
+import pytest
+
+from engine.errors import ConfigError, DatasetError
+from engine.training.pairs import AugmentConfig, PairMaker
+from engine.training.sources import Clip, read_boxes, read_pool, usable
+from tests.engine.training.data import COLOUR, TINY, small_pool, write_folder
+
+PLAIN = {
+    "composite": 0,
+    "fill": 0,
+    "distractor": 0,
+    "occlusion": 0,
+    "grey": 0,
+    "low_resolution": 0,
+    "blur": 0,
+    "noise": 0,
+    "colours": 0,
+    "hue": 0,
+}
+
+
+def found_box(crop, size):
+    """cx, cy, w, h over the crop's side of what has the object's colour (RGB crop)."""
+    distance = np.abs(crop.astype(int) - np.array(COLOUR[::-1])).sum(-1)
+    rows, columns = np.nonzero(distance < 120)
+    x1, x2, y1, y2 = columns.min(), columns.max() + 1, rows.min(), rows.max() + 1
+    return np.array([x1 + x2, y1 + y2, 2 * (x2 - x1), 2 * (y2 - y1)]) / 2 / size
+
+
+def test_boxes_are_where_the_object_is():
+    config = AugmentConfig(groups={"coco": 0.5, "video": 0.5}, rotation=0, aspect=0.2, centre_jitter=1.5, **PLAIN)
+    maker = PairMaker(small_pool(), TINY, config, seed=3)
+    for index in range(30):
+        template, search, box = maker.pair(index)
+        assert template.shape == (64, 64, 3)
+        assert search.shape == (128, 128, 3)
+        assert np.abs(found_box(search, 128) - box).max() < 0.015
+        assert np.abs(found_box(template, 64)[:2] - 0.5).max() < 0.03
+
+
+def test_a_pair_depends_on_seed_and_index_only():
+    maker, again, other = (PairMaker(small_pool(), TINY, AugmentConfig(), seed) for seed in (5, 5, 6))
+    batch = maker.batch(7, 4)
+    pairs = [again.pair(28 + index) for index in (3, 1, 0, 2)]
+    for place, index in enumerate((3, 1, 0, 2)):
+        assert np.array_equal(batch.search[index], pairs[place][1])
+        assert np.allclose(batch.boxes[index], pairs[place][2])
+    assert not np.array_equal(other.pair(28)[1], batch.search[0])
+
+
+def test_every_augmentation_keeps_shape_and_a_sane_box():
+    always = dict.fromkeys(("composite", "fill", "distractor", "occlusion", "grey", "low_resolution", "blur", "noise"), 1.0)
+    maker = PairMaker(small_pool(), TINY, AugmentConfig(**always), seed=0)
+    for index in range(20):
+        template, search, box = maker.pair(index)
+        assert template.dtype == search.dtype == np.uint8
+        assert (template.shape, search.shape) == ((64, 64, 3), (128, 128, 3))
+        assert ((0 < box) & (box < 1)).all()
+
+
+def test_grey_is_grey_in_both_crops():
+    maker = PairMaker(small_pool(), TINY, AugmentConfig(**(PLAIN | {"grey": 1.0})), seed=0)
+    for crop in maker.pair(0)[:2]:
+        assert np.array_equal(crop[..., 0], crop[..., 1])
+        assert np.array_equal(crop[..., 0], crop[..., 2])
+
+
+def test_clips_use_only_frames_that_have_a_box():
+    clip = small_pool().clips["video"][0]
+    assert clip.valid.tolist() == [0, 2, 3, 4, 5]
+    assert Clip(clip.frames, np.zeros((6, 4))).valid.size == 0
+
+
+def test_folder_is_read(tmp_path):
+    pool = read_pool(write_folder(tmp_path))
+    assert pool.describe() == {"coco": 4}
+    assert np.array_equal(pool.stills["coco"][1].image, small_pool().stills["coco"][1].image)
+
+
+def test_missing_data_says_what_is_needed_and_where(tmp_path):
+    with pytest.raises(DatasetError, match=r"train_images/NAME/img/.*boxes\.tsv.*--data DIR"):
+        read_pool(tmp_path)
+    (tmp_path / "train_images" / "coco" / "img").mkdir(parents=True)
+    with pytest.raises(DatasetError, match=r"boxes\.tsv"):
+        read_pool(tmp_path)
+
+
+def test_tiny_boxes_are_left_out():
+    assert usable(np.array([[0, 0, 4, 90], [0, 0, 12, 12], [0, 0, 16, 17]], float)).tolist() == [False, False, True]
+
+
+def test_box_files_may_have_gaps(tmp_path):
+    (tmp_path / "a.txt").write_text("1,2,3,4\nnan\n\n5.5\t6\t7\t8\n")
+    boxes = read_boxes(tmp_path / "a.txt")
+    assert np.array_equal(boxes[[0, 3]], [[1, 2, 3, 4], [5.5, 6, 7, 8]])
+    assert np.isnan(boxes[[1, 2]]).all()
+
+
+def test_groups_that_are_not_in_the_data_are_refused():
+    with pytest.raises(ConfigError, match="none of the groups"):
+        PairMaker(small_pool(), TINY, AugmentConfig(groups={"lasot": 1.0}), 0)
+    with pytest.raises(ConfigError, match="blur"):
+        AugmentConfig(blur=1.5)

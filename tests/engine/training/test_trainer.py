@@ -1,0 +1,164 @@
+"""The training loop: stop and resume, schedules, what is trained and what is written."""
+
+import json
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from engine.errors import ConfigError, DeviceError, WeightsError
+from engine.training.config import TrainConfig
+from engine.training.export import export_checkpoint
+from engine.training.losses import LossConfig
+from engine.training.pairs import AugmentConfig, PairMaker
+from engine.training.trainer import CHECKPOINT, LOG, Loader, Trainer, choose_device, keep_ratio, rate_factor
+from engine.weights.io import load_weights
+from tests.engine.training.data import TINY, small_pool
+
+TERMS = ("total", "focal", "giou", "l1", "absolute", "positive")
+
+
+def settings(**changes):
+    values = {
+        "model": TINY, "device": "cpu", "precision": "fp32", "attention": "repulsion", "steps": 6, "batch": 2, "micro_batch": 1,
+        "warmup_steps": 2, "head_lr": 1e-3, "backbone_lr": 5e-4, "keep_warmup": (2, 4), "ema": 0.9,
+        "losses": LossConfig(box_cells="heat"), "augment": AugmentConfig(groups={"coco": 0.5, "video": 0.5}),
+    }  # fmt: skip
+    return TrainConfig(**(values | changes))
+
+
+def trainer(folder, **changes):
+    config = settings(**changes)
+    return Trainer(config, PairMaker(small_pool(), config.model, config.augment, config.seed), folder)
+
+
+def records(folder):
+    return [json.loads(line) for line in (folder / LOG).read_text().splitlines()]
+
+
+def test_interrupted_runs_give_the_same_weights(tmp_path):
+    whole = trainer(tmp_path / "whole")
+    whole.run()
+    for stop in (1, 3, 5):  # in the warm-up, while the keep ratio falls, in the decay
+        first = trainer(tmp_path / str(stop))
+        first.run(lambda record, run=first, at=stop: run.stop() if record["step"] == at else None)
+        assert first.step == stop
+        second = trainer(tmp_path / str(stop))
+        assert second.step == stop
+        second.run()
+        for name, value in whole.model.state_dict().items():
+            assert torch.equal(value, second.model.state_dict()[name]), name
+        for name, value in whole.averaged.state_dict().items():
+            assert torch.equal(value, second.averaged.state_dict()[name]), name
+        assert [record["step"] for record in records(tmp_path / str(stop))] == list(range(1, 7))
+
+
+def test_every_loss_falls(tmp_path):
+    easy = AugmentConfig(
+        groups={"coco": 1.0}, centre_jitter=0.5, scale_jitter=0.1, colours=0.2, composite=0, distractor=0, occlusion=0, fill=0
+    )
+    run = trainer(tmp_path, steps=40, batch=8, micro_batch=8, head_lr=3e-3, backbone_lr=1e-3, augment=easy)
+    run.run()
+    log = records(tmp_path)
+    for term in TERMS:
+        before, after = (np.mean([record[term] for record in part]) for part in (log[:4], log[-8:]))
+        assert after < before, f"{term}: {before} -> {after}"
+    assert np.mean([r["iou"] for r in log[-8:]]) > np.mean([r["iou"] for r in log[:4]])
+
+
+def test_frozen_layers_stay_until_their_step(tmp_path):
+    run = trainer(tmp_path, frozen_layers=1, frozen_steps=2, steps=4)
+    start = {name: value.clone() for name, value in run.model.named_parameters()}
+    moved = {}
+    run.run(lambda record: moved.update({record["step"]: {n for n, v in run.model.named_parameters() if not torch.equal(v, start[n])}}))
+    lower = [name for name in start if any(part in name for part in ("patch_embed", "pos_embed", "blocks.0."))]
+    assert not moved[2].intersection(lower)
+    assert moved[2].issuperset(name for name in start if "blocks.1." in name and "weight" in name)
+    assert moved[4].issuperset(name for name in lower if name.endswith(("qkv.weight", "proj.weight", "pos_embed_x")))
+
+
+def test_learning_rate_and_keep_ratio():
+    config = settings(steps=100, warmup_steps=10, decay=0.5, keep_warmup=(20, 40))
+    assert [rate_factor(step, config) for step in (0, 9, 10, 49)] == [0.1, 1.0, 1.0, 1.0]
+    assert rate_factor(75, config) == pytest.approx(0.5)
+    assert rate_factor(99, config) == pytest.approx(0.02)
+    stepped = config.replace(decay_shape="step")
+    assert [rate_factor(step, stepped) for step in (49, 50, 99)] == [1.0, 0.1, 0.1]
+    assert [keep_ratio(step, config) for step in (0, 19, 40, 99)] == [1.0, 1.0, 0.7, 0.7]
+    assert keep_ratio(30, config) == pytest.approx(0.85)
+
+
+def test_two_learning_rates_and_no_decay_on_vectors(tmp_path):
+    run = trainer(tmp_path, layer_decay=0.5, weight_decay=0.3)
+    names = {id(value): name for name, value in run.model.named_parameters()}
+    groups = {names[id(value)]: group for group in run.optimizer.param_groups for value in group["params"]}
+    assert set(groups) == set(names.values())
+    backbone = "network.backbone."
+    assert groups[f"{backbone}blocks.2.mlp.fc1.weight"]["base_lr"] == 5e-4
+    assert groups[f"{backbone}blocks.1.mlp.fc1.weight"]["base_lr"] == 5e-4 * 0.5
+    assert groups[f"{backbone}patch_embed.proj.weight"]["base_lr"] == 5e-4 * 0.125
+    assert groups[f"{backbone}norm.weight"]["base_lr"] == 5e-4
+    for name in ("network.box_head.conv1_ctr.0.weight", "position.absolute.weight"):
+        assert (groups[name]["base_lr"], groups[name]["weight_decay"]) == (1e-3, 0.3)
+    for name in (f"{backbone}pos_embed_x", f"{backbone}blocks.0.attn.qkv.bias", "network.box_head.conv1_ctr.1.weight"):
+        assert groups[name]["weight_decay"] == 0
+
+
+def test_export_leaves_the_position_heads_out(tmp_path):
+    run = trainer(tmp_path, steps=2)
+    run.run()
+    assert export_checkpoint(tmp_path / CHECKPOINT, tmp_path / "w.safetensors", run.config, {"data": "drawn"}) == 2
+    weights = load_weights(tmp_path / "w.safetensors")
+    assert weights.config == TINY
+    assert (weights.metadata["steps"], weights.metadata["pairs"], weights.metadata["seed"], weights.metadata["data"]) == (
+        "2",
+        "4",
+        "0",
+        "drawn",
+    )
+    for name, value in weights.state_dict.items():
+        mean = run.averaged.network.state_dict()[name]
+        assert torch.allclose(value, mean, rtol=1e-3, atol=1e-4), name
+    network = weights.model()
+    assert math.isfinite(float(network(torch.zeros(1, 3, 64, 64), torch.zeros(1, 3, 128, 128)).score_map.sum()))
+
+
+def test_damaged_and_foreign_checkpoints_are_refused(tmp_path):
+    run = trainer(tmp_path, steps=1)
+    run.run()
+    with pytest.raises(ConfigError, match="another model"):
+        trainer(tmp_path, model=TINY.replace(beta=0.5))
+    (tmp_path / CHECKPOINT).write_bytes((tmp_path / CHECKPOINT).read_bytes()[:1000])
+    with pytest.raises(WeightsError, match="cannot read"):
+        export_checkpoint(tmp_path / CHECKPOINT, tmp_path / "w.safetensors", run.config)
+
+
+def test_initialisation_from_safetensors(tmp_path):
+    first = trainer(tmp_path / "a", steps=1)
+    first.run()
+    export_checkpoint(tmp_path / "a" / CHECKPOINT, tmp_path / "w.safetensors", first.config)
+    second = trainer(tmp_path / "b", init=str(tmp_path / "w.safetensors"))
+    for name, value in load_weights(tmp_path / "w.safetensors").state_dict.items():
+        assert torch.equal(second.model.network.state_dict()[name], value), name
+    with pytest.raises(WeightsError, match=r"\.whl, \.onnx or \.safetensors"):
+        trainer(tmp_path / "c", init="weights.pth")
+
+
+def test_errors_of_the_data_threads_reach_the_loop():
+    def broken(step):
+        raise ValueError(f"picture of step {step}")
+
+    loader = Loader(broken, 0, threads=1)
+    with pytest.raises(ValueError, match="picture of step 0"):
+        loader.take()
+    loader.close()
+
+
+def test_devices():
+    assert choose_device("cpu").type == "cpu"
+    with pytest.raises(DeviceError):
+        choose_device("no such thing")
+    if not torch.cuda.is_available():
+        with pytest.raises(DeviceError, match="no CUDA device"):
+            choose_device("cuda")
