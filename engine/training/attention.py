@@ -87,4 +87,3 @@ def drop_attraction(network: EsatNetwork) -> None:
     for block in network.backbone.blocks:
         if isinstance(block.attn, Attention):
             block.attn = RepulsionAttention(block.attn)
-

@@ -43,7 +43,7 @@ def lower_resolution(image: np.ndarray, factor: float, quality: int | None) -> n
         size = max(8, round(side * factor))
         small = cv2.resize(image, (size, size), interpolation=cv2.INTER_AREA)
     if quality is not None:
-        small = cv2.imdecode(cv2.imencode(".jpg", small, (cv2.IMWRITE_JPEG_QUALITY, quality))[1], cv2.IMREAD_COLOR)
+        small = np.asarray(cv2.imdecode(cv2.imencode(".jpg", small, (cv2.IMWRITE_JPEG_QUALITY, quality))[1], cv2.IMREAD_COLOR))
     return small if small.shape[0] == side else cv2.resize(small, (side, side), interpolation=cv2.INTER_LINEAR)
 
 

@@ -41,7 +41,7 @@ class TrainingModel(nn.Module):
         if config.attention == "repulsion":
             drop_attraction(self.network)
         self.position = PositionHeads(config.model, config.position_shared) if config.losses.position else None
-        nn.init.constant_(self.network.box_head.conv5_ctr.bias, _SCORE_PRIOR)
+        nn.init.constant_(self.network.box_head.get_parameter("conv5_ctr.bias"), _SCORE_PRIOR)
 
     def forward(self, template: Tensor, search: Tensor, keep_ratio: float) -> tuple[Any, tuple[Tensor, Tensor] | None]:
         prediction = self.network(template, search, keep_ratio)
@@ -262,7 +262,8 @@ class Trainer:
     @torch.no_grad()
     def _average(self) -> None:
         decay = min(self.config.ema, (1 + self.step) / (10 + self.step))
-        mine, theirs = list(self.averaged.parameters()), list(self.model.parameters())
+        mine: list[Tensor] = list(self.averaged.parameters())
+        theirs: list[Tensor] = list(self.model.parameters())
         torch._foreach_lerp_(mine, theirs, 1 - decay)
         for mean, value in zip(self.averaged.buffers(), self.model.buffers(), strict=True):
             mean.copy_(value)

@@ -58,7 +58,7 @@ def test_every_augmentation_keeps_shape_and_a_sane_box():
         template, search, box = maker.pair(index)
         assert template.dtype == search.dtype == np.uint8
         assert (template.shape, search.shape) == ((64, 64, 3), (128, 128, 3))
-        assert ((0 < box) & (box < 1)).all()
+        assert ((box > 0) & (box < 1)).all()
 
 
 def test_grey_is_grey_in_both_crops():

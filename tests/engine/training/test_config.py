@@ -1,0 +1,62 @@
+"""Training configurations: the shipped files, and what is refused."""
+
+from pathlib import Path
+
+import pytest
+
+from engine.config import preset
+from engine.errors import ConfigError
+from engine.training.config import TrainConfig, parse, read_config
+
+FOLDER = Path(__file__).resolve().parents[3] / "configs"
+
+
+def test_shipped_files_are_valid():
+    small, paper = read_config(FOLDER / "esat-s-256.yaml"), read_config(FOLDER / "esat-384.yaml")
+    assert small.model == preset("esat-s-256")
+    assert (small.losses.absolute, small.losses.positive, small.losses.giou, small.losses.l1) == (0.01, 0.1, 2.0, 5.0)
+    assert paper.model == preset("esat-384")
+    assert (paper.backbone_lr, paper.head_lr, paper.weight_decay, paper.batch) == (4e-5, 4e-4, 1e-4, 16)
+    assert paper.steps == 300 * 60000 // 16
+    assert (paper.decay, paper.decay_shape, paper.losses.box_cells) == (0.2, "step", "peak")
+    assert (paper.augment.centre_jitter, paper.augment.scale_jitter, paper.augment.max_gap) == (4.5, 0.5, 200)
+
+
+def test_overrides_and_defaults(tmp_path):
+    (tmp_path / "c.yaml").write_text("steps: 10\nmodel: esat-256\nkeep_warmup: [1, 2]\nlosses: {absolute: 0, positive: 0}\n")
+    config = read_config(tmp_path / "c.yaml", steps=20)
+    assert (config.steps, config.model.name, config.keep_warmup, config.chunk) == (20, "esat-256", (1, 2), config.batch)
+    assert not config.losses.position
+    assert TrainConfig().replace(seed=4).to_dict()["seed"] == 4
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"step": 3}, "unknown keys.*step"),
+        ({"steps": 0}, "steps must be a positive integer, got 0"),
+        ({"batch": 10, "micro_batch": 4}, "multiple of micro_batch, got 10 and 4"),
+        ({"precision": "fp8"}, "precision"),
+        ({"attention": "none"}, "attention"),
+        ({"decay": 2}, "decay"),
+        ({"frozen_layers": 13}, r"\[0, 12\]"),
+        ({"head_lr": 0}, "head_lr"),
+        ({"losses": {"l2": 1}}, "losses: unknown keys"),
+        ({"augment": [1]}, "augment: expected a mapping"),
+        ({"model": "esat-9"}, "unknown model"),
+    ],
+)
+def test_bad_settings_are_refused(values, message):
+    with pytest.raises(ConfigError, match=message):
+        parse(values)
+
+
+def test_files_that_cannot_be_read(tmp_path):
+    with pytest.raises(ConfigError, match="cannot read"):
+        read_config(tmp_path / "none.yaml")
+    (tmp_path / "list.yaml").write_text("- 1\n")
+    with pytest.raises(ConfigError, match="expected a mapping"):
+        read_config(tmp_path / "list.yaml")
+    (tmp_path / "broken.yaml").write_text("a: [1\n")
+    with pytest.raises(ConfigError, match="cannot read"):
+        read_config(tmp_path / "broken.yaml")
