@@ -1,0 +1,293 @@
+"""The paper's table 2: the eight variants' parameters and multiply-accumulates, beside what an engine really computes, and frames/s.
+
+    python -m benchmarks.table2 [--json FILE|-] [--measure cpu|cuda [--protocols public,honest,engine] [--dtype fp32]]
+
+`params_m` and `macs_g` follow the thop convention that the paper used (see `macs.ThopCounter`); `macs_all_g` counts every matrix product;
+`macs_engine_g` is the engine's real count after leaving out work that cannot change the result, without the position loss's networks,
+which only training needs. The widths of those networks are not in the paper: `engine.model.position` infers them from this table.
+
+Frames/s come from `benchmarks/results/<device>/table2.json`, which `--measure` writes; what was not measured stays empty. Protocols:
+  public  as OSTrack's `profile_model.py`: training mode, position networks included, no synchronisation before the clock, nothing read back
+  honest  evaluation mode, without the position networks, the box read back every frame; median latency
+  engine  the fastest runner: crop, network and decode of one target; median latency
+
+Exit code 1 if a row differs from the paper's printed digits.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import json
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+import torch
+import typer
+from rich.console import Console
+from rich.table import Table
+from torch import nn
+
+from benchmarks import golden, macs
+from engine import ModelConfig, build_model, preset
+from engine.cli.exits import run_function
+from engine.errors import ConfigError
+from engine.model.position import PositionHeads
+from engine.runner import DTYPES, make_runner, resolve_device
+
+RESULTS = Path(__file__).parent / "results"
+PROTOCOLS = ("public", "honest", "engine")
+
+
+@dataclasses.dataclass(frozen=True)
+class Variant:
+    """One row: absolute and positive-negative position loss, force-directed attention, and what the paper prints."""
+
+    absolute: bool
+    positive: bool
+    fda: bool
+    paper_fps: float
+    paper_macs_g: float
+    paper_params_m: float
+
+    @property
+    def config(self) -> ModelConfig:
+        return preset("esat-384" if self.fda else "ostrack-384")
+
+    def position_heads(self) -> PositionHeads | None:
+        """With both classifiers whenever one of the losses is on: the paper's rows with one loss and with both cost the same."""
+        if not (self.absolute or self.positive):
+            return None
+        return PositionHeads(self.config, shared=self.fda)  # inferred: only so do both groups of rows come out
+
+
+VARIANTS = (
+    Variant(False, False, False, 114.4, 48.4, 92.1),
+    Variant(True, False, False, 106.6, 50.9, 99.0),
+    Variant(False, True, False, 106.8, 50.9, 99.0),
+    Variant(False, False, True, 96.2, 48.4, 92.1),
+    Variant(True, True, False, 107.5, 50.9, 99.0),
+    Variant(True, False, True, 82.3, 50.3, 94.8),
+    Variant(False, True, True, 81.7, 50.3, 94.8),
+    Variant(True, True, True, 83.2, 50.3, 94.8),
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Counts:
+    """One network with its position heads, counted."""
+
+    thop_parameters: int
+    thop_macs: int
+    every_product: int
+    closed_form_agrees: bool
+
+
+@functools.cache  # eight rows, four networks
+def count(fda: bool, position: bool) -> Counts:
+    """Count the network of table 2 with or without force-directed attention and position heads."""
+    variant = next(entry for entry in VARIANTS if entry.fda == fda and (entry.absolute or entry.positive) == position)
+    config = variant.config
+    with torch.device("meta"):
+        network, heads = build_model(config, "reference").eval(), variant.position_heads()
+        images = [torch.empty(1, 3, size, size) for size in (config.template_size, config.search_size)]
+    models: list[nn.Module] = [network] if heads is None else [network, heads.eval()]
+
+    def forward() -> None:
+        prediction = network(*images)
+        if heads is not None:
+            heads(prediction.template_features, prediction.search_features)
+
+    with torch.inference_mode():
+        with macs.ThopCounter(*models) as thop:
+            forward()
+        agrees = macs.count_products(lambda: network(*images)) == macs.closed_form(config)
+        return Counts(thop.parameters, thop.macs, macs.count_products(forward), agrees)
+
+
+def count_row(variant: Variant, fps: dict[str, dict[str, float]]) -> dict[str, Any]:
+    """One row of the table. `ok`: parameters and MACs agree with the paper's printed digits, and closed form and counter agree."""
+    counts = count(variant.fda, variant.absolute or variant.positive)
+    params_m, macs_g = round(counts.thop_parameters / 1e6, 1), round(counts.thop_macs / 1e9, 1)
+    return {
+        "abs": variant.absolute,
+        "pn": variant.positive,
+        "fda": variant.fda,
+        "params_m": params_m,
+        "macs_g": macs_g,
+        "macs_all_g": round(counts.every_product / 1e9, 2),
+        "macs_engine_g": round(macs.engine_count(variant.config) / 1e9, 2),
+        "paper_params_m": variant.paper_params_m,
+        "paper_macs_g": variant.paper_macs_g,
+        "paper_fps": variant.paper_fps,
+        "fps": fps,
+        "ok": (params_m, macs_g) == (variant.paper_params_m, variant.paper_macs_g) and counts.closed_form_agrees,
+    }
+
+
+def stored_fps(variant: Variant, results: Path = RESULTS) -> dict[str, dict[str, float]]:
+    """Measured frames/s of a row: {device: {protocol: value}}, from the stored results."""
+    found: dict[str, dict[str, float]] = {}
+    for path in sorted(results.glob("*/table2.json")):
+        for entry in json.loads(path.read_text())["measurements"]:
+            losses = (variant.absolute or variant.positive) and entry["protocol"] == "public"  # the others leave those networks out
+            if entry["fda"] == variant.fda and entry["position"] == losses:
+                found.setdefault(path.parent.name, {})[f"{entry['protocol']} {entry['dtype']}"] = entry["fps"]
+    return found
+
+
+def measure(device: str, dtype: str, protocols: list[str], seconds: float) -> list[dict[str, Any]]:
+    """Frames/s of the networks that differ in the table, each for about `seconds`."""
+    measurements = []
+    for fda in (False, True):
+        variant = next(entry for entry in VARIANTS if entry.fda == fda and (entry.absolute, entry.positive) == (True, True))
+        for protocol in protocols:
+            for position in (False, True) if protocol == "public" else (False,):
+                latencies = _PROTOCOLS[protocol](variant, position, device, dtype, seconds)
+                middle = statistics.median(latencies) if protocol != "public" else statistics.fmean(latencies)
+                measurements.append(
+                    {
+                        "fda": fda,
+                        "position": position,
+                        "protocol": protocol,
+                        "dtype": dtype,
+                        "fps": round(1 / middle, 2),
+                        "frames": len(latencies),
+                        "p99_ms": round(1e3 * sorted(latencies)[int(0.99 * (len(latencies) - 1))], 2),
+                    }
+                )
+    return measurements
+
+
+def _public(variant: Variant, position: bool, device: str, dtype: str, seconds: float) -> list[float]:
+    network, heads = build_model(variant.config).to(device), variant.position_heads() if position else None
+    if heads is not None:
+        heads = heads.to(device)
+    images = [torch.randn(1, 3, size, size, device=device) for size in (variant.config.template_size, variant.config.search_size)]
+
+    def frame() -> None:
+        with torch.no_grad(), torch.autocast(torch.device(device).type, DTYPES[dtype], enabled=dtype != "fp32"):
+            prediction = network(*images)
+            if heads is not None:
+                heads(prediction.template_features, prediction.search_features)
+
+    return _repeat(frame, seconds)
+
+
+def _honest(variant: Variant, position: bool, device: str, dtype: str, seconds: float) -> list[float]:
+    network = build_model(variant.config).to(device).eval()
+    images = [torch.randn(1, 3, size, size, device=device) for size in (variant.config.template_size, variant.config.search_size)]
+
+    def frame() -> None:
+        with torch.inference_mode(), torch.autocast(torch.device(device).type, DTYPES[dtype], enabled=dtype != "fp32"):
+            network(*images).box.tolist()
+
+    return _repeat(frame, seconds)
+
+
+def _engine(variant: Variant, position: bool, device: str, dtype: str, seconds: float) -> list[float]:
+    import numpy as np
+
+    weights = golden.draw_weights(variant.config, 12, 1.0, Path("table2"))
+    runner = make_runner(weights, device, dtype)
+    picture = np.random.default_rng(0).integers(0, 256, (720, 1280, 3), np.uint8)
+    box = (600.0, 300.0, 90.0, 60.0)
+    template = runner.encode_template(picture, box, True)
+    return _repeat(lambda: runner.observe(picture, [box], [template], True), seconds)
+
+
+_PROTOCOLS: dict[str, Callable[[Variant, bool, str, str, float], list[float]]] = {"public": _public, "honest": _honest, "engine": _engine}
+
+
+def _repeat(frame: Callable[[], object], seconds: float) -> list[float]:
+    """Seconds of each frame, after three frames of warm-up; at least three frames."""
+    for _ in range(3):
+        frame()
+    latencies: list[float] = []
+    while len(latencies) < 3 or sum(latencies) < seconds:
+        start = time.perf_counter()
+        frame()
+        latencies.append(time.perf_counter() - start)
+    return latencies
+
+
+def main(
+    json_output: Annotated[
+        str | None, typer.Option("--json", metavar="FILE", help="JSON lines to this file, - for standard output.")
+    ] = None,
+    measure_on: Annotated[str | None, typer.Option("--measure", metavar="DEVICE", help="Measure frames/s on cpu or cuda first.")] = None,
+    protocols: Annotated[str, typer.Option(help="Which to measure: public, honest, engine.")] = "public,honest,engine",
+    dtype: Annotated[str, typer.Option(help="fp32, bf16 or fp16.")] = "fp32",
+    seconds: Annotated[float, typer.Option(help="Per measurement.")] = 5.0,
+    store: Annotated[Path | None, typer.Option(metavar="DIR", help="The device's folder under benchmarks/results, to keep it.")] = None,
+) -> None:
+    """Compare the eight variants of table 2 with the paper."""
+    if measure_on is not None:
+        _measure_and_store(measure_on, dtype, protocols, seconds, store)
+    rows = [count_row(variant, stored_fps(variant)) for variant in VARIANTS]
+    lines = "".join(json.dumps(row) + "\n" for row in rows)
+    if json_output == "-":
+        sys.stdout.write(lines)
+    elif json_output is not None:
+        Path(json_output).write_text(lines)
+    console = Console(stderr=json_output == "-", width=None if sys.stdout.isatty() else 130)
+    console.print(_table(rows))
+    if not all(row["ok"] for row in rows):
+        raise typer.Exit(1)
+
+
+def _measure_and_store(device: str, dtype: str, protocols: str, seconds: float, store: Path | None) -> None:
+    chosen = protocols.split(",")
+    if unknown := [name for name in chosen if name not in PROTOCOLS]:
+        raise ConfigError(f"--protocols must be some of {', '.join(PROTOCOLS)}, got {', '.join(unknown)}")
+    if dtype not in DTYPES:
+        raise ConfigError(f"--dtype must be one of {', '.join(DTYPES)}, got {dtype!r}")
+    measurements = measure(resolve_device(device), dtype, chosen, seconds)
+    if store is None:
+        for entry in measurements:
+            print(json.dumps(entry), file=sys.stderr)
+        return
+    path = store / "table2.json"
+    kept = json.loads(path.read_text())["measurements"] if path.is_file() else []
+    keys = ("fda", "position", "protocol", "dtype")
+    new = {tuple(entry[key] for key in keys) for entry in measurements}
+    kept = [entry for entry in kept if tuple(entry[key] for key in keys) not in new]
+    store.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps({"torch": torch.__version__, "measurements": kept + measurements}, indent=1) + "\n")
+
+
+def _table(rows: list[dict[str, Any]]) -> Table:
+    table = Table(title="Table 2: thop's convention beside the paper's digits")
+    columns = sorted({(device, protocol) for row in rows for device, values in row["fps"].items() for protocol in values})
+    for name in ("ABS", "PN", "FDA"):
+        table.add_column(name, justify="center")
+    for name in (
+        "params M",
+        "paper",
+        "MACs G",
+        "paper",
+        "all products G",
+        "engine G",
+        "paper fps",
+        *(" ".join(key) for key in columns),
+        "ok",
+    ):
+        table.add_column(name, justify="right")
+    for row in rows:
+        table.add_row(
+            *("x" if row[key] else "" for key in ("abs", "pn", "fda")),
+            *(f"{row[key]:.1f}" for key in ("params_m", "paper_params_m", "macs_g", "paper_macs_g")),
+            *(f"{row[key]:.2f}" for key in ("macs_all_g", "macs_engine_g")),
+            f"{row['paper_fps']:.1f}",
+            *(f"{row['fps'][device][protocol]:.1f}" if protocol in row["fps"].get(device, {}) else "" for device, protocol in columns),
+            "[green]ok[/]" if row["ok"] else "[bold red]differs[/]",
+        )
+    return table
+
+
+if __name__ == "__main__":
+    run_function(main)

@@ -1,0 +1,92 @@
+"""Table 2 against the paper, and the ways of counting against each other."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+
+import esat_kernels.attention.library  # noqa: F401  registers the operator
+from benchmarks import macs, table2
+from engine import ModelConfig, build_model, preset
+from engine.cli.exits import run_function
+
+
+def test_all_rows_equal_the_paper(capsys):
+    with pytest.raises(SystemExit) as caught:
+        run_function(table2.main, ["--json", "-"])
+    assert not caught.value.code
+    rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [(row["abs"], row["pn"], row["fda"]) for row in rows] == [
+        (0, 0, 0), (1, 0, 0), (0, 1, 0), (0, 0, 1), (1, 1, 0), (1, 0, 1), (0, 1, 1), (1, 1, 1),
+    ]  # fmt: skip
+    printed = [(92.1, 48.4), (99.0, 50.9), (99.0, 50.9), (92.1, 48.4), (99.0, 50.9), (94.8, 50.3), (94.8, 50.3), (94.8, 50.3)]
+    assert [(row["params_m"], row["macs_g"]) for row in rows] == printed
+    assert all(row["ok"] for row in rows)
+    assert {row["macs_all_g"] for row in rows[::3]} == {54.09, 56.03} | {54.09}
+    assert all(row["macs_engine_g"] < 51 for row in rows)
+
+
+def test_the_thop_convention_to_the_last_unit():
+    counts = table2.count(False, False)
+    assert (counts.thop_macs, counts.thop_parameters) == (48_358_029_312, 92_120_709)  # what thop 0.1.1 prints for this network
+
+
+@pytest.mark.parametrize("elimination", [(), (1, 2), (0, 3)])
+def test_closed_form_and_counter_agree(elimination):
+    config = ModelConfig(
+        name="t", dim=48, heads=3, depth=4, template_size=48, search_size=96, head_channels=16, elimination_layers=elimination
+    )
+    with torch.device("meta"):
+        network = build_model(config, "reference").eval()
+        images = [torch.empty(1, 3, size, size) for size in (48, 96)]
+    assert macs.count_products(lambda: network(*images)) == macs.closed_form(config)
+    assert macs.engine_count(config) < macs.closed_form(config)
+
+
+def test_elimination_saves_what_the_notes_say():
+    assert round(macs.closed_form(preset("esat-384"), elimination=False) / 1e9, 1) == 74.9
+    assert round(macs.closed_form(preset("esat-384")) / 1e9, 2) == 54.09
+
+
+def test_the_fused_operator_counts_like_its_reference():
+    q = torch.empty(2, 3, 50, 16, device="meta")
+    fused = macs.count_products(lambda: torch.ops.esat.fda_attention(q, q, q, 0.1, 0.1, 0.25, 0.25, 10, -1, "reference"))
+    eager = macs.count_products(lambda: (q @ q.transpose(-1, -2)) @ q)
+    assert fused == eager == 2 * 3 * 2 * 50 * 50 * 16
+
+
+def test_measurements_are_kept_and_shown(tmp_path, monkeypatch):
+    entries = [
+        {"fda": False, "position": True, "protocol": "public", "dtype": "fp32", "fps": 1.5, "frames": 3, "p99_ms": 700.0},
+        {"fda": True, "position": False, "protocol": "engine", "dtype": "bf16", "fps": 9.0, "frames": 30, "p99_ms": 120.0},
+    ]
+    monkeypatch.setattr(table2, "measure", lambda *arguments: [dict(entry) for entry in entries])
+    table2._measure_and_store("cpu", "fp32", "public", 1.0, tmp_path / "machine")
+    entries[1]["fps"] = 10.0
+    table2._measure_and_store("cpu", "fp32", "public", 1.0, tmp_path / "machine")
+    assert table2.stored_fps(table2.VARIANTS[1], tmp_path) == {"machine": {"public fp32": 1.5}}
+    assert table2.stored_fps(table2.VARIANTS[0], tmp_path) == {}
+    assert table2.stored_fps(table2.VARIANTS[7], tmp_path) == {"machine": {"engine bf16": 10.0}}
+
+
+def test_every_protocol_runs_on_a_small_network(monkeypatch):
+    small = ModelConfig(name="t", dim=32, heads=2, depth=2, template_size=32, search_size=64, head_channels=8, elimination_layers=(1,))
+    monkeypatch.setattr(table2, "preset", lambda name: small)
+    rows = table2.measure("cpu", "fp32", list(table2.PROTOCOLS), 0.01)
+    assert [(row["fda"], row["position"], row["protocol"]) for row in rows] == [
+        (fda, position, protocol)
+        for fda in (False, True)
+        for position, protocol in ((False, "public"), (True, "public"), (False, "honest"), (False, "engine"))
+    ]
+    assert all(row["fps"] > 0 for row in rows)
+
+
+@pytest.mark.parametrize(
+    "arguments", [["--measure", "cpu", "--protocols", "fast"], ["--measure", "cpu", "--dtype", "int4"], ["--measure", "tpu"]]
+)
+def test_bad_calls(arguments):
+    with pytest.raises(SystemExit) as caught:
+        run_function(table2.main, arguments)
+    assert caught.value.code == 2
