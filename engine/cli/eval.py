@@ -29,6 +29,9 @@ def evaluate(
     dtype: Annotated[str, typer.Option(help="auto, fp32, bf16 or fp16.")] = "auto",
     backend: Annotated[str, typer.Option(help="Attention backend: auto, reference, cpu, triton or cuda.")] = "auto",
     workers: Annotated[int, typer.Option(help="Processes; each tracks one sequence at a time, and they share the cores.")] = 1,
+    ray: Annotated[
+        str | None, typer.Option(metavar="ADDRESS", help="Track on a Ray cluster, a core a sequence: its address, auto, or local.")
+    ] = None,
     json_output: Annotated[str | None, typer.Option("--json", metavar="FILE", help="Figures as JSON; - for standard output.")] = None,
     markdown: Annotated[Path | None, typer.Option(metavar="FILE", help="Tables as Markdown.")] = None,
     plots: Annotated[Path | None, typer.Option(metavar="DIR", help="Success and precision plots.")] = None,
@@ -69,7 +72,7 @@ def evaluate(
     reports: list[TrackerReport] = []
     outcomes: dict[str, Outcome] = {}
     if settings is not None:
-        outcomes, failures = _track(dataset, settings, results, workers, fresh, console)
+        outcomes, failures = _track(dataset, settings, results, workers, fresh, ray, console)
         boxes = {name: outcome.boxes for name, outcome in outcomes.items()}
         fps = {name: outcome.fps for name, outcome in outcomes.items()}
         known = {failure.name for failure in failures}
@@ -102,7 +105,7 @@ def evaluate(
 
 
 def _track(
-    dataset: Dataset, settings: Settings, results: Path | None, workers: int, fresh: bool, console: Console
+    dataset: Dataset, settings: Settings, results: Path | None, workers: int, fresh: bool, ray: str | None, console: Console
 ) -> tuple[dict[str, Outcome], list[Failure]]:
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
@@ -135,7 +138,7 @@ def _track(
             rate = progress.frames / elapsed if elapsed > 0 else 0.0
             bar.update(task, total=total, completed=progress.frames, description=f"{finished} of {len(sequences)} sequences", rate=rate)
 
-        outcomes, failures = pool.run(sequences, settings, folder, workers, fresh, on_progress)
+        outcomes, failures = pool.run(sequences, settings, folder, workers, fresh, ray, on_progress)
     if reused:
         console.print(f"{reused} of {len(sequences)} sequences were there already ({folder}); --fresh tracks them again", highlight=False)
     return outcomes, failures

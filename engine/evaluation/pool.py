@@ -60,11 +60,13 @@ def run(
     folder: Path,
     workers: int = 1,
     fresh: bool = False,
+    ray: str | None = None,
     on_progress: Callable[[Progress], None] = lambda progress: None,
 ) -> tuple[dict[str, Outcome], list[Failure]]:
     """Results by sequence name, and what failed. Finished results in `folder` are used again unless `fresh`.
 
-    The cores are divided among the workers, so that together they use each core once. ConfigError, WeightsError and DeviceError (the
+    The cores are divided among the workers, so that together they use each core once. With `ray`, the address of a Ray cluster, its
+    workers track instead (see `cluster`). ConfigError, WeightsError and DeviceError (the
     model cannot run at all) come before any tracking.
     """
     if workers < 1:
@@ -86,8 +88,12 @@ def run(
     # Long sequences first, so that no worker is left alone with one at the end.
     todo.sort(key=lambda sequence: (-(sequence.frame_count or math.inf), sequence.name))
     if todo:
-        finished = _in_this_process if workers == 1 else _in_processes
-        for name, result in finished(todo, settings, folder, key, min(workers, len(todo)), on_progress):
+        if ray is not None:
+            results = _on_ray(todo, settings, folder, key, ray, on_progress)
+        else:
+            track = _in_this_process if workers == 1 else _in_processes
+            results = track(todo, settings, folder, key, min(workers, len(todo)), on_progress)
+        for name, result in results:
             if isinstance(result, Outcome):
                 outcomes[name] = result
             else:
@@ -100,9 +106,7 @@ def run(
 def _in_this_process(
     todo: list[Sequence], settings: Settings, folder: Path, key: str, workers: int, on_progress: Callable[[Progress], None]
 ) -> Iterator[tuple[str, Outcome | str]]:
-    from engine.tracker import Tracker
-
-    tracker = Tracker(settings.model, settings.device, settings.dtype, backend=settings.backend)
+    tracker = _make_tracker(settings)
     count = 0
 
     def on_frame() -> None:
@@ -168,6 +172,30 @@ def _share_out(
     return suspects, rest
 
 
+def _on_ray(
+    todo: list[Sequence], settings: Settings, folder: Path, key: str, address: str, on_progress: Callable[[Progress], None]
+) -> Iterator[tuple[str, Outcome | str]]:
+    from engine.evaluation.cluster import track_on_ray
+
+    by_name = {sequence.name: sequence for sequence in todo}
+    for name, result in track_on_ray(todo, settings, address, lambda frames, done: on_progress(Progress(frames, done))):
+        if isinstance(result, Outcome):
+            tracking.save(result, folder, key, tracking.fingerprint(by_name[name]))
+        yield name, result
+
+
+def track_with_one_thread(sequence: Sequence, settings: Settings) -> Outcome | str:
+    """Track one sequence on one core; the model is loaded once for a process. The outcome, or why there is none."""
+    import cv2
+    import torch
+
+    torch.set_num_threads(1)
+    cv2.setNumThreads(1)
+    if _Worker.tracker is None or _Worker.settings != settings:
+        _Worker.settings, _Worker.tracker = settings, _make_tracker(settings)
+    return _track(sequence, _Worker.tracker, lambda: None)
+
+
 def _start_worker(settings: Settings, folder: Path, key: str, frames: Any, threads: int) -> None:
     import cv2
     import torch
@@ -186,12 +214,15 @@ def _end_with_parent() -> None:
         os._exit(1)
 
 
-def _track_in_worker(sequence: Sequence) -> Outcome | str:
+def _make_tracker(settings: Settings) -> Any:
     from engine.tracker import Tracker
 
+    return Tracker(settings.model, settings.device, settings.dtype, backend=settings.backend)
+
+
+def _track_in_worker(sequence: Sequence) -> Outcome | str:
     if _Worker.tracker is None:
-        settings = _Worker.settings
-        _Worker.tracker = Tracker(settings.model, settings.device, settings.dtype, backend=settings.backend)
+        _Worker.tracker = _make_tracker(_Worker.settings)
     return _track_and_save(sequence, _Worker.tracker, _Worker.folder, _Worker.key, _count_frame)
 
 
@@ -200,10 +231,15 @@ def _count_frame() -> None:
         _Worker.frames.value += 1
 
 
-def _track_and_save(sequence: Sequence, tracker: Any, folder: Path, key: str, on_frame: Callable[[], None]) -> Outcome | str:
+def _track(sequence: Sequence, tracker: Any, on_frame: Callable[[], None]) -> Outcome | str:
     try:
-        outcome = tracking.track(sequence, tracker, on_frame)
+        return tracking.track(sequence, tracker, on_frame)
     except (EsatError, ValueError, RuntimeError, OSError, MemoryError) as error:  # one bad sequence is a failure of its own
         return f"{type(error).__name__}: {error}"
-    tracking.save(outcome, folder, key, tracking.fingerprint(sequence))
+
+
+def _track_and_save(sequence: Sequence, tracker: Any, folder: Path, key: str, on_frame: Callable[[], None]) -> Outcome | str:
+    outcome = _track(sequence, tracker, on_frame)
+    if isinstance(outcome, Outcome):
+        tracking.save(outcome, folder, key, tracking.fingerprint(sequence))
     return outcome

@@ -1,0 +1,82 @@
+"""Tracks the sequences of a data set on a Ray cluster, one sequence a task and a core. A lost worker's sequence is tried again.
+
+Every node needs this package, the data set and the weights file under the same paths. Results come back to the caller, who keeps them.
+"""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from engine.errors import ConfigError, DeviceError
+from engine.evaluation.sequences import Sequence
+from engine.evaluation.tracking import Outcome, Settings
+
+_CONNECT_SECONDS = 5.0
+RETRIES = 2  # of a sequence whose worker died
+
+
+def track_on_ray(
+    todo: list[Sequence], settings: Settings, address: str, report: Callable[[int, str | None], None]
+) -> Iterator[tuple[str, Outcome | str]]:
+    """Yield (name, result or reason) as tasks end. report(frames tracked so far, name of the finished sequence).
+
+    address: "local" for a cluster on this machine's cores, "auto" for the one that it belongs to, else a cluster's address.
+    With a CUDA device in the settings every task takes one GPU. ConfigError without Ray, DeviceError if the cluster cannot be reached.
+    """
+    ray = _import_ray()
+    _check_reachable(address)
+    try:
+        ray.init(address=address, log_to_driver=False, logging_level="ERROR")
+    except (ConnectionError, ValueError, RuntimeError, TimeoutError) as error:
+        raise DeviceError(f"cannot reach the Ray cluster {address!r}: {error}") from error
+    try:
+        task = ray.remote(_track).options(
+            num_cpus=1, num_gpus=1 if settings.device.startswith("cuda") else 0, max_retries=RETRIES, retry_exceptions=False
+        )
+        waiting = {task.remote(sequence, settings): sequence for sequence in todo}
+        frames = 0
+        while waiting:
+            done, _ = ray.wait(list(waiting), num_returns=1, timeout=1.0)
+            for reference in done:
+                sequence = waiting.pop(reference)
+                try:
+                    result = ray.get(reference)
+                except ray.exceptions.WorkerCrashedError:
+                    yield sequence.name, f"its worker died {1 + RETRIES} times (out of memory?)"
+                    continue
+                except ray.exceptions.RayTaskError as error:
+                    raise error.as_instanceof_cause() from error
+                if isinstance(result, Outcome):
+                    frames += len(result.boxes)
+                report(frames, sequence.name)
+                yield sequence.name, result
+            report(frames, None)
+    finally:
+        ray.shutdown()
+
+
+def _track(sequence: Sequence, settings: Settings) -> Outcome | str:
+    from engine.evaluation import pool
+
+    return pool.track_with_one_thread(sequence, settings)
+
+
+def _check_reachable(address: str) -> None:
+    """DeviceError if nothing listens at HOST:PORT: Ray itself would go on trying for minutes."""
+    host, colon, port = address.rpartition("//")[2].partition(":")
+    if not (colon and port.isdecimal()):
+        return
+    try:
+        socket.create_connection((host, int(port)), timeout=_CONNECT_SECONDS).close()
+    except (OSError, OverflowError) as error:
+        raise DeviceError(f"cannot reach the Ray cluster {address!r}: {error}") from error
+
+
+def _import_ray() -> Any:
+    try:
+        import ray
+    except ImportError as error:
+        raise ConfigError("--ray needs the package ray: pip install 'esat-engine[ray]'") from error
+    return ray
