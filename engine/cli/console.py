@@ -99,17 +99,17 @@ SCOPES = {
 }
 
 
-def summary_table(title: str, fps: Mapping[str, Mapping[str, float | None]], outputs: Sequence[Path]) -> Table:
+def print_summary(console: Console, title: str, fps: Mapping[str, Mapping[str, float | None]], outputs: Sequence[Path]) -> None:
     """Frames per second of each scope, one column a run, then where the outputs are."""
-    table = Table(title=title, title_justify="left", show_edge=False)
+    table = Table(show_edge=False)
     table.add_column("scope")
     for name in fps:
-        table.add_column(f"{name} frames/s" if len(fps) > 1 else "frames/s", justify="right")
+        table.add_column(f"{name} frames/s".lstrip(), justify="right")
     table.add_column("what is timed")
     for scope, meaning in SCOPES.items():
         values = ("-" if run[scope] is None else f"{run[scope]:.1f}" for run in fps.values())
         table.add_row(scope, *values, meaning)
-    if outputs:
-        table.caption = "\n".join(f"written: {path}" for path in outputs)
-        table.caption_justify = "left"
-    return table
+    console.print(title, markup=False, highlight=False, soft_wrap=True)
+    console.print(table)
+    for path in outputs:
+        console.print(f"written: {path}", markup=False, highlight=False, soft_wrap=True)

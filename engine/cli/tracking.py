@@ -10,7 +10,7 @@ from typing import cast
 
 from rich.console import Console
 
-from engine.cli.console import Box, Interrupt, TrackingProgress, parse_box, summary_table
+from engine.cli.console import Box, Interrupt, TrackingProgress, parse_box, print_summary
 from engine.errors import BoxError, ConfigError, SinkError, SourceError
 from engine.preprocess import check_box
 from engine.tracker import Tracker
@@ -140,4 +140,4 @@ def _print_summary(about: Mapping[str, str], session: Session, reader: Reader, s
     title += f", {reader.dropped} skipped" if reader.dropped else ""
     title += f", {reader.damaged} damaged" if reader.damaged else ""
     console = Console(stderr=str(options.outputs["jsonl"]) == "-")
-    console.print(summary_table(title, {"": session.fps()}, sinks.targets))
+    print_summary(console, title, {"": session.fps()}, sinks.targets)
