@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from engine.errors import SourceError
-from engine.video import VideoFile, open_source
+from engine.video import Reader, VideoFile, open_source
 from tests.engine.video.clips import FASTSTART, cut, picture, pictures, write_clip
 
 
@@ -135,3 +135,19 @@ def test_public_clip_with_ground_truth_has_a_frame_a_line(shared: Path) -> None:
     clip = shared / "data" / "train_video" / "davis_camel.mp4"
     lines = clip.with_suffix(".txt").read_text().split()
     assert sum(1 for _ in VideoFile(clip)) == len(lines)
+
+
+def test_handles_are_given_back(tmp_path: Path) -> None:
+    whole = write_clip(tmp_path / "a.mp4", pictures(10, 160, 120), options={"crf": "1"}, container_options=FASTSTART)
+    damaged = cut(whole)
+
+    def handles() -> int:
+        return len(list(Path("/proc/self/fd").iterdir()))
+
+    before = handles()
+    for _ in range(10):
+        with Reader(open_source(whole)) as reader:
+            assert next(iter(reader)).index == 0
+        with Reader(open_source(damaged)) as reader, pytest.raises(SourceError):
+            list(reader)
+    assert handles() == before
