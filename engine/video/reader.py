@@ -23,7 +23,7 @@ class Reader(Source):
     The source belongs to the reader: its thread closes it.
     """
 
-    def __init__(self, source: Source, policy: Policy | None = None, capacity: int = 8, stop: Callable[[], bool] | None = None) -> None:
+    def __init__(self, source: Source, policy: Policy | None = None, capacity: int = 4, stop: Callable[[], bool] | None = None) -> None:
         if policy not in (None, "every", "newest"):
             raise SourceError(f"reader policy must be 'every' or 'newest', got {policy!r}")
         if capacity < 1:
