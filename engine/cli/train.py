@@ -28,6 +28,7 @@ def train(
     from engine.training.config import read_config
     from engine.training.curves import plot_curves
     from engine.training.export import export_checkpoint
+    from engine.training.layouts import read_layouts
     from engine.training.memory import keep_freed_memory
     from engine.training.pairs import PairMaker
     from engine.training.sources import read_pool
@@ -42,7 +43,8 @@ def train(
     console = Console(stderr=True)
     keep_freed_memory()
     torch.set_num_threads(threads)
-    pool = read_pool(Path(settings.data), Path(settings.pseudo) if settings.pseudo else None)
+    pseudo = Path(settings.pseudo) if settings.pseudo else None
+    pool = read_layouts(settings.layouts) if settings.layouts else read_pool(Path(settings.data), pseudo)
     console.print("boxes: " + ", ".join(f"{name} {count}" for name, count in pool.describe().items()), highlight=False)
     trainer = Trainer(settings, PairMaker(pool, settings.model, settings.augment, settings.seed), run)
     if trainer.step:
@@ -50,6 +52,8 @@ def train(
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: trainer.stop())
     _follow(trainer, settings.steps, console)
+    if trainer.group.rank:
+        return
     plot_curves(run / LOG, run / "curves.png")
     console.print(f"step {trainer.step}: {run / CHECKPOINT}, {run / LOG}, {run / 'curves.png'}", highlight=False)
     if export is not None:

@@ -79,12 +79,12 @@ class PairMaker:
                     self._by_class.setdefault((name, int(stills[i].classes[j])), []).append((i, j))
         lengths = {name: np.array([min(len(clip.valid), _LONG_TRACK) for clip in clips], float) for name, clips in pool.clips.items()}
         self._clip_weights = {name: counts / counts.sum() for name, counts in lengths.items()}
-        self._backgrounds = [still.image for stills in pool.stills.values() for still in stills]
-        self._backgrounds += [frame for clips in pool.clips.values() for clip in clips for frame in clip.frames[::40]]
+        self._backgrounds = [(still.pictures, still.index) for stills in pool.stills.values() for still in stills]
+        self._backgrounds += [(clip.frames, i) for clips in pool.clips.values() for clip in clips for i in range(0, len(clip.frames), 40)]
 
-    def batch(self, step: int, size: int) -> Batch:
-        """The pairs of one step."""
-        pairs = [self.pair(step * size + index) for index in range(size)]
+    def batch(self, step: int, size: int, part: slice = slice(None)) -> Batch:
+        """The pairs of one step, or a part of them."""
+        pairs = [self.pair(step * size + index) for index in range(size)[part]]
         template, search, boxes = (np.stack(part) for part in zip(*pairs, strict=True))
         return Batch(template, search, boxes.astype(np.float32))
 
@@ -93,15 +93,15 @@ class PairMaker:
         rng = np.random.default_rng((self.seed, index))
         name = self._names[rng.choice(len(self._names), p=self._weights)]
         group = self._groups[name]
-        look_alikes: list[tuple[np.ndarray, np.ndarray]] = []
+        look_alikes: list[tuple[Still, np.ndarray]] = []
         if name in self.pool.stills:
             i, j = self._objects[name][rng.integers(len(self._objects[name]))]
             still = self.pool.stills[name][i]
             first = second = still.image
             first_box = second_box = still.boxes[j]
-            look_alikes = [(still.image, box) for k, box in enumerate(still.boxes) if k != j]
+            look_alikes = [(still, box) for k, box in enumerate(still.boxes) if k != j]
             for a, b in self._pick(self._by_class.get((name, int(still.classes[j])), []), rng, 2):
-                look_alikes.append((self.pool.stills[name][a].image, self.pool.stills[name][a].boxes[b]))
+                look_alikes.append((self.pool.stills[name][a], self.pool.stills[name][a].boxes[b]))
             moving = False
         else:
             clip = group[rng.choice(len(group), p=self._clip_weights[name])]
@@ -135,7 +135,7 @@ class PairMaker:
         return crop
 
     def _search(
-        self, image: np.ndarray, box: np.ndarray, moving: bool, look_alikes: list[tuple[np.ndarray, np.ndarray]], rng: Generator
+        self, image: np.ndarray, box: np.ndarray, moving: bool, look_alikes: list[tuple[Still, np.ndarray]], rng: Generator
     ) -> tuple[np.ndarray, np.ndarray]:
         config, size = self.config, self.model.search_size
         target = np.sqrt(box[2] * box[3])
@@ -172,27 +172,26 @@ class PairMaker:
         return augment.blend(self._background(size, rng), crop, (inside > 250)[..., None].astype(np.float32))
 
     def _background(self, size: int, rng: Generator) -> np.ndarray:
-        image = self._backgrounds[rng.integers(len(self._backgrounds))]
+        pictures, index = self._backgrounds[rng.integers(len(self._backgrounds))]
+        image = pictures[index]
         side = min(image.shape[:2]) * rng.uniform(0.4, 1.0)
         low = np.array([side / 2, side / 2])
         high = np.array([image.shape[1] - side / 2, image.shape[0] - side / 2])
         return _warp(image, _linear(size / side, 0.0, 0.0), rng.uniform(low, np.maximum(high, low)), size)
 
-    def _distract(
-        self, crop: np.ndarray, placed: np.ndarray, look_alikes: list[tuple[np.ndarray, np.ndarray]], rng: Generator
-    ) -> np.ndarray:
+    def _distract(self, crop: np.ndarray, placed: np.ndarray, look_alikes: list[tuple[Still, np.ndarray]], rng: Generator) -> np.ndarray:
         """One to three other objects of about the target's size, none over more than a tenth of it."""
         size = crop.shape[0]
         target = np.sqrt(placed[2] * placed[3])
         for _ in range(int(rng.integers(1, 4))):
             if look_alikes and rng.random() < 0.7:
-                image, box = look_alikes[rng.integers(len(look_alikes))]
+                other, box = look_alikes[rng.integers(len(look_alikes))]
             else:
                 name = list(self._objects)[rng.integers(len(self._objects))] if self._objects else None
                 if name is None:
                     return crop
                 i, j = self._objects[name][rng.integers(len(self._objects[name]))]
-                image, box = self.pool.stills[name][i].image, self.pool.stills[name][i].boxes[j]
+                other, box = self.pool.stills[name][i], self.pool.stills[name][i].boxes[j]
             factor = target * np.exp(rng.normal(0, 0.25)) / np.sqrt(box[2] * box[3])
             linear = _linear(factor, 0.0, 0.0) @ np.diag([rng.choice([-1.0, 1.0]), 1.0])
             extent = box[2:] * factor
@@ -200,7 +199,7 @@ class PairMaker:
                 middle = rng.uniform(0, size, 2)
                 spot = np.concatenate([middle - extent / 2, extent])
                 if _covered(placed, spot) < 0.1:
-                    pasted = _warp(image, linear, box[:2] + box[2:] / 2, size, middle)
+                    pasted = _warp(other.image, linear, box[:2] + box[2:] / 2, size, middle)
                     crop = augment.blend(crop, pasted, augment.soft_mask(size, spot, rng))
                     break
         return crop

@@ -24,11 +24,17 @@ _MIN_SIZE = 16.0  # sqrt(w h)
 
 @dataclasses.dataclass(frozen=True)
 class Still:
-    """A picture (uint8 BGR [H, W, 3]) with boxes [n, 4] (x, y, w, h) and their classes [n] (-1: unknown)."""
+    """A picture of a sequence, with boxes [n, 4] (x, y, w, h) and their classes [n] (-1: unknown)."""
 
-    image: np.ndarray
+    pictures: Sequence[np.ndarray]
+    index: int
     boxes: np.ndarray
     classes: np.ndarray
+
+    @property
+    def image(self) -> np.ndarray:
+        """uint8 BGR [H, W, 3]."""
+        return self.pictures[self.index]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -90,7 +96,7 @@ def read_stills(folder: Path, longest: int = 512) -> list[Still]:
         boxes, classes = table[:, :4] * factor, table[:, 4].astype(int)
         keep = usable(boxes)
         if keep.any():
-            stills.append(Still(image, boxes[keep], classes[keep]))
+            stills.append(Still([image], 0, boxes[keep], classes[keep]))
     return stills
 
 

@@ -23,6 +23,7 @@ from engine.model.network import EsatNetwork, build_model
 from engine.model.position import PositionHeads
 from engine.training.attention import drop_attraction
 from engine.training.config import TrainConfig
+from engine.training.distributed import join
 from engine.training.losses import total_loss
 from engine.training.pairs import Batch, PairMaker
 
@@ -54,7 +55,7 @@ class TrainingModel(nn.Module):
 def choose_device(name: str) -> torch.device:
     """`auto`: CUDA where there is one, else the CPU."""
     if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        return torch.device(f"cuda:{os.environ.get('LOCAL_RANK', '0')}" if torch.cuda.is_available() else "cpu")
     try:
         device = torch.device(name)
     except RuntimeError as error:
@@ -173,6 +174,12 @@ class Trainer:
     def __init__(self, config: TrainConfig, pairs: PairMaker, run: str | Path):
         self.config, self.pairs, self.run_dir = config, pairs, Path(run)
         self.device = choose_device(config.device)
+        self.group = join(self.device)
+        self._part = self.group.part(config.batch)
+        if (self._part.stop - self._part.start) % self._chunk:
+            raise ConfigError(
+                f"micro_batch {config.chunk} must divide the share of each of {self.group.size} processes of a batch of {config.batch}"
+            )
         torch.manual_seed(config.seed)
         self.model = TrainingModel(config)
         self.step = 0
@@ -186,6 +193,11 @@ class Trainer:
         if not self._fresh:
             self._resume()
         self._stop = False
+
+    @property
+    def _chunk(self) -> int:
+        """Pairs of a forward pass in this process."""
+        return self.config.micro_batch or self._part.stop - self._part.start
 
     def stop(self) -> None:
         """Ask the loop to save and return after the step it is at."""
@@ -204,7 +216,9 @@ class Trainer:
         self.step, self.seconds = state["step"], state["seconds"]
 
     def save(self) -> None:
-        """Write the checkpoint; it appears under its name only when it is complete."""
+        """Write the checkpoint; it appears under its name only when it is complete. The first process of a group writes, the others do not."""
+        if self.group.rank:
+            return
         state = {
             "model": self.model.state_dict(),
             "averaged": self.averaged.state_dict(),
@@ -242,9 +256,9 @@ class Trainer:
         self.optimizer.zero_grad(set_to_none=True)
         sums: dict[str, Tensor] = {}
         ratio = keep_ratio(self.step, config)
-        share = config.chunk / config.batch
-        for start in range(0, config.batch, config.chunk):
-            part = slice(start, start + config.chunk)
+        share = self._chunk / len(batch.boxes)
+        for start in range(0, len(batch.boxes), self._chunk):
+            part = slice(start, start + self._chunk)
             template, search = (to_device(crops[part], self.device) for crops in (batch.template, batch.search))
             boxes = torch.from_numpy(batch.boxes[part]).to(self.device)
             with self._autocast():
@@ -253,6 +267,8 @@ class Trainer:
             (loss * share).backward()
             for name, value in terms.items():
                 sums[name] = sums.get(name, 0) + share * value
+        self.group.average_gradients(self.model)
+        self.group.average(sums.values())
         norm = nn.utils.clip_grad_norm_(self.model.parameters(), config.clip)
         self.optimizer.step()
         self._average()
@@ -272,10 +288,10 @@ class Trainer:
         """Train up to `config.steps`, or until `stop` is called; saves now and then and at the end."""
         config = self.config
         self.run_dir.mkdir(parents=True, exist_ok=True)
-        loader = Loader(lambda step: self.pairs.batch(step, config.batch), self.step, config.loader_threads)
+        loader = Loader(lambda step: self.pairs.batch(step, config.batch, self._part), self.step, config.loader_threads)
         saved = time.monotonic()
         try:
-            with (self.run_dir / LOG).open("a") as log:
+            with open(os.devnull if self.group.rank else self.run_dir / LOG, "a") as log:
                 for record in self._steps(loader):
                     log.write(json.dumps(record) + "\n")
                     log.flush()
@@ -289,7 +305,7 @@ class Trainer:
             self.save()
 
     def _steps(self, loader: Loader) -> Iterator[dict[str, float]]:
-        while self.step < self.config.steps and not self._stop:
+        while self.step < self.config.steps and not self.group.any(self._stop, self.device):
             start = time.monotonic()
             batch = loader.take()
             waited = time.monotonic() - start

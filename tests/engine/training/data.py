@@ -28,7 +28,7 @@ def small_pool(stills=4, frames=6):
     boxes = [
         np.array([rng.integers(40, 160), rng.integers(30, 120), rng.integers(30, 90), rng.integers(30, 90)], float) for _ in range(stills)
     ]
-    images = [Still(picture(box, seed=i), box[None], np.array([i % 2])) for i, box in enumerate(boxes)]
+    images = [Still([picture(box, seed=i)], 0, box[None], np.array([i % 2])) for i, box in enumerate(boxes)]
     track = np.array([[60 + 10 * t, 80, 50, 40] for t in range(frames)], float)
     track[1] = np.nan
     clip = Clip([picture(box if np.isfinite(box).all() else [0, 0, 1, 1], seed=9) for box in track], track)
