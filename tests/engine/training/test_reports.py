@@ -1,0 +1,76 @@
+"""Curves, label plots, ablation tables, validation."""
+
+import json
+
+import cv2
+import numpy as np
+import pytest
+
+from engine.config import preset
+from engine.errors import DatasetError
+from engine.training.ablation import ablate, variants
+from engine.training.curves import plot_curves, read_log, smooth
+from engine.training.export import export_checkpoint
+from engine.training.label_plots import plot_labels
+from engine.training.trainer import CHECKPOINT
+from engine.training.validate import validate
+from tests.engine.training.data import picture, small_pool
+from tests.engine.training.test_trainer import settings, trainer
+
+
+def test_curves_survive_a_cut_line(tmp_path):
+    lines = [json.dumps({"step": step, "total": 1 / step, "iou": 0.1 * step}) for step in range(1, 9)]
+    (tmp_path / "log.jsonl").write_text("\n".join(lines) + '\n{"step": 9, "tot')
+    assert len(read_log(tmp_path / "log.jsonl")) == 8
+    plot_curves(tmp_path / "log.jsonl", tmp_path / "c.png")
+    assert cv2.imread(str(tmp_path / "c.png")).std() > 0
+    (tmp_path / "log.jsonl").write_text("")
+    with pytest.raises(DatasetError, match="no records"):
+        plot_curves(tmp_path / "log.jsonl", tmp_path / "c.png")
+
+
+def test_smooth_is_a_running_mean():
+    assert smooth(np.array([1.0, 3.0, 5.0, 7.0]), 2).tolist() == [1.0, 2.0, 4.0, 6.0]
+
+
+def test_label_plot(tmp_path):
+    plot_labels([0.5, 0.4, 0.3, 0.4], preset("esat-s-256"), tmp_path / "labels.png")
+    assert cv2.imread(str(tmp_path / "labels.png")).std() > 0
+
+
+def test_ablation_has_the_papers_rows():
+    config = settings()
+    rows = variants(config, 2)
+    assert list(rows) == ["base", "FDA", "PN", "PN+FDA", "ABS", "ABS+FDA", "ABS+PN", "ABS+PN+FDA"]
+    assert (rows["base"].model.beta, rows["base"].losses.position) == (0, False)
+    assert (rows["ABS+PN+FDA"].losses.absolute, rows["ABS+PN+FDA"].losses.positive, rows["FDA"].model.alpha) == (0.01, 0.1, 0.1)
+    assert len(variants(config, 3)) == 10
+    assert [row.model.beta for row in variants(config, 4).values()] == [1.0, 0.1, 0.01]
+
+
+def test_ablation_trains_each_variant_once(tmp_path):
+    config = settings(steps=1)
+    first = ablate(config, small_pool(), [4], [0, 1], tmp_path, batches=1)
+    assert [row["seeds"] for row in first] == [2, 2, 2]
+    assert all(0 <= row["iou"] <= 1 and row["spread"] >= 0 for row in first)
+    stamp = (tmp_path / "results.jsonl").read_text()
+    assert ablate(config, small_pool(), [4], [0, 1], tmp_path, batches=1) == first
+    assert (tmp_path / "results.jsonl").read_text() == stamp
+
+
+def test_validation_tracks_every_sequence(tmp_path):
+    run = trainer(tmp_path / "run", steps=1)
+    run.run()
+    export_checkpoint(tmp_path / "run" / CHECKPOINT, tmp_path / "w.safetensors", run.config)
+    for name in ("one", "two"):
+        (tmp_path / "data" / name / "img").mkdir(parents=True)
+        boxes = [[60 + 5 * t, 80, 50, 40] for t in range(3)]
+        for t, box in enumerate(boxes):
+            cv2.imwrite(str(tmp_path / "data" / name / "img" / f"{t}.png"), picture(box))
+        (tmp_path / "data" / name / "groundtruth.txt").write_text("\n".join(",".join(map(str, box)) for box in boxes))
+    scores = validate(tmp_path / "w.safetensors", tmp_path / "data", device="cpu")
+    assert set(scores) == {"one", "two", "mean"}
+    assert scores["mean"] == pytest.approx((scores["one"] + scores["two"]) / 2)
+    assert validate(tmp_path / "w.safetensors", tmp_path / "data", "cpu", frames=1)["mean"] == pytest.approx(95.238, abs=1e-3)
+    with pytest.raises(DatasetError, match="no sequences"):
+        validate(tmp_path / "w.safetensors", tmp_path / "run", device="cpu")
