@@ -17,6 +17,7 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def _register() -> None:
+    from engine.cli.bench import bench
     from engine.cli.convert import convert
     from engine.cli.demo import demo
     from engine.cli.doctor import doctor
@@ -28,6 +29,7 @@ def _register() -> None:
     from engine.cli.track import track
     from engine.cli.train import train
 
+    app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []})(bench)
     app.command()(convert)
     app.command()(demo)
     app.command()(doctor)
