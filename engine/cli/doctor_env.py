@@ -107,7 +107,7 @@ def _opencv() -> Finding:
 
 
 def _writable() -> Finding:
-    from engine.video.output import PendingFile
+    from engine.files import PendingFile
 
     try:
         PendingFile(Path.cwd() / "esat-doctor.tmp").discard()

@@ -214,7 +214,7 @@ def _print(console: Console, reports: list[TrackerReport], dataset: Dataset, uns
 
 def _write(path: Path, text: str) -> None:
     from engine.errors import SinkError
-    from engine.video.output import PendingFile
+    from engine.files import PendingFile
 
     pending = PendingFile(path)
     try:

@@ -11,7 +11,7 @@ import numpy as np
 from engine.errors import DatasetError, SinkError
 from engine.evaluation.sequences import Dataset
 from engine.evaluation.tracking import Outcome
-from engine.video.output import PendingFile
+from engine.files import PendingFile
 
 
 def write_submission(path: Path, dataset: Dataset, outcomes: Mapping[str, Outcome]) -> int:

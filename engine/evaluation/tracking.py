@@ -18,7 +18,7 @@ import numpy as np
 from engine.errors import DatasetError
 from engine.evaluation.metrics import Floats
 from engine.evaluation.sequences import Sequence
-from engine.video.output import PendingFile
+from engine.files import PendingFile
 
 
 @dataclasses.dataclass(frozen=True)

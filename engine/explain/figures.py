@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 
 from engine.errors import SinkError
 from engine.explain.capture import FloatMap, Insight
+from engine.files import PendingFile
 from engine.preprocess import Box
-from engine.video.output import PendingFile
 
 GROUND_TRUTH, PREDICTION = (0, 200, 0), (40, 90, 255)  # RGB, as in the paper: green and blue
 _PANEL = 256  # pixels of each picture in a row

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from engine.errors import ConfigError, SinkError
+from engine.files import PendingFile
 from engine.model.network import EsatNetwork
-from engine.video.output import PendingFile
 from engine.weights.io import Weights
 
 INPUTS = ("template", "search")

@@ -15,9 +15,9 @@ import numpy as np
 from av.video.reformatter import Colorspace, VideoReformatter
 
 from engine.errors import SinkError
+from engine.files import PendingFile
 from engine.video.draw import Annotate
 from engine.video.frames import Frame
-from engine.video.output import PendingFile
 from engine.video.sinks import Record, Sink
 
 _ENCODERS = {"libx264": {"preset": "veryfast", "crf": "20"}, "libopenh264": {"b": "4M"}}

@@ -11,8 +11,8 @@ from types import TracebackType
 from typing import IO, Any, Self
 
 from engine.errors import SinkError
+from engine.files import PendingFile
 from engine.video.frames import Frame
-from engine.video.output import PendingFile
 
 
 @dataclasses.dataclass(frozen=True)

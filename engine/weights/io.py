@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -16,6 +15,7 @@ from torch import Tensor
 
 from engine.config import ModelConfig
 from engine.errors import WeightsError
+from engine.files import PendingFile
 from engine.model.network import EsatNetwork, build_model
 
 FORMAT = "esat-1"
@@ -49,14 +49,16 @@ def save_weights(
     tensors = {name: value.detach().cpu().contiguous() for name, value in state_dict.items()}
     check_parameters(tensors, config, str(path))
     header = {**(metadata or {}), "format": FORMAT, "config": json.dumps(config.to_dict())}
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
-        save_file(tensors, str(partial), metadata=header)
-        os.replace(partial, path)
-    except (OSError, SafetensorError) as error:
+        pending = PendingFile(path)
+        try:
+            save_file(tensors, str(pending.partial), metadata=header)
+        except BaseException:
+            pending.discard()
+            raise
+        pending.publish()
+    except (OSError, SafetensorError) as error:  # SinkError is an OSError
         raise WeightsError(f"cannot write weights to {path}: {error}") from error
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def load_weights(path: str | Path) -> Weights:

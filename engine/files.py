@@ -1,4 +1,4 @@
-"""Files that appear under their name only when they are complete."""
+"""Files that appear under their name only when they are complete: outputs, results, weights."""
 
 from __future__ import annotations
 
