@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import importlib.util
 import io
+import os
 import runpy
+import subprocess
 import sys
 from pathlib import Path
 
@@ -14,6 +17,7 @@ import pytest
 from tests.conftest import REPOSITORY
 from tests.engine.video.clips import pictures, write_clip
 from tests.engine.video.servers import http_server, send_live
+from tests.require import require
 
 BOX = "10,20,24,24"
 
@@ -46,3 +50,19 @@ def test_draw_with_opencv(tiny: Path, tmp_path: Path, monkeypatch: pytest.Monkey
     run(monkeypatch, "draw_with_opencv.py", clip, BOX, tmp_path / "drawn.avi", "--model", tiny)
     capture = cv2.VideoCapture(str(tmp_path / "drawn.avi"))
     assert sum(1 for _ in iter(lambda: capture.read()[0], False)) == 5
+
+
+def test_batch_folder(tiny: Path, tmp_path: Path) -> None:
+    require("ray", None if importlib.util.find_spec("ray") else "package ray is not installed")
+    for name in ("a.mp4", "b.mp4"):
+        write_clip(tmp_path / name, pictures(5))
+    (tmp_path / "c.mp4").write_text("no video")
+    (tmp_path / "targets.csv").write_text("".join(f"{name}.mp4,{BOX}\n" for name in "abc"))
+    program = REPOSITORY / "examples" / "batch_folder.py"
+    command = [sys.executable, program, tmp_path / "targets.csv", tmp_path / "boxes", "--model", tiny, "--workers", 1]
+    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"}
+    done = subprocess.run(list(map(str, command)), capture_output=True, text=True, env=environment)
+    assert done.returncode == 0, done.stderr
+    assert "c.mp4: cannot open" in done.stdout
+    assert sorted(path.name for path in (tmp_path / "boxes").iterdir()) == ["a.txt", "b.txt"]
+    assert np.loadtxt(tmp_path / "boxes" / "a.txt", delimiter=",").shape == (5, 4)
