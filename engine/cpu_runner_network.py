@@ -42,6 +42,8 @@ def unsupported(config: ModelConfig) -> str | None:
     reason = _native.unavailable()
     if reason is not None:
         return reason
+    if not hasattr(_native.library(), "fda_forward"):
+        return "the native library was built without the attention kernel"
     if _native.cpu_isa() != "amx":
         return f"needs a processor with AMX tiles, this one has {_native.cpu_isa()}"
     if config.dim % PANEL or int(config.dim * config.mlp_ratio) % PANEL or config.num_template % TILE_ROWS:
@@ -63,7 +65,7 @@ class AmxNetwork:
         self.head = Head(self._packed.branches, config)
         self._window = hann_window(config.search_grid)
         rows = padded(config.num_template + config.num_search, TILE_ROWS)
-        self.patches = huge_zeros((padded(config.num_search, TILE_ROWS), self._patch_values), torch.bfloat16)
+        self.patches = huge_zeros((padded(config.num_search, TILE_ROWS), self._patch_values), torch.bfloat16)[: config.num_search]
         self._tokens = [huge_zeros((rows, config.dim), torch.float32) for _ in range(2)]
         self._attended = [huge_zeros((rows, config.dim), torch.bfloat16) for _ in range(2)]
         self._qkv = huge_zeros((rows, 3 * config.dim), torch.bfloat16)
@@ -77,7 +79,7 @@ class AmxNetwork:
         config = self.config
         tokens = torch.zeros(config.num_template, config.dim)
         qkv = torch.zeros(config.num_template, 3 * config.dim, dtype=torch.bfloat16)
-        self._embed(patches, self._packed.template_position, tokens)
+        self._embed(patches, config.num_template, self._packed.template_position, tokens)
         self._encoder.qkv(0, tokens.data_ptr(), config.num_template, qkv.data_ptr(), self._tiles.data_ptr())
         return Template(tokens, qkv)
 
@@ -89,7 +91,7 @@ class AmxNetwork:
         tokens, other = self._tokens
         tokens[:first].copy_(template.tokens)
         self._qkv[:first].copy_(template.qkv)
-        self._embed(self.patches, self._packed.search_position, tokens[first:])
+        self._embed(self.patches, config.num_search, self._packed.search_position, tokens[first:])
         mark("embed")
         self._encoder.qkv(0, tokens[first:].data_ptr(), config.num_search, self._qkv[first:].data_ptr(), self._tiles.data_ptr())
         mark("layers")
@@ -119,26 +121,26 @@ class AmxNetwork:
         mark("head")
         return found
 
-    def _embed(self, patches: Tensor, position: Tensor, tokens: Tensor) -> None:
+    def _embed(self, patches: Tensor, count: int, position: Tensor, tokens: Tensor) -> None:
         self._encoder.embed(
-            *(patches.data_ptr(), position.shape[0], self._patch_values, self._packed.patch.data_ptr()),
+            *(patches.data_ptr(), count, self._patch_values, self._packed.patch.data_ptr()),
             *(position.data_ptr(), tokens.data_ptr()),
         )
 
     def _attend(self, count: int, with_scores: bool) -> Tensor:
         """Attention over the first `count` tokens of `_qkv`; the elimination scores, if asked for, go to `_scores`."""
         config = self.config
-        query, key, value = self._qkv[:count].view(1, count, 3, config.heads, config.head_dim).permute(2, 0, 3, 1, 4)
-        force = {"alpha": config.alpha, "beta": config.beta, "delta": config.force_delta}
-        if with_scores:
-            out, scores = esat_kernels.fda_attention_with_scores(
-                query, key, value, num_template=config.num_template, template_token=config.template_token, **force
-            )
-            self._scores[: scores.shape[1]] = scores[0]
-        else:
-            out = esat_kernels.fda_attention(query, key, value, **force)
-        self._attended[0][:count].view(count, config.heads, config.head_dim).copy_(out[0].transpose(0, 1))
-        return self._attended[0]
+        dim, out = config.dim, self._attended[0]
+        shape = (1, config.heads, count, config.head_dim)
+        constants = (config.alpha, config.beta, config.force_delta, config.head_dim**-0.5)
+        qkv, size = self._qkv.data_ptr(), self._qkv.element_size()
+        strides = (0, config.head_dim, 3 * dim)  # of batch, head and token: q, k and v lie beside each other in a row
+        _native.library().fda_forward(
+            *("bfloat16", shape, constants, qkv, strides, qkv + dim * size, strides, qkv + 2 * dim * size, strides),
+            *(out.data_ptr(), (0, config.head_dim, dim), 0, self._scores.data_ptr() if with_scores else 0),
+            *(config.num_template, config.template_token if with_scores else -1),
+        )
+        return out
 
     def _gather(self, source: Tensor, target: Tensor, kept: Tensor) -> None:
         row_bytes = source.shape[1] * source.element_size()

@@ -99,7 +99,7 @@ class PackedLayer:
 
 @dataclasses.dataclass
 class PackedWeights:
-    """Everything the engine needs of a model. Positions are float32 [tokens, dim] and hold the patch embedding's bias."""
+    """Everything the engine needs of a model. Positions are float32 [tokens in whole tiles, dim] and hold the patch embedding's bias."""
 
     patch: Tensor
     template_position: Tensor
@@ -137,6 +137,12 @@ def _branch(state: Mapping[str, Tensor], branch: str) -> PackedBranch:
     return PackedBranch(convolutions, weight, state[f"box_head.conv5_{branch}.bias"].clone())
 
 
+def _whole_tiles(rows: Tensor) -> Tensor:
+    out = huge_zeros((padded(rows.shape[0], TILE_ROWS), rows.shape[1]), torch.float32)
+    out[: rows.shape[0]] = rows
+    return out
+
+
 def pack_weights(state: Mapping[str, Tensor], config: ModelConfig) -> PackedWeights:
     """The state dict of `build_model(config)` (float32) for the AMX kernels."""
     embedding_bias = state["backbone.patch_embed.proj.bias"]
@@ -153,8 +159,8 @@ def pack_weights(state: Mapping[str, Tensor], config: ModelConfig) -> PackedWeig
         )
     return PackedWeights(
         patch=pack(state["backbone.patch_embed.proj.weight"].flatten(1)),
-        template_position=(state["backbone.pos_embed_z"][0] + embedding_bias).contiguous(),
-        search_position=(state["backbone.pos_embed_x"][0] + embedding_bias).contiguous(),
+        template_position=_whole_tiles(state["backbone.pos_embed_z"][0] + embedding_bias),
+        search_position=_whole_tiles(state["backbone.pos_embed_x"][0] + embedding_bias),
         layers=layers,
         norm_gain=state["backbone.norm.weight"].contiguous(),
         norm_bias=state["backbone.norm.bias"].contiguous(),
