@@ -29,7 +29,8 @@ frame::LayerWeights layer_weights(const std::array<Address, 8>& a) {
 
 void bind_frame(py::module_& module) {
   const py::call_guard<py::gil_scoped_release> unlocked;
-  py::class_<frame::Encoder>(module, "Encoder", "The layers around attention, on AMX tiles. Addresses must stay valid; see frame/encoder.h.")
+  py::class_<frame::Encoder>(module, "Encoder",
+                             "The layers around attention, on AMX tiles. Addresses must stay valid; see frame/encoder.h.")
       .def(py::init([](int dim, int hidden, int patch_values, const std::vector<std::array<Address, 8>>& layers) {
              std::vector<frame::LayerWeights> weights;
              for (const auto& layer : layers) weights.push_back(layer_weights(layer));
@@ -53,7 +54,8 @@ void bind_frame(py::module_& module) {
           "finish_layer",
           [](const frame::Encoder& self, int layer, Address attended, Address tokens, int first, int count, Address next_qkv, Address tiles,
              Address hidden) {
-            self.finish_layer(layer, at<bf16>(attended), at<float>(tokens), first, count, at<bf16>(next_qkv), {at<bf16>(tiles), at<bf16>(hidden)});
+            self.finish_layer(layer, at<bf16>(attended), at<float>(tokens), first, count, at<bf16>(next_qkv),
+                              {at<bf16>(tiles), at<bf16>(hidden)});
           },
           unlocked);
   module.def(
@@ -70,9 +72,10 @@ void bind_frame(py::module_& module) {
       unlocked);
   module.def(
       "convolve",
-      [](Address input, Address weight, Address bias, int inputs, int outputs, int width, int pixels, int shift, Address valid, Address output) {
-        frame::convolve(at<bf16>(input), {at<bf16>(weight), at<float>(bias), inputs, outputs}, {width, pixels, shift, at<std::uint8_t>(valid)},
-                        at<bf16>(output));
+      [](Address input, Address weight, Address bias, int inputs, int outputs, int width, int pixels, int shift, Address valid,
+         Address output) {
+        frame::convolve(at<bf16>(input), {at<bf16>(weight), at<float>(bias), inputs, outputs},
+                        {width, pixels, shift, at<std::uint8_t>(valid)}, at<bf16>(output));
       },
       unlocked);
 }

@@ -54,7 +54,8 @@ void set_weight(Product& product, const bf16* weight, int outputs, const bf16* n
 
 int Encoder::hidden_part(int hidden) { return hidden % kHiddenPart == 0 ? kHiddenPart : hidden; }
 
-Encoder::Encoder(int dim, int hidden, int patch_values, std::vector<LayerWeights> layers) : dim_(dim), hidden_(hidden), layers_(std::move(layers)) {
+Encoder::Encoder(int dim, int hidden, int patch_values, std::vector<LayerWeights> layers)
+    : dim_(dim), hidden_(hidden), layers_(std::move(layers)) {
   const int widest = std::max({dim, hidden_part(hidden), patch_values});
   for (int step = 0; step < widest / kTileDepth; ++step) {
     in_tiles_.push_back(step * kTileRows * kTileDepth);

@@ -15,8 +15,8 @@ namespace esat::linear {
 using bf16 = std::uint16_t;
 
 constexpr int kTileRows = 16;
-constexpr int kTileDepth = 32;   // columns of an activation tile, one step of the inner dimension
-constexpr int kPanel = 32;       // outputs of a weight panel
+constexpr int kTileDepth = 32;  // columns of an activation tile, one step of the inner dimension
+constexpr int kPanel = 32;      // outputs of a weight panel
 constexpr int kPanelStep = kPanel * kTileDepth;
 
 struct Product {
@@ -26,10 +26,10 @@ struct Product {
   const std::int32_t* step_offset;  // [steps] elements from a tile's start to the 32 columns of each step; any order of memory will do
   int tiles;
   int steps;
-  const bf16* weight;               // the first panel
-  std::ptrdiff_t panel_stride;      // elements from panel to panel
+  const bf16* weight;           // the first panel
+  std::ptrdiff_t panel_stride;  // elements from panel to panel
   int panels;
-  const bf16* next_weight;          // brought into the cache during the last panel; may be null
+  const bf16* next_weight;  // brought into the cache during the last panel; may be null
 };
 
 // What happens to the sums. `row` counts from the first tile of the product, columns from its first panel.

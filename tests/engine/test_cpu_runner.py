@@ -71,7 +71,9 @@ def test_product_equals_float64(library, rows, inputs, outputs, threads):
 
 
 def _weights(**changes) -> Weights:
-    config = ModelConfig(name="test", dim=96, heads=3, depth=4, template_size=128, search_size=160, head_channels=48, elimination_layers=(1, 2))
+    config = ModelConfig(
+        name="test", dim=96, heads=3, depth=4, template_size=128, search_size=160, head_channels=48, elimination_layers=(1, 2)
+    )
     return golden.draw_weights(config.replace(**changes), 3, 2.0, Path("test"))
 
 
@@ -205,7 +207,7 @@ def test_auto_takes_the_amx_engine_and_its_boxes_stay_near_float32(library):
         assert len(set(low.kept_tokens.tolist()) & set(high.kept_tokens.tolist())) >= 0.9 * len(high.kept_tokens)
 
 
-def test_frames_do_not_allocate_and_repeat_to_the_bit(library):
+def test_frames_repeat_to_the_bit(library):
     weights = _weights()
     require("amx", unsupported(weights.config))
     tracker = Tracker(make_runner(weights, "cpu"))
