@@ -100,18 +100,33 @@ class TorchRunner:
 def make_runner(weights: Weights, device: str = "auto", dtype: str = "auto", backend: str = "auto") -> Runner:
     """The fastest runner for this machine.
 
-    device: "auto" (CUDA if there is one), "cpu", "cuda" or "cuda:N". dtype: "auto", "fp32", "bf16" or "fp16".
+    device: "auto" (CUDA if there is one), "cpu", "cuda" or "cuda:N". dtype: "auto", "fp32", "bf16" or "fp16";
+    "auto" is bf16 on CUDA and where the CPU engine runs (processors with AMX tiles), otherwise fp32.
     backend: the attention kernel's, "auto" for the fastest. DeviceError or ConfigError if what was named is not there.
     """
     device = resolve_device(device)
+    amx_missing = _amx_missing(weights.config, device, backend)
     if dtype == "auto":
-        dtype = "bf16" if device.startswith("cuda") else "fp32"
+        dtype = "bf16" if device.startswith("cuda") or amx_missing is None else "fp32"
     if dtype not in DTYPES:
         raise ConfigError(f"dtype must be auto, {', '.join(DTYPES)}, got {dtype!r}")
     reason = None if backend == "auto" else esat_kernels.backends().get(backend, "there is no such backend")
     if reason is not None:
         raise DeviceError(f"attention backend {backend!r} cannot run here: {reason}")
+    if dtype == "bf16" and amx_missing is None:
+        from engine.cpu_runner import CpuRunner
+
+        return CpuRunner(weights)
     return TorchRunner(weights.model(backend), device, dtype)
+
+
+def _amx_missing(config: ModelConfig, device: str, backend: str) -> str | None:
+    """Why the AMX engine is not to be used, or None."""
+    if device != "cpu" or backend not in ("auto", "cpu"):
+        return "another device or backend was asked for"
+    from engine.cpu_runner_network import unsupported
+
+    return unsupported(config)
 
 
 def resolve_device(device: str) -> str:

@@ -15,7 +15,8 @@ def _conv_bn_relu(inputs: int, outputs: int) -> nn.Sequential:
     return nn.Sequential(nn.Conv2d(inputs, outputs, 3, padding=1), nn.BatchNorm2d(outputs), nn.ReLU(inplace=True))
 
 
-def _probability(logits: Tensor) -> Tensor:
+def probability(logits: Tensor) -> Tensor:
+    """The sigmoid, kept away from 0 and 1 (public code)."""
     return torch.sigmoid(logits).clamp(_PROBABILITY_FLOOR, 1 - _PROBABILITY_FLOOR)
 
 
@@ -38,6 +39,6 @@ class CenterHead(nn.Module):
 
     def forward(self, features: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """features [B, dim, F, F] -> score [B, 1, F, F] and size [B, 2, F, F] in [1e-4, 1 - 1e-4], offset [B, 2, F, F] unbounded (cells)."""
-        score = _probability(self._branch(features, "ctr"))
-        size = _probability(self._branch(features, "size"))
+        score = probability(self._branch(features, "ctr"))
+        size = probability(self._branch(features, "size"))
         return score, size, self._branch(features, "offset")

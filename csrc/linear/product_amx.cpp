@@ -1,0 +1,165 @@
+// The matrix product on AMX tiles. Up to 3 x 2 accumulators of 16 x 16 stay in tile registers over the whole inner dimension.
+//
+// What limits it is the way from the L2 cache (54 bytes a cycle against 64 that a 2 x 2 block wants), so that
+// - the inner dimension runs forth and back in turn: the part of the panel that was read last is still in L1 for the next block of rows;
+// - activation tiles are loaded with the streaming hint, which leaves L1 to the panel;
+// - the sums of one block are finished (bias, GELU, rounding) by the vector units while the tiles already work on the next;
+// - the next panel is prefetched into L2, spread over all steps.
+
+#include "linear/vector_avx512bf16.h"
+
+#include <algorithm>
+
+namespace esat::linear {
+namespace {
+
+constexpr int kMaxBlock = 3;  // tiles of rows in one block
+constexpr int kScratch = kMaxBlock * kTileRows * kPanel;
+
+struct alignas(64) TileConfig {
+  std::uint8_t palette = 1;
+  std::uint8_t start_row = 0;
+  std::uint8_t reserved[14] = {};
+  std::uint16_t row_bytes[16] = {64, 64, 64, 64, 64, 64, 64, 64};
+  std::uint8_t rows[16] = {16, 16, 16, 16, 16, 16, 16, 16};
+};
+// Static: gcc 12 believes that _tile_loadconfig reads 8 bytes, and would drop the rest of a local object.
+const TileConfig kConfig;
+
+// Sums of one block that wait for their epilogue.
+struct Pending {
+  const float* sums = nullptr;  // [rows][kPanel]
+  int row = 0;
+  int rows = 0;
+  int done = 0;
+  int panel = 0;
+};
+
+template <class Epilogue>
+inline void finish(Pending& pending, int count, const Epilogue& epilogue) {
+  const int end = std::min(pending.rows, pending.done + count);
+  for (; pending.done < end; ++pending.done) {
+    finish_row(epilogue, pending.sums + pending.done * kPanel, pending.row + pending.done, pending.panel);
+  }
+}
+
+struct Prefetch {
+  const char* at;
+  const char* end;
+};
+
+inline void prefetch(Prefetch& lines, int count) {
+  for (int i = 0; i < count && lines.at < lines.end; ++i, lines.at += 64) _mm_prefetch(lines.at, _MM_HINT_T1);
+}
+
+// Sums of Tiles x 16 rows and one panel -> sums [Tiles * 16][kPanel], with the previous block's epilogue in between.
+template <int Tiles, class Epilogue>
+inline void block(const Product& product, const bf16* activation, const bf16* weight, bool backwards, float* sums, Pending& pending,
+                  const Epilogue& epilogue, Prefetch& lines, int lines_per_step) {
+  const std::ptrdiff_t tile = product.tile_stride;
+  const std::ptrdiff_t stride = product.row_stride * static_cast<std::ptrdiff_t>(sizeof(bf16));
+  const int steps = product.steps;
+  const int rows_per_step = (pending.rows + steps - 1) / steps;
+  _tile_zero(0);
+  _tile_zero(1);
+  if constexpr (Tiles > 1) {
+    _tile_zero(2);
+    _tile_zero(3);
+  }
+  if constexpr (Tiles > 2) {
+    _tile_zero(4);
+    _tile_zero(5);
+  }
+  for (int k = 0; k < steps; ++k) {
+    const int step = backwards ? steps - 1 - k : k;
+    const bf16* a = activation + product.step_offset[step];
+    const bf16* b = weight + static_cast<std::ptrdiff_t>(step) * kPanelStep;
+    if constexpr (Tiles == 3) {
+      _tile_loadd(7, b, 64);
+      _tile_loadd(6, a, stride);
+      _tile_dpbf16ps(0, 6, 7);
+      _tile_loadd(6, a + tile, stride);
+      _tile_dpbf16ps(2, 6, 7);
+      _tile_loadd(6, a + 2 * tile, stride);
+      _tile_dpbf16ps(4, 6, 7);
+      _tile_loadd(7, b + kPanelStep / 2, 64);
+      _tile_dpbf16ps(5, 6, 7);
+      _tile_loadd(6, a + tile, stride);
+      _tile_dpbf16ps(3, 6, 7);
+      _tile_loadd(6, a, stride);
+      _tile_dpbf16ps(1, 6, 7);
+    } else {
+      _tile_loadd(6, b, 64);
+      _tile_loadd(7, b + kPanelStep / 2, 64);
+      _tile_stream_loadd(4, a, stride);
+      _tile_dpbf16ps(0, 4, 6);
+      _tile_dpbf16ps(1, 4, 7);
+      if constexpr (Tiles == 2) {
+        _tile_stream_loadd(5, a + tile, stride);
+        _tile_dpbf16ps(2, 5, 6);
+        _tile_dpbf16ps(3, 5, 7);
+      }
+    }
+    finish(pending, rows_per_step, epilogue);
+    prefetch(lines, lines_per_step);
+  }
+  constexpr int kRowBytes = kPanel * sizeof(float);
+  constexpr int kTileFloats = kTileRows * kPanel;
+  _tile_stored(0, sums, kRowBytes);
+  _tile_stored(1, sums + 16, kRowBytes);
+  if constexpr (Tiles > 1) {
+    _tile_stored(2, sums + kTileFloats, kRowBytes);
+    _tile_stored(3, sums + kTileFloats + 16, kRowBytes);
+  }
+  if constexpr (Tiles > 2) {
+    _tile_stored(4, sums + 2 * kTileFloats, kRowBytes);
+    _tile_stored(5, sums + 2 * kTileFloats + 16, kRowBytes);
+  }
+}
+
+template <class Epilogue>
+void run(const Product& product, const Epilogue& epilogue) {
+  alignas(64) float scratch[2][kScratch];
+  Pending pending;
+  int turn = 0;
+  const int blocks = std::max(1, product.tiles / 2);
+  const int lines_per_step = (kPanelStep * static_cast<int>(sizeof(bf16)) / 64 + blocks - 1) / blocks;
+  const std::ptrdiff_t panel_bytes = static_cast<std::ptrdiff_t>(product.steps) * kPanelStep * static_cast<std::ptrdiff_t>(sizeof(bf16));
+  for (int panel = 0; panel < product.panels; ++panel) {
+    const bf16* weight = product.weight + panel * product.panel_stride;
+    const bf16* next = panel + 1 < product.panels ? weight + product.panel_stride : product.next_weight;
+    const char* first_line = reinterpret_cast<const char*>(next);
+    Prefetch lines{first_line, next == nullptr ? first_line : first_line + panel_bytes};
+    for (int tile = 0; tile < product.tiles;) {
+      const int left = product.tiles - tile;
+      const int count = left == 3 || left == 1 ? left : 2;
+      const bf16* activation = product.activation + tile * product.tile_stride;
+      float* sums = scratch[turn & 1];
+      const bool backwards = (turn & 1) != 0;
+      if (count == 2) {
+        block<2>(product, activation, weight, backwards, sums, pending, epilogue, lines, lines_per_step);
+      } else if (count == 3) {
+        block<3>(product, activation, weight, backwards, sums, pending, epilogue, lines, lines_per_step);
+      } else {
+        block<1>(product, activation, weight, backwards, sums, pending, epilogue, lines, lines_per_step);
+      }
+      finish(pending, pending.rows, epilogue);
+      pending = {sums, tile * kTileRows, count * kTileRows, 0, panel};
+      tile += count;
+      ++turn;
+    }
+  }
+  finish(pending, pending.rows, epilogue);
+}
+
+}  // namespace
+
+void tiles_begin() { __asm__ volatile("ldtilecfg %0" ::"m"(kConfig)); }
+void tiles_end() { _tile_release(); }
+
+void product_amx(const Product& product, const StoreRows& epilogue) { run(product, epilogue); }
+void product_amx(const Product& product, const StoreGeluTiles& epilogue) { run(product, epilogue); }
+void product_amx(const Product& product, const AddRows& epilogue) { run(product, epilogue); }
+void product_amx(const Product& product, const StoreReluRows& epilogue) { run(product, epilogue); }
+
+}  // namespace esat::linear

@@ -1,0 +1,168 @@
+"""Weights as the CPU engine reads them: LayerNorm and batch norm folded in, bf16, packed in the order of the AMX tiles, in huge pages."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import mmap
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from engine.config import ModelConfig
+from engine.model.head import BRANCHES
+
+_HUGE_PAGE = 2 << 20
+PANEL = 32  # outputs of a panel and inputs of a step: both are padded to multiples of it
+TILE_ROWS = 16
+
+
+def padded(count: int, unit: int = PANEL) -> int:
+    """`count` rounded up to a multiple of `unit`."""
+    return -(-count // unit) * unit
+
+
+def huge_zeros(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+    """A zeroed CPU tensor in huge pages where the system has them: tile loads touch a new 4 KB page every few rows otherwise."""
+    needed = max(1, math.prod(shape)) * dtype.itemsize
+    block = mmap.mmap(-1, needed + _HUGE_PAGE)
+    if hasattr(mmap, "MADV_HUGEPAGE"):
+        block.madvise(mmap.MADV_HUGEPAGE)
+    raw = torch.frombuffer(block, dtype=torch.uint8)  # keeps the mapping alive
+    start = -raw.data_ptr() % _HUGE_PAGE
+    return raw[start : start + needed].view(dtype)[: math.prod(shape)].view(shape)
+
+
+def pack(weight: Tensor) -> Tensor:
+    """A product's weight [N, K] -> bf16 [N / 32, K / 32, 2, 16, 16, 2], N and K padded with zeros (the layout of csrc/linear/linear.h)."""
+    outputs, inputs = weight.shape
+    square = weight.new_zeros(padded(outputs), padded(inputs))
+    square[:outputs, :inputs] = weight
+    panels = square.view(-1, 2, 16, square.shape[1] // PANEL, 16, 2).permute(0, 3, 1, 4, 2, 5)
+    packed = huge_zeros(tuple(panels.shape), torch.bfloat16)
+    return packed.copy_(panels)
+
+
+def pad_bias(bias: Tensor) -> Tensor:
+    """float32 with zeros up to a multiple of 32."""
+    out = torch.zeros(padded(bias.numel()))
+    out[: bias.numel()] = bias
+    return out
+
+
+@dataclasses.dataclass
+class PackedProduct:
+    """weight packed, bias float32, both padded."""
+
+    weight: Tensor
+    bias: Tensor
+
+    @classmethod
+    def of(cls, weight: Tensor, bias: Tensor) -> PackedProduct:
+        return cls(pack(weight), pad_bias(bias))
+
+
+@dataclasses.dataclass
+class PackedConvolution:
+    """A 3 x 3 convolution with its batch norm: weight packed over (dy, dx, channel)."""
+
+    weight: Tensor
+    bias: Tensor
+    inputs: int  # padded
+    outputs: int  # padded
+
+
+@dataclasses.dataclass
+class PackedBranch:
+    """One branch of the head: four convolutions, and the 1 x 1 one as a float32 matrix [inputs, outputs] with its bias."""
+
+    convolutions: list[PackedConvolution]
+    last_weight: Tensor
+    last_bias: Tensor
+
+
+@dataclasses.dataclass
+class PackedLayer:
+    """One encoder layer."""
+
+    qkv: PackedProduct
+    projection: PackedProduct
+    mlp_in: PackedProduct
+    mlp_out: PackedProduct
+
+    def addresses(self) -> list[int]:
+        """As the native encoder takes them: four weights, four biases."""
+        products = (self.qkv, self.projection, self.mlp_in, self.mlp_out)
+        return [product.weight.data_ptr() for product in products] + [product.bias.data_ptr() for product in products]
+
+
+@dataclasses.dataclass
+class PackedWeights:
+    """Everything the engine needs of a model. Positions are float32 [tokens in whole tiles, dim] and hold the patch embedding's bias."""
+
+    patch: Tensor
+    template_position: Tensor
+    search_position: Tensor
+    layers: list[PackedLayer]
+    norm_gain: Tensor
+    norm_bias: Tensor
+    branches: dict[str, PackedBranch]
+
+
+def _product(state: Mapping[str, Tensor], name: str, norm: str | None = None) -> PackedProduct:
+    weight, bias = state[f"{name}.weight"], state[f"{name}.bias"]
+    if norm is not None:  # W (g x + b) + c = (W g) x + (W b + c)
+        bias = bias + weight @ state[f"{norm}.bias"]
+        weight = weight * state[f"{norm}.weight"]
+    return PackedProduct.of(weight, bias)
+
+
+def _convolution(state: Mapping[str, Tensor], name: str) -> PackedConvolution:
+    weight, bias = state[f"{name}.0.weight"], state[f"{name}.0.bias"]
+    gain = state[f"{name}.1.weight"] / torch.sqrt(state[f"{name}.1.running_var"] + 1e-5)
+    weight = weight * gain.view(-1, 1, 1, 1)
+    bias = (bias - state[f"{name}.1.running_mean"]) * gain + state[f"{name}.1.bias"]
+    outputs, inputs = weight.shape[:2]
+    square = weight.new_zeros(padded(outputs), 9, padded(inputs))
+    square[:outputs, :, :inputs] = weight.permute(0, 2, 3, 1).reshape(outputs, 9, inputs)
+    return PackedConvolution(pack(square.flatten(1)), pad_bias(bias), padded(inputs), padded(outputs))
+
+
+def _branch(state: Mapping[str, Tensor], branch: str) -> PackedBranch:
+    convolutions = [_convolution(state, f"box_head.conv{layer}_{branch}") for layer in range(1, 5)]
+    last = state[f"box_head.conv5_{branch}.weight"].flatten(1)
+    weight = torch.zeros(convolutions[-1].outputs, last.shape[0])
+    weight[: last.shape[1]] = last.t()
+    return PackedBranch(convolutions, weight, state[f"box_head.conv5_{branch}.bias"].clone())
+
+
+def _whole_tiles(rows: Tensor) -> Tensor:
+    out = huge_zeros((padded(rows.shape[0], TILE_ROWS), rows.shape[1]), torch.float32)
+    out[: rows.shape[0]] = rows
+    return out
+
+
+def pack_weights(state: Mapping[str, Tensor], config: ModelConfig) -> PackedWeights:
+    """The state dict of `build_model(config)` (float32) for the AMX kernels."""
+    embedding_bias = state["backbone.patch_embed.proj.bias"]
+    layers = []
+    for index in range(config.depth):
+        name = f"backbone.blocks.{index}"
+        layers.append(
+            PackedLayer(
+                _product(state, f"{name}.attn.qkv", f"{name}.norm1"),
+                _product(state, f"{name}.attn.proj"),
+                _product(state, f"{name}.mlp.fc1", f"{name}.norm2"),
+                _product(state, f"{name}.mlp.fc2"),
+            )
+        )
+    return PackedWeights(
+        patch=pack(state["backbone.patch_embed.proj.weight"].flatten(1)),
+        template_position=_whole_tiles(state["backbone.pos_embed_z"][0] + embedding_bias),
+        search_position=_whole_tiles(state["backbone.pos_embed_x"][0] + embedding_bias),
+        layers=layers,
+        norm_gain=state["backbone.norm.weight"].contiguous(),
+        norm_bias=state["backbone.norm.bias"].contiguous(),
+        branches={branch: _branch(state, branch) for branch in BRANCHES},
+    )
