@@ -110,7 +110,18 @@ def _table(rows: list[dict[str, Any]], target: Target) -> Table:
 
 def _notes(details: dict[str, Any]) -> str:
     shown = []
-    for key in ("max_rel_error", "max_abs_error_fp64", "removed_overlap", "box_iou", "mean_iou", "median_iou", "yardstick", "runner"):
+    for key in (
+        "max_rel_error",
+        "max_abs_error_fp64",
+        "removed_overlap",
+        "box_iou",
+        "cell_equal",
+        "mean_iou",
+        "median_iou",
+        "yardstick",
+        "gradients",
+        "runner",
+    ):
         if key in details:
             value = details[key]
             shown.append(f"{key} {value:.4g}" if isinstance(value, float) else f"{key} {value}")
