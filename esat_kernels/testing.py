@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 MAX_RATIO, MEAN_RATIO = 2.0, 1.1
-ULPS_MAX, ULPS_MEAN = 8.0, 1.0  # float32 only, of the largest and of the mean value
+ULPS_MAX, ULPS_MEAN = 8.0, 2.0  # float32 only, of the largest and of the mean value
 
 
 @dataclass(frozen=True)
@@ -87,28 +87,30 @@ def oracle_gradients(case: Case, dout: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def _forward32(case: Case) -> tuple[Tensor, Tensor]:
-    """Probabilities and attraction [B, H, N, N] in float32 (float64 for float64 inputs)."""
+    """Logits and attraction [B, H, N, N] in float32 (float64 for float64 inputs)."""
     wide = torch.promote_types(case.q.dtype, torch.float32)
     q, k = case.q.to(wide), case.k.to(wide)
     product = q @ k.transpose(-1, -2)
     distance = ((q * q).sum(-1, keepdim=True) + (k * k).sum(-1).unsqueeze(-2) - 2 * product).clamp(min=0)
     attraction = torch.exp(-case.delta * distance)
-    logits = case.scale * product + case.alpha * attraction - case.beta * case.delta * distance
-    return torch.softmax(logits, -1), attraction
+    return case.scale * product + case.alpha * attraction - case.beta * case.delta * distance, attraction
 
 
 def yardstick(case: Case) -> Tensor:
     """out [B, H, N, D] of the ideal kernel in the case's dtype."""
-    probability, _ = _forward32(case)
+    probability = torch.softmax(_forward32(case)[0], -1)
     rounded = probability.to(case.v.dtype).to(probability.dtype)
     return (rounded @ case.v.to(probability.dtype)).to(case.v.dtype)
 
 
 def yardstick_gradients(case: Case, dout: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """dq, dk, dv of the ideal kernel: matrix operands rounded to the dtype, everything else in float32, results rounded."""
+    """dq, dk, dv of the ideal kernel: probabilities from the log-sum-exp, which is one float32; matrix operands rounded to the dtype, everything
+    else in float32, results rounded.
+    """
     dtype = case.q.dtype
-    probability, attraction = _forward32(case)
-    wide = probability.dtype
+    logits, attraction = _forward32(case)
+    wide = logits.dtype
+    probability = torch.exp(logits - logits.logsumexp(-1, keepdim=True))
     q, k, v, dout = (t.to(wide) for t in (case.q, case.k, case.v, dout))
     out = yardstick(case).to(wide)
     g = probability * (dout @ v.transpose(-1, -2) - (dout * out).sum(-1, keepdim=True))

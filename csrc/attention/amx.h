@@ -12,12 +12,12 @@
 
 #include <cstdint>
 
+#include "attention/convert.h"
+
 namespace esat::attention {
 namespace {
 
 constexpr std::int64_t kTileBytes = 1024;
-
-inline std::int64_t round_up(std::int64_t n, std::int64_t step) { return (n + step - 1) / step * step; }
 
 struct alignas(64) TileConfig {
   std::uint8_t palette = 1;

@@ -2,10 +2,6 @@
 #include <memory>
 #include <new>
 
-#if defined(_OPENMP)
-#include <omp.h>
-#endif
-
 #include "attention/attention.h"
 #include "attention/kernels.h"
 #include "common/threads.h"
@@ -51,6 +47,16 @@ const ForwardKernel& forward_kernel(const Problem& problem, Isa isa) {
   return forward_portable;
 }
 
+const BackwardKernel& backward_kernel(const Problem& problem, Isa isa) {
+#if defined(__x86_64__)
+  if (isa >= Isa::amx && problem.dtype == Dtype::bf16 && problem.alpha <= 4) return backward_amx;
+  if (isa >= Isa::avx512) return backward_avx512;
+  if (isa >= Isa::avx2) return backward_avx2;
+#endif
+  (void)problem, (void)isa;
+  return backward_portable;
+}
+
 // Scores in a fixed order of heads: the same bits with any number of threads.
 void mean_over_heads(const Forward& call, const float* probabilities) {
   const std::int64_t columns = call.problem.tokens - call.num_template, heads = call.problem.heads;
@@ -93,6 +99,20 @@ Counters forward(const Forward& call, Isa isa) {
   }
   if (columns != 0) mean_over_heads(call, probabilities);
   return Counters{skipped, blocks, redone};
+}
+
+void backward(const Backward& call, Isa isa) {
+  const Problem& problem = call.problem;
+  const BackwardKernel& kernel = backward_kernel(problem, isa);
+  const std::int64_t heads = problem.batch * problem.heads;
+  const std::int64_t threads = heads < max_threads() ? heads : max_threads();
+  const std::size_t per_thread = (kernel.workspace_bytes(problem) + kAlignment - 1) / kAlignment * kAlignment;
+  static thread_local Scratch scratch;
+  char* memory = scratch.at_least(per_thread * static_cast<std::size_t>(threads));
+#pragma omp parallel for num_threads(static_cast<int>(threads)) schedule(static) if (threads > 1)
+  for (std::int64_t t = 0; t < threads; ++t) {
+    kernel.run(call, heads * t / threads, heads * (t + 1) / threads, memory + per_thread * static_cast<std::size_t>(t));
+  }
 }
 
 }  // namespace esat::attention

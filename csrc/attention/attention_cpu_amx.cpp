@@ -4,6 +4,7 @@
 // the vector units do this step's exponentials.
 
 #include "attention/amx.h"
+#include "attention/exp2_bf16.h"
 #include "attention/simd_avx512.h"
 
 #include "attention/convert.h"
@@ -22,7 +23,7 @@ constexpr float kNegligible = -13.0F;    // a 2^z below a / 8192 is less than bf
 // [step][16 of D], probabilities [block parity][step][query tile].
 struct Workspace {
   std::uint16_t *queries, *keys, *values, *ones, *probabilities;
-  float *scores, *out, *start, *key_bias, *key_distance, *key_norms, *row;
+  float *scores, *out, *sums, *start, *key_bias, *key_distance, *key_norms, *row;
   std::int64_t tokens_padded, d32, d16;
 
   std::int64_t carve(const Problem& problem, char* memory) {
@@ -42,6 +43,7 @@ struct Workspace {
     scores = reinterpret_cast<float*>(tiles(2 * 4));
     probabilities = tiles(2 * kBlockSteps * 2);
     out = reinterpret_cast<float*>(tiles(2 * (d16 + 1)));
+    sums = reinterpret_cast<float*>(tiles(2));
     start = reinterpret_cast<float*>(tiles(2));
     ones = tiles(1);
     keys = tiles(2 * steps * d32);
@@ -141,49 +143,38 @@ inline void output_tiles(const Workspace& work, const std::uint16_t* probabiliti
   }
 }
 
-// 2^x with a relative error of 7.5e-5 plus 2^-8 of the power of two below it,
-// so that cutting to bf16 rounds to nearest.
-inline __m512 exp2_to_cut(__m512 x) {
-  const __m512 f = _mm512_reduce_ps(x, _MM_FROUND_TO_NEG_INF | _MM_FROUND_NO_EXC);
-  __m512 p = _mm512_set1_ps(0.07802452147006989F);
-  p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(0.2260671705007553F));
-  p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(0.6958335041999817F));
-  p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(0.9999251961708069F + 0.00390625F));
-  return _mm512_scalef_ps(p, x);
-}
-
-// a 2^x with a relative error of 1.7e-3: a probability changes by at
-// most 1.7e-3 alpha of itself.
-inline __m512 attraction_exp2(__m512 x, __m512 a0, __m512 a1, __m512 a2) {
-  const __m512 f = _mm512_reduce_ps(x, _MM_FROUND_TO_NEG_INF | _MM_FROUND_NO_EXC);
-  return _mm512_scalef_ps(_mm512_fmadd_ps(_mm512_fmadd_ps(a2, f, a1), f, a0), x);
-}
-
 struct Lanes {
-  __m512 product, distance2, a0, a1, a2;
+  __m512 product, distance2, a0, a1, a2, a3;
 };
 
-// Probabilities of 16 queries and 32 keys from two score tiles; First, Second:
-// whether that half's attraction counts.
-template <bool First, bool Second>
+// Probabilities of 16 queries and 32 keys from two score tiles. First, Second: whether that half's attraction counts. Sums: whether the
+// exact probabilities are added to `sums` ([query][lane]) for a log-sum-exp; the row sums that normalise the output are those of the
+// rounded ones.
+template <bool First, bool Second, bool Sums>
 inline void probabilities16(const Lanes& lanes, const float* low, const float* high, const float* bias, const float* distance,
-                            const float* query_distance, std::uint16_t* target) {
+                            const float* query_distance, float* sums, std::uint16_t* target) {
   const __m512 bias_low = _mm512_load_ps(bias), bias_high = _mm512_load_ps(bias + 16);
   const __m512 distance_low = _mm512_load_ps(distance), distance_high = _mm512_load_ps(distance + 16);
+  const auto exponent = [&](__m512 s, __m512 key_bias, __m512 key_distance, int i, bool attracts) {
+    const __m512 y = _mm512_fmadd_ps(s, lanes.product, key_bias);
+    if (!attracts) return y;
+    const __m512 z = _mm512_add_ps(_mm512_fmadd_ps(s, lanes.distance2, key_distance), _mm512_set1_ps(query_distance[i]));
+    return _mm512_add_ps(y, Sums ? scaled_exp2(_mm512_min_ps(z, _mm512_setzero_ps()), lanes.a0, lanes.a1, lanes.a2, lanes.a3)
+                                 : scaled_exp2(_mm512_min_ps(z, _mm512_setzero_ps()), lanes.a0, lanes.a1, lanes.a2));
+  };
 #pragma GCC unroll 4
   for (int i = 0; i < 16; ++i) {
-    const __m512 s_low = _mm512_load_ps(low + i * 16), s_high = _mm512_load_ps(high + i * 16);
-    __m512 y_low = _mm512_fmadd_ps(s_low, lanes.product, bias_low), y_high = _mm512_fmadd_ps(s_high, lanes.product, bias_high);
-    if (First) {
-      const __m512 z = _mm512_add_ps(_mm512_fmadd_ps(s_low, lanes.distance2, distance_low), _mm512_set1_ps(query_distance[i]));
-      y_low = _mm512_add_ps(y_low, attraction_exp2(_mm512_min_ps(z, _mm512_setzero_ps()), lanes.a0, lanes.a1, lanes.a2));
+    const __m512 y_low = exponent(_mm512_load_ps(low + i * 16), bias_low, distance_low, i, First);
+    const __m512 y_high = exponent(_mm512_load_ps(high + i * 16), bias_high, distance_high, i, Second);
+    __m512i pair;
+    if (Sums) {
+      const __m512 p_low = exp2_cubic(y_low), p_high = exp2_cubic(y_high);
+      _mm512_store_ps(sums + i * 16, _mm512_add_ps(_mm512_load_ps(sums + i * 16), _mm512_add_ps(p_low, p_high)));
+      pair = cut_pairs(to_cut(p_low), to_cut(p_high));
+    } else {
+      pair = cut_pairs(_mm512_castps_si512(exp2_to_cut(y_low)), _mm512_castps_si512(exp2_to_cut(y_high)));
     }
-    if (Second) {
-      const __m512 z = _mm512_add_ps(_mm512_fmadd_ps(s_high, lanes.distance2, distance_high), _mm512_set1_ps(query_distance[i]));
-      y_high = _mm512_add_ps(y_high, attraction_exp2(_mm512_min_ps(z, _mm512_setzero_ps()), lanes.a0, lanes.a1, lanes.a2));
-    }
-    const __m512i p_low = _mm512_castps_si512(exp2_to_cut(y_low)), p_high = _mm512_castps_si512(exp2_to_cut(y_high));
-    _mm512_store_si512(target + i * 32, _mm512_mask_blend_epi16(0xaaaaaaaaU, _mm512_srli_epi32(p_low, 16), p_high));
+    _mm512_store_si512(target + i * 32, pair);
   }
 }
 
@@ -259,15 +250,18 @@ void exact_starts(const Constants& constants, const Workspace& work, Block& bloc
   set_starts(constants, block, work);
 }
 
-template <bool Attraction>
+template <bool Attraction, bool Sums>
 void attend(const Constants& constants, const Workspace& work, const Block& block, Counters& counters) {
   const std::int64_t steps = work.tokens_padded / kStepKeys, pairs = work.d16 / 2 + 1;
   Lanes lanes;
   lanes.product = _mm512_set1_ps(constants.product);
   lanes.distance2 = _mm512_set1_ps(2 * constants.distance);
-  lanes.a0 = _mm512_set1_ps(1.0017247200012207F * constants.attraction);
-  lanes.a1 = _mm512_set1_ps(0.6576363444328308F * constants.attraction);
-  lanes.a2 = _mm512_set1_ps(0.3371894359588623F * constants.attraction);
+  const float* polynomial = Sums ? kCubic : kQuadratic;
+  lanes.a0 = _mm512_set1_ps(polynomial[0] * constants.attraction);
+  lanes.a1 = _mm512_set1_ps(polynomial[1] * constants.attraction);
+  lanes.a2 = _mm512_set1_ps(polynomial[2] * constants.attraction);
+  lanes.a3 = _mm512_set1_ps(polynomial[3] * constants.attraction);
+  for (std::int64_t i = 0; Sums && i < kRows * 16; i += 16) _mm512_store_ps(work.sums + i, _mm512_setzero_ps());
   for (std::int64_t i = 0; i < 2 * (work.d16 + 1) * 256; i += 16) _mm512_store_ps(work.out + i, _mm512_setzero_ps());
 
   score_step(work, 0, work.scores);
@@ -303,14 +297,18 @@ void attend(const Constants& constants, const Workspace& work, const Block& bloc
         const float* query_distance = block.query_distance + tile * 16;
         const bool a = Attraction && attracts(low, lanes, distance, block.slack[tile]);
         const bool b = Attraction && attracts(high, lanes, distance + 16, block.slack[tile]);
-        if (!a && !b)
-          probabilities16<false, false>(lanes, low, high, bias, distance, query_distance, target);
-        else if (a && b)
-          probabilities16<true, true>(lanes, low, high, bias, distance, query_distance, target);
-        else if (a)
-          probabilities16<true, false>(lanes, low, high, bias, distance, query_distance, target);
-        else
-          probabilities16<false, true>(lanes, low, high, bias, distance, query_distance, target);
+        const auto fill = [&]<bool First, bool Second>() {
+          probabilities16<First, Second, Sums>(lanes, low, high, bias, distance, query_distance, work.sums + tile * 256, target);
+        };
+        if (!a && !b) {
+          fill.template operator()<false, false>();
+        } else if (a && b) {
+          fill.template operator()<true, true>();
+        } else if (a) {
+          fill.template operator()<true, false>();
+        } else {
+          fill.template operator()<false, true>();
+        }
         counters.skipped_blocks += Attraction ? !a + !b : 0;
       }
     }
@@ -346,8 +344,8 @@ void write_rows(const Forward& call, const Constants& constants, const Block& bl
   auto* out = static_cast<std::uint16_t*>(call.out) + batch * call.out_strides.batch + head * call.out_strides.head;
   alignas(64) float sums[kRows];
   for (std::int64_t i = 0; i < block.count; ++i) {
-    const __m512 sum = _mm512_load_ps(row_sum(work, i)), inverse = _mm512_div_ps(_mm512_set1_ps(1.0F), sum);
-    sums[i] = _mm512_cvtss_f32(sum);
+    const __m512 inverse = _mm512_div_ps(_mm512_set1_ps(1.0F), _mm512_load_ps(row_sum(work, i)));
+    if (call.lse != nullptr) sums[i] = _mm512_reduce_add_ps(_mm512_load_ps(work.sums + i * 16));
     std::uint16_t* target = out + (first + i) * call.out_strides.token;
     for (std::int64_t d = 0; d < work.d16; ++d) {
       const __m256bh half = _mm512_cvtneps_pbh(_mm512_mul_ps(_mm512_load_ps(work.out + d * 512 + i * 16), inverse));
@@ -385,7 +383,7 @@ void load_queries(const Forward& call, std::int64_t index, std::int64_t first, c
   }
 }
 
-template <bool Attraction>
+template <bool Attraction, bool Sums>
 Counters run_items(const Forward& call, float* probabilities, std::int64_t begin, std::int64_t end, char* workspace) {
   const Problem& problem = call.problem;
   const Constants constants(problem);
@@ -410,12 +408,12 @@ Counters run_items(const Forward& call, float* probabilities, std::int64_t begin
     block.record = has_row ? static_cast<int>(call.template_token - first) : -1;
     load_queries(call, index, first, work, block);
     bounded_starts(constants, longest_key, block, work);
-    attend<Attraction>(constants, work, block, counters);
+    attend<Attraction, Sums>(constants, work, block, counters);
     bool sound = true;
     for (std::int64_t i = 0; i < block.count; ++i) sound = sound && *row_sum(work, i) >= kLowestSum && *row_sum(work, i) <= kHighestSum;
     if (!sound) {
       exact_starts(constants, work, block);
-      attend<Attraction>(constants, work, block, counters);
+      attend<Attraction, Sums>(constants, work, block, counters);
       counters.redone_rows += block.count;
     }
     write_rows(call, constants, block, work, index, first);
@@ -433,8 +431,10 @@ std::size_t workspace_bytes(const Problem& problem) {
 }
 
 Counters run(const Forward& call, float* probabilities, std::int64_t begin, std::int64_t end, char* workspace) {
-  return call.problem.alpha > 0 ? run_items<true>(call, probabilities, begin, end, workspace)
-                                : run_items<false>(call, probabilities, begin, end, workspace);
+  const bool attraction = call.problem.alpha > 0, sums = call.lse != nullptr;
+  const auto chosen =
+      attraction ? (sums ? run_items<true, true> : run_items<true, false>) : (sums ? run_items<false, true> : run_items<false, false>);
+  return chosen(call, probabilities, begin, end, workspace);
 }
 
 }  // namespace

@@ -1,9 +1,11 @@
 #include "attention/simd_avx2.h"
 
+#include "attention/backward_lanes.h"
 #include "attention/forward_lanes.h"
 
 namespace esat::attention {
 
 const ForwardKernel forward_avx2{kMaxRows, forward_workspace, run_forward};
+const BackwardKernel backward_avx2{backward_workspace, run_backward};
 
 }  // namespace esat::attention

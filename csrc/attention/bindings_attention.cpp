@@ -69,6 +69,32 @@ void bind_attention(py::module_& module) {
       },
       "Fused forward. Returns (16 x 16 blocks whose attraction was skipped, "
       "blocks, rows done again with their exact maximum).");
+  module.def(
+      "fda_backward",
+      [](const std::string& dtype, const Shape& shape, const Constants& constants, Address dout, const Triple& dout_strides, Address query,
+         const Triple& query_strides, Address key, const Triple& key_strides, Address value, const Triple& value_strides, Address out,
+         const Triple& out_strides, Address lse, Address dquery, Address dkey, Address dvalue, const Triple& grad_strides) {
+        const attention::Backward call{problem(dtype, shape, constants),
+                                       at<const void>(dout),
+                                       at<const void>(query),
+                                       at<const void>(key),
+                                       at<const void>(value),
+                                       at<const void>(out),
+                                       strides(dout_strides),
+                                       strides(query_strides),
+                                       strides(key_strides),
+                                       strides(value_strides),
+                                       strides(out_strides),
+                                       at<const float>(lse),
+                                       at<void>(dquery),
+                                       at<void>(dkey),
+                                       at<void>(dvalue),
+                                       strides(grad_strides)};
+        const Isa isa = active_isa();
+        const py::gil_scoped_release release;
+        attention::backward(call, isa);
+      },
+      "Fused backward.");
 }
 
 }  // namespace esat

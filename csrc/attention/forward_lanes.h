@@ -7,6 +7,7 @@
 #include <cstdint>
 
 #include "attention/convert.h"
+#include "attention/head.h"
 #include "attention/kernels.h"
 #include "attention/product.h"
 #include "attention/scores.h"
@@ -18,13 +19,10 @@ constexpr std::int64_t kKeyBlock = 64;  // with 48 queries: scores, queries and 
                                         // all in L1
 constexpr std::int64_t kMaxRows = Simd::kVectors * Simd::kWidth;
 
-inline std::int64_t round_up(std::int64_t n, std::int64_t step) { return (n + step - 1) / step * step; }
-
 struct ForwardWorkspace {
   float *queries, *scores, *out, *key_norms, *row, *keys, *values;
 
-  // Carves the arrays out of `memory` (may be null) and returns the floats
-  // needed.
+  // Carves the arrays out of `memory` (may be null) and returns the floats needed.
   std::int64_t carve(const Problem& problem, float* memory) {
     const std::int64_t padded = round_up(problem.tokens, 64);
     const std::int64_t copy = problem.dtype == Dtype::f32 ? 0 : round_up(problem.tokens * problem.head_dim, 16);
@@ -45,49 +43,9 @@ struct ForwardWorkspace {
   }
 };
 
-// One head's keys and values as float32, with the stride of their tokens.
-struct Head {
-  const float *keys, *values;
-  std::int64_t key_stride, value_stride;
-  const float* key_norms;  // |k_j|^2
-  float longest_key;
-};
-
-inline Head prepare_head(const Forward& call, std::int64_t batch, std::int64_t head, const ForwardWorkspace& work) {
-  const Problem& problem = call.problem;
-  const std::int64_t n = problem.tokens, dim = problem.head_dim;
-  const std::int64_t key_start = batch * call.key_strides.batch + head * call.key_strides.head;
-  const std::int64_t value_start = batch * call.value_strides.batch + head * call.value_strides.head;
-  Head result{};
-  if (problem.dtype == Dtype::f32) {
-    result.keys = static_cast<const float*>(call.key) + key_start;
-    result.values = static_cast<const float*>(call.value) + value_start;
-    result.key_stride = call.key_strides.token;
-    result.value_stride = call.value_strides.token;
-  } else {
-    for (std::int64_t j = 0; j < n; ++j) {
-      read_floats(call.key, problem.dtype, key_start + j * call.key_strides.token, dim, work.keys + j * dim);
-      read_floats(call.value, problem.dtype, value_start + j * call.value_strides.token, dim, work.values + j * dim);
-    }
-    result.keys = work.keys;
-    result.values = work.values;
-    result.key_stride = result.value_stride = dim;
-  }
-  float longest = 0;
-  for (std::int64_t j = 0; j < n; ++j) {
-    const float sum = dot(result.keys + j * result.key_stride, result.keys + j * result.key_stride, dim);
-    work.key_norms[j] = sum;
-    longest = sum > longest ? sum : longest;
-  }
-  for (std::int64_t j = n; j < round_up(n, 64); ++j) work.key_norms[j] = work.row[j] = 0;
-  result.key_norms = work.key_norms;
-  result.longest_key = std::sqrt(longest);
-  return result;
-}
-
 // Per lane: |q|^2, the row's offset -m (an integer, so that adding it to an
 // exponent is exact), its sum.
-struct Rows {
+struct Queries {
   alignas(64) float norm2[kMaxRows];
   alignas(64) float offset[kMaxRows];
   alignas(64) float sum[kMaxRows];
@@ -107,13 +65,14 @@ inline Simd::Vector exponent(const Constants& constants, Simd::Vector s, Simd::V
 
 // Replaces the bound by the exact maximum of each row.
 template <int NV, bool Attraction>
-void exact_offsets(const Constants& constants, const Problem& problem, const Head& head, const ForwardWorkspace& work, Rows& rows) {
+void exact_offsets(const Constants& constants, const Problem& problem, const Head& head, const ForwardWorkspace& work, Queries& rows) {
   constexpr int kLanes = NV * Simd::kWidth;
   Simd::Vector highest[NV];
   for (int n = 0; n < NV; ++n) highest[n] = Simd::set1(-3e38F);
   for (std::int64_t start = 0; start < problem.tokens; start += kKeyBlock) {
     const std::int64_t keys = problem.tokens - start < kKeyBlock ? problem.tokens - start : kKeyBlock;
-    product<NV, false>(head.keys + start * head.key_stride, head.key_stride, 1, work.queries, keys, problem.head_dim, work.scores);
+    product<NV, false>(head.keys + start * head.key_stride, head.key_stride, 1, Rows{work.queries, kLanes}, keys, problem.head_dim,
+                       Rows{work.scores, kLanes});
     for (std::int64_t j = 0; j < keys; ++j) {
       const float norm = head.key_norms[start + j];
       for (int n = 0; n < NV; ++n) {
@@ -129,13 +88,14 @@ void exact_offsets(const Constants& constants, const Problem& problem, const Hea
 // out (unnormalised) and sums of one block of queries. record: the lane whose
 // products are kept in work.row, or -1.
 template <int NV, bool Attraction>
-void attend(const Constants& constants, const Problem& problem, const Head& head, const ForwardWorkspace& work, Rows& rows, int record) {
+void attend(const Constants& constants, const Problem& problem, const Head& head, const ForwardWorkspace& work, Queries& rows, int record) {
   constexpr int kLanes = NV * Simd::kWidth;
   for (std::int64_t i = 0; i < problem.head_dim * kLanes; ++i) work.out[i] = 0;
   for (int i = 0; i < kLanes; ++i) rows.sum[i] = 0;
   for (std::int64_t start = 0; start < problem.tokens; start += kKeyBlock) {
     const std::int64_t keys = problem.tokens - start < kKeyBlock ? problem.tokens - start : kKeyBlock;
-    product<NV, false>(head.keys + start * head.key_stride, head.key_stride, 1, work.queries, keys, problem.head_dim, work.scores);
+    product<NV, false>(head.keys + start * head.key_stride, head.key_stride, 1, Rows{work.queries, kLanes}, keys, problem.head_dim,
+                       Rows{work.scores, kLanes});
     if (record >= 0) {
       for (std::int64_t j = 0; j < keys; ++j) work.row[start + j] = work.scores[j * kLanes + record];
     }
@@ -160,7 +120,8 @@ void attend(const Constants& constants, const Problem& problem, const Head& head
       float* place = rows.sum + n * Simd::kWidth;
       Simd::store(place, Simd::add(Simd::load(place), sum[n]));
     }
-    product<NV, true>(head.values + start * head.value_stride, 1, head.value_stride, work.scores, problem.head_dim, keys, work.out);
+    product<NV, true>(head.values + start * head.value_stride, 1, head.value_stride, Rows{work.scores, kLanes}, problem.head_dim, keys,
+                      Rows{work.out, kLanes});
   }
 }
 
@@ -170,7 +131,7 @@ std::int64_t block(const Constants& constants, const Forward& call, std::int64_t
   constexpr int kLanes = NV * Simd::kWidth;
   const Problem& problem = call.problem;
   const std::int64_t dim = problem.head_dim;
-  Rows rows;
+  Queries rows;
   float line[128];
   const std::int64_t query_start = batch * call.query_strides.batch + head_index * call.query_strides.head;
   for (int i = 0; i < kLanes; ++i) {
@@ -194,7 +155,7 @@ std::int64_t block(const Constants& constants, const Forward& call, std::int64_t
     for (std::int64_t d = 0; d < dim; ++d) write_float(call.out, problem.dtype, target + d, work.out[d * kLanes + i] * inverse);
     if (call.lse != nullptr) {
       call.lse[(batch * problem.heads + head_index) * problem.tokens + first + i] =
-          logf(rows.sum[i]) - kLn2 * rows.offset[i] + kLn2 * constants.key_bias * rows.norm2[i];
+          row_lse(constants, rows.sum[i], rows.offset[i], rows.norm2[i]);
     }
   }
   return sound ? 0 : count;
@@ -214,7 +175,8 @@ Counters run_items(const Forward& call, float* probabilities, std::int64_t begin
     const std::int64_t index = item / items_per_head, first = item % items_per_head * kMaxRows;
     const std::int64_t batch = index / problem.heads, head_index = index % problem.heads;
     if (index != prepared) {
-      head = prepare_head(call, batch, head_index, work);
+      head = prepare_head(problem, Head::Source{call.key, call.key_strides}, Head::Source{call.value, call.value_strides}, batch,
+                          head_index, Head::Room{work.keys, work.values, work.key_norms});
       prepared = index;
     }
     const std::int64_t left = problem.tokens - first, count = left < kMaxRows ? left : kMaxRows;
@@ -229,6 +191,7 @@ Counters run_items(const Forward& call, float* probabilities, std::int64_t begin
       counters.redone_rows += block<Simd::kVectors, Attraction>(constants, call, batch, head_index, first, count, head, work, record);
     }
     if (has_row) {
+      for (std::int64_t j = problem.tokens; j < round_up(problem.tokens, 64); ++j) work.row[j] = 0;
       const std::int64_t query = batch * call.query_strides.batch + head_index * call.query_strides.head;
       float line[128];
       read_floats(call.query, problem.dtype, query + call.template_token * call.query_strides.token, problem.head_dim, line);

@@ -20,22 +20,26 @@ inline float dot(const float* a, const float* b, std::int64_t count) {
   return total;
 }
 
-// C[r][lane] (+)= sum over steps t of A[r a_row + t a_step] * B[t][lane] for
-// `R` rows and NV vectors of lanes; B and C are dense, NV vectors a row.
+// A matrix of rows: `stride` floats from one to the next.
+struct Rows {
+  float* start;
+  std::int64_t stride;
+};
+
+// C[r][lane] (+)= sum over steps t of A[r a_row + t a_step] * B[t][lane] for R rows and NV vectors of lanes.
 template <int R, int NV, bool Add>
-inline void product_tile(const float* a, std::int64_t a_row, std::int64_t a_step, const float* b, std::int64_t steps, float* c) {
+inline void product_tile(const float* a, std::int64_t a_row, std::int64_t a_step, Rows b, std::int64_t steps, Rows c) {
   using Vector = Simd::Vector;
-  constexpr int kLanes = NV * Simd::kWidth;
   Vector sum[R][NV];
 #pragma GCC unroll 8
   for (int r = 0; r < R; ++r) {
 #pragma GCC unroll 4
-    for (int n = 0; n < NV; ++n) sum[r][n] = Add ? Simd::load(c + r * kLanes + n * Simd::kWidth) : Simd::zero();
+    for (int n = 0; n < NV; ++n) sum[r][n] = Add ? Simd::load(c.start + r * c.stride + n * Simd::kWidth) : Simd::zero();
   }
   for (std::int64_t t = 0; t < steps; ++t) {
     Vector line[NV];
 #pragma GCC unroll 4
-    for (int n = 0; n < NV; ++n) line[n] = Simd::load(b + t * kLanes + n * Simd::kWidth);
+    for (int n = 0; n < NV; ++n) line[n] = Simd::load(b.start + t * b.stride + n * Simd::kWidth);
 #pragma GCC unroll 8
     for (int r = 0; r < R; ++r) {
       const Vector x = Simd::set1(a[r * a_row + t * a_step]);
@@ -46,20 +50,18 @@ inline void product_tile(const float* a, std::int64_t a_row, std::int64_t a_step
 #pragma GCC unroll 8
   for (int r = 0; r < R; ++r) {
 #pragma GCC unroll 4
-    for (int n = 0; n < NV; ++n) Simd::store(c + r * kLanes + n * Simd::kWidth, sum[r][n]);
+    for (int n = 0; n < NV; ++n) Simd::store(c.start + r * c.stride + n * Simd::kWidth, sum[r][n]);
   }
 }
 
 // The same for any number of rows.
 template <int NV, bool Add>
-inline void product(const float* a, std::int64_t a_row, std::int64_t a_step, const float* b, std::int64_t rows, std::int64_t steps,
-                    float* c) {
-  constexpr int kLanes = NV * Simd::kWidth;
+inline void product(const float* a, std::int64_t a_row, std::int64_t a_step, Rows b, std::int64_t rows, std::int64_t steps, Rows c) {
   std::int64_t r = 0;
   for (; r + Simd::kRows <= rows; r += Simd::kRows) {
-    product_tile<Simd::kRows, NV, Add>(a + r * a_row, a_row, a_step, b, steps, c + r * kLanes);
+    product_tile<Simd::kRows, NV, Add>(a + r * a_row, a_row, a_step, b, steps, Rows{c.start + r * c.stride, c.stride});
   }
-  for (; r < rows; ++r) product_tile<1, NV, Add>(a + r * a_row, a_row, a_step, b, steps, c + r * kLanes);
+  for (; r < rows; ++r) product_tile<1, NV, Add>(a + r * a_row, a_row, a_step, b, steps, Rows{c.start + r * c.stride, c.stride});
 }
 
 }  // namespace

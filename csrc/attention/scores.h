@@ -41,6 +41,22 @@ struct Constants {
   }
 };
 
+// A row's log-sum-exp from the sum of its 2^(y + offset). In double, because the offset is large where the result is small.
+inline float row_lse(const Constants& constants, float sum, float offset, float query_norm2) {
+  const double constant = static_cast<double>(constants.key_bias) * query_norm2 - offset;
+  return static_cast<float>(std::log(static_cast<double>(sum)) + 0.693147180559945309417 * constant);
+}
+
+// The constant of a row in log2 P, -b |q|^2 - lse log2(e), as an integer and a fraction.
+struct RowConstant {
+  float shift, fraction;
+};
+inline RowConstant row_constant(const Constants& constants, float lse, float query_norm2) {
+  const double constant = static_cast<double>(constants.key_bias) * query_norm2 - 1.44269504088896340736 * lse;
+  const double shift = std::floor(constant);
+  return {static_cast<float>(shift), static_cast<float>(constant - shift)};
+}
+
 // The probabilities of one row, from its products S_j (`products`, overwritten)
 // and |k_j|^2 (`key_norms`): out[j - first] for keys first..count. The arrays
 // have room for a multiple of the vector's width.

@@ -51,9 +51,8 @@ def _run(
     scale = q.shape[-1] ** -0.5 if scale is None else float(scale)
     alpha, beta = float(alpha), float(beta)
     _check(q, k, v, alpha, beta, delta, scale)
-    differentiable = torch.is_grad_enabled() and (q.requires_grad or k.requires_grad or v.requires_grad)
     candidates = {
-        "cpu": lambda: native.unsupported(q, differentiable),
+        "cpu": lambda: native.unsupported(q),
         "triton": lambda: triton.unsupported(q, k, v),
         "cuda": lambda: cuda.unsupported(q, k, v),
         "reference": lambda: reference.unsupported(q),
@@ -64,7 +63,8 @@ def _run(
         if template_token < 0:
             return out, None
         return out, reference.elimination_scores(q, k, alpha, beta, delta, scale, num_template, template_token)
-    out, scores, _ = fda_forward(q, k, v, alpha, beta, delta, scale, num_template, template_token, chosen)
+    with_lse = torch.is_grad_enabled() and (q.requires_grad or k.requires_grad or v.requires_grad)
+    out, scores, _ = fda_forward(q, k, v, alpha, beta, delta, scale, num_template, template_token, chosen, with_lse)
     return out, scores if template_token >= 0 else None
 
 

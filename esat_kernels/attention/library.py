@@ -31,30 +31,35 @@ def fda_forward(
     num_template: int,
     template_token: int,
     backend: str,
+    with_lse: bool = True,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """out [B, H, N, D], elimination scores float32 [B, N - num_template] (empty [B, 0] if template_token < 0), lse float32 [B, H, N]."""
+    """out [B, H, N, D], elimination scores float32 [B, N - num_template] (empty [B, 0] if template_token < 0), lse float32 [B, H, N].
+
+    Only a backward needs the lse: without it the result is empty [B, H, 0], and the CPU kernels are faster.
+    """
     if backend == "cpu":
-        return native.forward(q, k, v, alpha, beta, delta, scale, num_template, template_token)
+        return native.forward(q, k, v, alpha, beta, delta, scale, num_template, template_token, with_lse)
     if backend == "triton":
-        return triton.forward(q, k, v, alpha, beta, delta, scale, num_template, template_token)
-    if backend == "cuda":
-        return cuda.forward(q, k, v, alpha, beta, delta, scale, num_template, template_token)
-    out = _empty_out(q)
-    value, lse = reference.attention(q, k, v, alpha, beta, delta, scale)
-    out.copy_(value)
-    if template_token < 0:
-        scores = q.new_empty((q.shape[0], 0), dtype=torch.float32)
+        out, scores, lse = triton.forward(q, k, v, alpha, beta, delta, scale, num_template, template_token)
+    elif backend == "cuda":
+        out, scores, lse = cuda.forward(q, k, v, alpha, beta, delta, scale, num_template, template_token)
     else:
-        scores = reference.elimination_scores(q, k, alpha, beta, delta, scale, num_template, template_token)
-    return out, scores, lse
+        out = _empty_out(q)
+        value, lse = reference.attention(q, k, v, alpha, beta, delta, scale)
+        out.copy_(value)
+        scores = q.new_empty((q.shape[0], 0), dtype=torch.float32)
+        if template_token >= 0:
+            scores = reference.elimination_scores(q, k, alpha, beta, delta, scale, num_template, template_token)
+    return out, scores, lse if with_lse else lse.new_empty((*lse.shape[:2], 0))
 
 
 @fda_forward.register_fake
-def _(q, k, v, alpha, beta, delta, scale, num_template, template_token, backend):  # type: ignore[no-untyped-def]
+def _(q, k, v, alpha, beta, delta, scale, num_template, template_token, backend, with_lse=True):  # type: ignore[no-untyped-def]
     batch, heads, tokens, _ = q.shape
     columns = 0 if template_token < 0 else tokens - num_template
     wide = torch.promote_types(q.dtype, torch.float32)
-    return _empty_out(q), q.new_empty((batch, columns), dtype=torch.float32), q.new_empty((batch, heads, tokens), dtype=wide)
+    lse = q.new_empty((batch, heads, tokens if with_lse else 0), dtype=wide)
+    return _empty_out(q), q.new_empty((batch, columns), dtype=torch.float32), lse
 
 
 @torch.library.custom_op("esat::fda_attention_backward", mutates_args=())
@@ -89,7 +94,7 @@ def _(dout, q, k, v, out, lse, alpha, beta, delta, scale, backend):  # type: ign
 
 
 def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:
-    q, k, v, alpha, beta, delta, scale, _, _, backend = inputs
+    q, k, v, alpha, beta, delta, scale, _, _, backend, _ = inputs
     out, scores, lse = output
     ctx.mark_non_differentiable(scores, lse)
     ctx.save_for_backward(q, k, v, out, lse)
@@ -99,7 +104,7 @@ def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tens
 def _backward(ctx: Any, dout: Tensor, dscores: Tensor, dlse: Tensor) -> tuple[Any, ...]:
     q, k, v, out, lse = ctx.saved_tensors
     dq, dk, dv = fda_backward(dout, q, k, v, out, lse, *ctx.constants)
-    return dq, dk, dv, None, None, None, None, None, None, None
+    return dq, dk, dv, None, None, None, None, None, None, None, None
 
 
 fda_forward.register_autograd(_backward, setup_context=_setup_context)

@@ -11,8 +11,8 @@ MAX_HEAD_DIM = 128
 _NAMES = {torch.float32: "float32", torch.bfloat16: "bfloat16", torch.float16: "float16"}
 
 
-def unsupported(q: Tensor, differentiable: bool = False) -> str | None:
-    """Why these kernels cannot take q, k, v like `q` (and be differentiated), or None."""
+def unsupported(q: Tensor) -> str | None:
+    """Why these kernels cannot take q, k, v like `q`, or None."""
     reason = _native.unavailable()
     if reason is not None:
         return reason
@@ -24,8 +24,6 @@ def unsupported(q: Tensor, differentiable: bool = False) -> str | None:
         return f"needs float32, bfloat16 or float16, got {q.dtype}"
     if q.shape[-1] > MAX_HEAD_DIM:
         return f"needs a head dimension of at most {MAX_HEAD_DIM}, got {q.shape[-1]}"
-    if differentiable:
-        return "has no backward"
     return None
 
 
@@ -47,17 +45,25 @@ def _stored(q: Tensor) -> Tensor:
 
 
 def forward_counted(
-    q: Tensor, k: Tensor, v: Tensor, alpha: float, beta: float, delta: float, scale: float, num_template: int, template_token: int
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    alpha: float,
+    beta: float,
+    delta: float,
+    scale: float,
+    num_template: int,
+    template_token: int,
+    with_lse: bool = True,
 ) -> tuple[Tensor, Tensor, Tensor, tuple[int, int, int]]:
     """out, scores and lse as `library.fda_forward`, and what the kernel counted: (blocks of 16 x 16 scores whose attraction was too small to
     matter and was skipped, blocks in all, rows done again with their exact maximum).
     """
     q, k, v = _readable(q), _readable(k), _readable(v)
     batch, heads, tokens, _ = q.shape
-    with_scores = template_token >= 0
     out = _stored(q)
-    lse = q.new_empty((batch, heads, tokens), dtype=torch.float32)
-    scores = q.new_empty((batch, tokens - num_template if with_scores else 0), dtype=torch.float32)
+    lse = q.new_empty((batch, heads, tokens if with_lse else 0), dtype=torch.float32)
+    scores = q.new_empty((batch, tokens - num_template if template_token >= 0 else 0), dtype=torch.float32)
     counted = _native.library().fda_forward(
         _NAMES[q.dtype],
         tuple(q.shape),
@@ -66,7 +72,7 @@ def forward_counted(
         *_place(k),
         *_place(v),
         *_place(out),
-        lse.data_ptr(),
+        lse.data_ptr() if with_lse else 0,
         scores.data_ptr() if scores.numel() else 0,
         num_template,
         max(template_token, 0),
@@ -75,13 +81,35 @@ def forward_counted(
 
 
 def forward(
-    q: Tensor, k: Tensor, v: Tensor, alpha: float, beta: float, delta: float, scale: float, num_template: int, template_token: int
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    alpha: float,
+    beta: float,
+    delta: float,
+    scale: float,
+    num_template: int,
+    template_token: int,
+    with_lse: bool = True,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """As `library.fda_forward`."""
-    return forward_counted(q, k, v, alpha, beta, delta, scale, num_template, template_token)[:3]
+    return forward_counted(q, k, v, alpha, beta, delta, scale, num_template, template_token, with_lse)[:3]
 
 
 def backward(
     dout: Tensor, q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor, alpha: float, beta: float, delta: float, scale: float
 ) -> tuple[Tensor, Tensor, Tensor]:
-    raise NotImplementedError("attention: the cpu backend is not built")
+    """As `library.fda_backward`."""
+    inputs = [_readable(tensor) for tensor in (dout, q, k, v, out)]
+    lse = lse.contiguous()
+    grads = _stored(q), _stored(q), _stored(q)
+    _native.library().fda_backward(
+        _NAMES[q.dtype],
+        tuple(q.shape),
+        (alpha, beta, delta, scale),
+        *(item for tensor in inputs for item in _place(tensor)),
+        lse.data_ptr(),
+        *(grad.data_ptr() for grad in grads),
+        _place(grads[0])[1],
+    )
+    return grads
