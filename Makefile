@@ -54,5 +54,13 @@ native: $(VENV)/.installed ## build the native library again, into the source tr
 	cmake -S . -B $(BUILD)/native $(GENERATOR) -DPython_EXECUTABLE="$$(command -v $(PYTHON))"
 	cmake --build $(BUILD)/native --parallel
 
+# The machine's own Python, whose PyTorch has CUDA; .venv's where it has none.
+GPU_PYTHON = $(if $(shell $(PYTHON) -c "import torch" 2>/dev/null && echo yes),$(PYTHON),$(if $(wildcard $(RUN)),$(RUN),$(PYTHON)))
+gpu: ## on a CUDA machine: build, test, sanitise and time the GPU kernels (says what it would do where there is no GPU)
+	$(GPU_PYTHON) -m benchmarks.gpu
+
+gpu-peers: ## the slow peers: torch.compile and FlexAttention, autotuned
+	$(GPU_PYTHON) -m benchmarks.gpu --peers
+
 clean: ## remove what was built, but not .venv
 	rm -rf $(BUILD) dist out *.egg-info

@@ -42,7 +42,7 @@ def forward_tiles(tokens: int, slices: int, head_dim: int, dtype: torch.dtype, m
         return Tiles(32, 32, 4, 2) if head_dim <= 64 else Tiles(32, 16, 8, 2)
     for height in (128, 64):
         if cdiv(tokens, height) * slices >= multiprocessors:
-            return Tiles(height, 64, height // 16, 3)
+            return Tiles(height, 64 if height == 128 or head_dim <= 64 else 32, height // 16, 3)
     return Tiles(32, 64, 4, 3)
 
 
@@ -50,11 +50,11 @@ def queries_tiles(head_dim: int, dtype: torch.dtype) -> Tiles:
     """Tiles of the backward kernel that makes dq: the largest whose registers do not spill on sm_80 and sm_90."""
     if dtype == torch.float32:
         return Tiles(32, 32, 8, 2) if head_dim <= 64 else Tiles(32, 16, 8, 2)
-    return Tiles(64, 32, 4, 2) if head_dim <= 64 else Tiles(32, 32, 4, 2)
+    return Tiles(64, 32, 4, 2) if head_dim <= 64 else Tiles(32, 32, 4, 1)
 
 
 def keys_tiles(head_dim: int, dtype: torch.dtype) -> Tiles:
     """Tiles of the backward kernel that makes dk and dv; chosen like `queries_tiles`."""
     if dtype == torch.float32:
-        return Tiles(32, 32, 8, 2) if head_dim <= 64 else Tiles(16, 16, 8, 2)
+        return Tiles(32, 32, 8, 2) if head_dim <= 64 else Tiles(16, 16, 4, 2)
     return Tiles(32, 32, 4, 2)

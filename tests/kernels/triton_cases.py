@@ -24,7 +24,7 @@ if INTERPRETED:
 
 
 @pytest.fixture(autouse=True)
-def _nan_in_fresh_memory():
+def nan_in_fresh_memory():
     torch.use_deterministic_algorithms(True, warn_only=True)
     yield
     torch.use_deterministic_algorithms(False)

@@ -1,0 +1,177 @@
+"""One attention call at the four ViT-B sizes: ours against plain SDPA by each of PyTorch's backends, eager FDA, and (--compiled) compiled peers.
+
+Times are of graph replays over several input sets, implementations in turn. No speed is reported for one that fails its accuracy check.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+import esat_kernels
+from benchmarks.gpu.timing import Graph, cold_us, interleaved, summary
+from esat_kernels import testing
+from esat_kernels.attention import cuda, reference, triton
+
+TOKENS = (720, 548, 427, 343)
+HEADS, HEAD_DIM, SETS, ROUNDS = 12, 64, 8, 200
+FORCE = (0.1, 0.1, HEAD_DIM**-0.5, HEAD_DIM**-0.5)  # alpha, beta, delta, scale of the paper's model
+Attention = Callable[[Tensor, Tensor, Tensor], Tensor]
+
+
+def _sdpa(backend: SDPBackend) -> Attention:
+    def call(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        with sdpa_kernel(backend):
+            return torch.nn.functional.scaled_dot_product_attention(q, k, v)
+
+    return call
+
+
+def _ours() -> dict[str, Attention]:
+    found: dict[str, Attention] = {}
+    if triton.available() is None:
+        found["ours:triton"] = lambda q, k, v: triton.forward(q, k, v, *FORCE, 0, -1)[0]
+    if cuda.available() is None:
+        found["ours:cuda"] = lambda q, k, v: cuda.forward(q, k, v, *FORCE, 0, -1)[0]
+        for rows in (32, 48, 64, 80):
+            found[f"ours:cuda:rows={rows}"] = lambda q, k, v, rows=rows: cuda.forward(q, k, v, *FORCE, 0, -1, rows=rows)[0]  # type: ignore[misc]
+        found["ours:cuda:plain"] = lambda q, k, v: cuda.forward(q, k, v, 0.0, 0.0, FORCE[2], FORCE[3], 0, -1)[0]
+    return found
+
+
+def _eager(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    return reference.attention(q, k, v, *FORCE)[0]
+
+
+def _peers() -> dict[str, Attention]:
+    names = ("FLASH_ATTENTION", "EFFICIENT_ATTENTION", "CUDNN_ATTENTION", "MATH")
+    plain = {f"sdpa:{name.split('_')[0].lower()}": _sdpa(getattr(SDPBackend, name)) for name in names if hasattr(SDPBackend, name)}
+    return {**plain, "eager": _eager}
+
+
+def _compiled() -> dict[str, Attention]:
+    """torch.compile of the eager formula, and FlexAttention with the forces as its score_mod, each in two modes."""
+    from torch.nn.attention.flex_attention import flex_attention
+
+    alpha, beta, delta, scale = FORCE
+
+    def flex(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        q_norm, k_norm = q.float().square().sum(-1), k.float().square().sum(-1)
+
+        def score_mod(score: Tensor, b: Tensor, h: Tensor, i: Tensor, j: Tensor) -> Tensor:
+            r = delta * (q_norm[b, h, i] + k_norm[b, h, j] - 2.0 * score / scale)
+            return score + alpha * torch.exp(-r) - beta * r
+
+        return flex_attention(q, k, v, score_mod=score_mod, scale=scale)
+
+    autotune = "max-autotune-no-cudagraphs"
+    return {
+        "compiled": torch.compile(_eager, dynamic=False),
+        "compiled:max-autotune": torch.compile(_eager, dynamic=False, mode=autotune),
+        "flex": torch.compile(flex, dynamic=False),
+        "flex:max-autotune": torch.compile(flex, dynamic=False, mode=autotune),
+    }
+
+
+def _inputs(tokens: int, batch: int) -> list[list[Tensor]]:
+    """Fresh random q, k, v as slices of one QKV tensor, several times."""
+    packed = (torch.randn(batch, tokens, 3, HEADS, HEAD_DIM, device="cuda", dtype=torch.bfloat16) for _ in range(SETS))
+    return [list(qkv.permute(2, 0, 3, 1, 4)) for qkv in packed]
+
+
+def _accuracy(name: str, attention: Attention, tokens: int) -> testing.Budget:
+    """Against the float64 oracle on one head pair; a plain implementation is held to plain attention."""
+    plain = name.startswith("sdpa") or name.endswith(":plain")
+    case = testing.make_case("plain" if plain else "normal", heads=2, tokens=tokens, dtype=torch.bfloat16)
+    return testing.check(case, attention(*(t.cuda() for t in (case.q, case.k, case.v))).cpu())
+
+
+def measure(tokens: int, batch: int, candidates: dict[str, Attention]) -> list[dict[str, Any]]:
+    """The rows of one size; what cannot run says why, what is wrong has no time."""
+    sets = _inputs(tokens, batch)
+    graphs: dict[str, Graph] = {}
+    rows: dict[str, dict[str, Any]] = {}
+    for name, attention in candidates.items():
+        impl, _, backend = name.partition(":")
+        row: dict[str, Any] = {"impl": impl, "backend": backend or None, "tokens": tokens, "batch": batch, "dtype": "bf16", "ok": False}
+        rows[name] = row
+        try:
+            with torch.no_grad():
+                budget = _accuracy(name, attention, tokens)
+                row |= {"max_error": budget.max_error, "max_allowed": budget.max_allowed}
+                # Peers round more often than the budget allows; they are held to ten times it, so that a wrong formula still shows.
+                row["ok"] = budget.ok if impl == "ours" else budget.max_error <= 10 * budget.max_allowed
+                if row["ok"]:
+                    graphs[name] = Graph([lambda s=s, f=attention: f(*s) for s in sets])  # type: ignore[misc]
+                    row["cold_us"] = cold_us(lambda f=attention: f(*sets[0]))  # type: ignore[misc]
+        except Exception as error:  # noqa: BLE001  a peer that cannot run here is a result, not a failure
+            row["why"] = f"{type(error).__name__}: {str(error)[:300]}"
+    for name, times in interleaved(graphs, ROUNDS).items():
+        found = summary(times)
+        rows[name] |= {"median_us": found["median"], "p01_us": found["p01"], "p99_us": found["p99"]}
+    plain = [row["median_us"] for name, row in rows.items() if name.startswith("sdpa") and "median_us" in row]
+    for row in rows.values():
+        if plain and "median_us" in row:
+            row["ratio_to_sdpa"] = row["median_us"] / min(plain)
+    return list(rows.values())
+
+
+def _backward(tokens: int) -> list[dict[str, Any]]:
+    """Forward and backward together, ours (Triton) and plain SDPA, by events around eager calls."""
+    q, k, v = (t.detach().requires_grad_() for t in _inputs(tokens, 1)[0])
+    dout = torch.randn(1, HEADS, tokens, HEAD_DIM, device="cuda", dtype=torch.bfloat16)
+    works = {
+        "ours": lambda: esat_kernels.fda_attention(q, k, v, backend="triton"),
+        "sdpa": lambda: torch.nn.functional.scaled_dot_product_attention(q, k, v),
+    }
+    rows = []
+    for impl, work in works.items():
+        times = []
+        for _ in range(30):
+            start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+            start.record()
+            torch.autograd.grad(work(), (q, k, v), dout)
+            end.record()
+            end.synchronize()
+            times.append(1e3 * start.elapsed_time(end))
+        rows.append({"impl": impl, "scope": "forward and backward", "tokens": tokens, "median_us": summary(times[5:])["median"]})
+    return rows
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description="Attention against its peers on a GPU.")
+    parser.add_argument("--compiled", action="store_true", help="compiled peers, which take minutes, instead of the quick ones")
+    parser.add_argument("output", type=Path)
+    options = parser.parse_args()
+    torch.manual_seed(0)
+    ours = _ours()
+    rows: list[dict[str, Any]] = []
+    training: list[dict[str, Any]] = []
+    for tokens in TOKENS:
+        candidates = {**ours, **(_compiled() if options.compiled else {}), **_peers()}
+        rows += measure(tokens, 1, candidates)
+        for row in rows[-len(candidates) :]:
+            took = (
+                f"{row['median_us']:8.2f} us, {row.get('ratio_to_sdpa', float('nan')):5.2f} of SDPA"
+                if "median_us" in row
+                else row.get("why", "wrong")
+            )
+            print(f"N = {tokens} {row['impl']}:{row['backend'] or ''} {took}", flush=True)
+        good = bool(ours) and all(row["ok"] for row in rows if row["impl"] == "ours")
+        options.output.write_text(json.dumps({"ok": good, "rows": rows, "training": training}))
+    if not options.compiled and triton.available() is None:
+        training = [row for tokens in (720, 320) for row in _backward(tokens)]
+    options.output.write_text(json.dumps({"ok": good, "rows": rows, "training": training}))
+    return 0 if good else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,82 @@
+"""compute-sanitizer over small calls of every attention kernel. Some virtual machines refuse it: that is recorded, and is no failure of the kernels.
+
+`--all OUTPUT` starts the tools; `--calls BACKEND` makes the calls that they watch.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+TOOLS = ("memcheck", "racecheck")
+LIMIT_S = 30  # for each of the four runs
+REFUSALS = ("Device not supported", "not supported on this", "Unable to initialize", "LibraryNotLoaded", "error 999")
+
+
+def calls(backend: str) -> None:
+    """Ragged sizes, every tile height and head dimension of one backend."""
+    import torch
+
+    from esat_kernels import testing
+    from esat_kernels.attention import cuda, triton
+
+    for tokens, head_dim in ((1, 64), (65, 64), (153, 64), (97, 32), (97, 96), (97, 128)):
+        case = testing.make_case("near", heads=2, tokens=tokens, head_dim=head_dim, dtype=torch.bfloat16, strided=True)
+        q, k, v = (t.cuda() for t in (case.q, case.k, case.v))
+        constants = tuple(case.constants.values())
+        num_template = max(1, tokens // 5)
+        if backend == "triton":
+            out, _, lse = triton.forward(q, k, v, *constants, num_template, 0)
+            triton.backward(torch.ones_like(out), q, k, v, out, lse, *constants)
+        else:
+            for rows in (32, 48, 64, *((80,) if head_dim <= 64 else ())):
+                cuda.forward(q, k, v, *constants, num_template, 0, rows=rows)
+    torch.cuda.synchronize()
+
+
+def _verdict(code: int, text: str) -> str:
+    if any(refusal in text for refusal in REFUSALS):
+        return "refused by this machine"
+    summary = re.search(r"(?:ERROR|RACECHECK) SUMMARY: (\d+)", text)
+    return "clean" if code == 0 and summary is not None and summary[1] == "0" else "errors"
+
+
+def main(output: Path) -> int:
+    from esat_kernels import backends
+
+    found: dict[str, object] = {}
+    tool = shutil.which("compute-sanitizer") or shutil.which("/usr/local/cuda/bin/compute-sanitizer")
+    for backend in ("cuda", "triton"):
+        reason = backends()[backend]
+        for name in TOOLS:
+            if tool is None or reason is not None:
+                found[f"{backend} {name}"] = {"verdict": "not run", "why": reason or "compute-sanitizer is not installed"}
+                continue
+            command = [tool, "--tool", name, "--error-exitcode", "9", sys.executable, "-m", "benchmarks.gpu.sanitize", "--calls", backend]
+            environment = {**os.environ, "PYTORCH_NO_CUDA_MEMORY_CACHING": "1"}  # so that every tensor has bounds of its own
+            try:
+                done = subprocess.run(
+                    command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=LIMIT_S
+                )
+                found[f"{backend} {name}"] = {"verdict": _verdict(done.returncode, done.stdout), "output_end": done.stdout[-1500:]}
+            except subprocess.TimeoutExpired:
+                found[f"{backend} {name}"] = {"verdict": f"not finished in {LIMIT_S} s"}
+            output.write_text(json.dumps({"ok": True, "tools": found}))
+    verdicts = [entry["verdict"] for entry in found.values() if isinstance(entry, dict)]
+    good = "errors" not in verdicts
+    for name, entry in found.items():
+        print(name, entry["verdict"] if isinstance(entry, dict) else entry)
+    output.write_text(json.dumps({"ok": good, "tools": found}))
+    return 0 if good else 1
+
+
+if __name__ == "__main__":
+    if sys.argv[1] == "--calls":
+        calls(sys.argv[2])
+    else:
+        sys.exit(main(Path(sys.argv[2])))

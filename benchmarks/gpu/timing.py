@@ -1,0 +1,65 @@
+"""Times GPU work by replaying CUDA graphs between events, implementations in turn."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+
+Work = Callable[[], object]
+FLUSH_BYTES = 256 * 2**20  # several times the L2 of an H200 (60 MB)
+
+
+class Graph:
+    """Calls captured as one CUDA graph; replays give the time of one call in microseconds."""
+
+    def __init__(self, works: list[Work], warmup: int = 3):
+        stream = torch.cuda.Stream()
+        stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(stream):
+            for _ in range(warmup):
+                for work in works:
+                    work()
+        torch.cuda.current_stream().wait_stream(stream)
+        torch.cuda.synchronize()
+        self._calls = len(works)
+        self._graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(self._graph):
+            for work in works:
+                work()
+
+    def replay_us(self) -> float:
+        start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+        start.record()
+        self._graph.replay()
+        end.record()
+        end.synchronize()
+        return 1e3 * start.elapsed_time(end) / self._calls
+
+
+def interleaved(graphs: dict[str, Graph], rounds: int) -> dict[str, list[float]]:
+    """Microseconds of each graph's call, one replay of every graph per round (A B C A B C ...), after two rounds of warm-up."""
+    times: dict[str, list[float]] = {name: [] for name in graphs}
+    for round_number in range(rounds + 2):
+        for name, graph in graphs.items():
+            elapsed = graph.replay_us()
+            if round_number >= 2:
+                times[name].append(elapsed)
+    return times
+
+
+def cold_us(work: Work, rounds: int = 15) -> float:
+    """Median time of a call whose inputs have left the L2 cache: a graph that flushes and calls, less one that only flushes."""
+    flushed = torch.empty(FLUSH_BYTES, dtype=torch.uint8, device="cuda")
+
+    def flush() -> None:
+        flushed.zero_()
+
+    graphs = {"with": Graph([flush, work] * 8), "without": Graph([flush] * 8)}
+    times = interleaved(graphs, rounds)
+    return 2 * float(np.median(times["with"])) - float(np.median(times["without"]))
+
+
+def summary(times: list[float]) -> dict[str, float]:
+    return {"median": float(np.median(times)), "p01": float(np.quantile(times, 0.01)), "p99": float(np.quantile(times, 0.99))}
