@@ -69,21 +69,14 @@ def _times(call: Any, inputs: tuple[Tensor, Tensor]) -> list[float]:
     return times
 
 
-def _row(name: str, backend: str, engine: str, batch: int, times: list[float], **checks: Any) -> dict[str, Any]:
-    found = summary(times)
-    return {
-        "impl": "ours" if backend != "reference" else "eager",
-        "model": name,
-        "attention": backend,
-        "engine": engine,
-        "scope": "network",
-        "dtype": "bf16",
-        "batch": batch,
-        "median_ms": found["median"],
-        "p99_ms": found["p99"],
-        "fps": 1e3 * batch / found["median"],
-        **checks,
-    }
+def _row(name: str, backend: str, engine: str, batch: int, times: list[float] | None, **checks: Any) -> dict[str, Any]:
+    """One result; without times where a check failed."""
+    row: dict[str, Any] = {"impl": "ours" if backend != "reference" else "eager", "model": name, "attention": backend, "engine": engine}
+    row |= {"scope": "network", "dtype": "bf16", "batch": batch, **checks}
+    if times is not None:
+        found = summary(times)
+        row |= {"median_ms": found["median"], "p99_ms": found["p99"], "fps": 1e3 * batch / found["median"]}
+    return row
 
 
 def _inputs(config: ModelConfig, batch: int) -> tuple[Tensor, Tensor]:
@@ -122,10 +115,8 @@ def measure(name: str, backend: str, batch: int, accurate: bool) -> list[dict[st
         replayed = graphed(*inputs)
         equal = torch.equal(eager.score_map, replayed.score_map) and torch.equal(eager.box, replayed.box)
         checks = {"graph_equals_eager": equal, "ok": equal and accurate}
-        return [
-            _row(name, backend, "eager", batch, _times(network, inputs), **checks),
-            _row(name, backend, "graph", batch, _times(graphed, inputs), **checks),
-        ]
+        engines = {"eager": network, "graph": graphed}
+        return [_row(name, backend, key, batch, _times(call, inputs) if checks["ok"] else None, **checks) for key, call in engines.items()]
 
 
 def _profile(name: str, backend: str) -> list[dict[str, Any]]:
@@ -156,7 +147,7 @@ def main(output: Path) -> int:
         good = bool(backends) and all(row["ok"] for row in rows)
         output.write_text(json.dumps({"ok": good, "rows": rows, "score_map_errors": errors}))
     for row in rows:
-        took = f"{row['median_ms']:.3f} ms, {row['fps']:.0f} frames/s, ok {row['ok']}"
+        took = f"{row['median_ms']:.3f} ms, {row['fps']:.0f} frames/s" if row["ok"] else f"wrong: {row}"
         print(f"{row['model']} {row['attention']} {row['engine']} batch {row['batch']}: {took}")
     profile = {backend: _profile("esat-384", backend) for backend in backends}
     output.write_text(json.dumps({"ok": good, "rows": rows, "score_map_errors": errors, "profile": profile}))

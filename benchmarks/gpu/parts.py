@@ -23,9 +23,9 @@ class Part:
 
 PARTS = (
     Part("build", "build", "CMake and nvcc build the native library for sm_80 and sm_90a into esat_kernels/", 120),
-    Part("tests", "tests", "error budget, elimination row, gradients, graph replay, 1000 equal repetitions on the device", 120),
+    Part("tests", "tests", "error budget, elimination row, gradients, graph replay, 1000 equal repetitions on the device", 170),
     Part("sanitize", "sanitize", "compute-sanitizer memcheck and racecheck over small attention calls", 130, ("--all",)),
-    Part("attention", "attention", "attention of the four ViT-B sizes against every plain SDPA backend and eager FDA, graph-replayed", 90),
-    Part("frame", "frame", "a frame of esat-384 and ostrack-384, eager and as one CUDA graph, batches 1 to 32, and its profile", 100),
+    Part("attention", "attention", "attention of the four ViT-B sizes against every plain SDPA backend and eager FDA, graph-replayed", 80),
+    Part("frame", "frame", "a frame of esat-384 and ostrack-384, eager and as one CUDA graph, batches 1 to 32, and its profile", 90),
 )
 PEERS = Part("peers", "attention", "attention against torch.compile and FlexAttention, default and max-autotune", 590, ("--compiled",))

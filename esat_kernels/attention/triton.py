@@ -42,6 +42,8 @@ def unsupported(q: Tensor, k: Tensor, v: Tensor) -> str | None:
         return f"the head dimension must lie in [1, 128], got {q.shape[-1]}"
     if q.shape[0] * q.shape[1] > 65535:
         return f"batch times heads must be at most 65535, got {q.shape[0] * q.shape[1]}"
+    if q[0].numel() >= _MAX_OFFSET:
+        return f"one item of the batch must have less than 2^31 elements, got {q[0].numel()}"
     for name, tensor in (("query", q), ("key", k), ("value", v)):
         reach = (tensor.shape[2] - 1) * tensor.stride(2) + (tensor.shape[3] - 1) * tensor.stride(3)
         if reach >= _MAX_OFFSET:

@@ -14,7 +14,7 @@ import triton.language as tl
 from esat_kernels.attention.triton_forward import LOG2E, attraction, load_tile, squared_norm
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["heads", "tokens"])
 def queries_kernel(
     dout_ptr,
     q_ptr,
@@ -108,7 +108,7 @@ def queries_kernel(
     tl.store(pointers, dq.to(dq_ptr.dtype.element_ty), mask=(rows[:, None] < tokens) & (columns[None, :] < HEAD_DIM))
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["heads", "tokens"])
 def keys_kernel(
     dout_ptr,
     q_ptr,
