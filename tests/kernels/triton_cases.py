@@ -10,6 +10,7 @@ import torch
 import esat_kernels
 from esat_kernels import testing
 from esat_kernels.attention import triton, triton_tiles
+from esat_kernels.attention.library import fda_forward
 from esat_kernels.attention.triton_tiles import Tiles
 
 INTERPRETED = not torch.cuda.is_available()
@@ -151,6 +152,14 @@ def test_the_public_call_and_its_layout():
     torch.testing.assert_close(scores.cpu().double(), testing.oracle_scores(case, 8, 3), rtol=1e-4, atol=1e-7)
     only_template = esat_kernels.fda_attention_with_scores(*inputs, num_template=40, template_token=3, backend="triton")[1]
     assert only_template.shape == (2, 0)
+
+
+def test_the_operator_keeps_its_promises():
+    case = testing.make_case("near", heads=2, tokens=20, head_dim=32, dtype=BFLOAT16, strided=True)
+    inputs = tuple(t.to(DEVICE) for t in (case.q, case.k, case.v))
+    for with_lse in (True, False):
+        arguments = (*inputs, *case.constants.values(), 4, 1, "triton", with_lse)
+        torch.library.opcheck(fda_forward, arguments, test_utils=("test_schema", "test_faketensor"))
 
 
 @pytest.mark.parametrize(
