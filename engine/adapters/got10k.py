@@ -29,7 +29,7 @@ def got10k_tracker(
     try:
         from got10k.trackers import Tracker as ToolkitTracker
     except ImportError as error:
-        raise ConfigError("the got10k adapter needs the package got10k: pip install got10k") from error
+        raise ConfigError(f"the got10k adapter needs the got10k toolkit: pip install got10k six ({error})") from error
 
     class Got10kTracker(ToolkitTracker):  # type: ignore[misc]
         def __init__(self) -> None:

@@ -81,7 +81,6 @@ def evaluate(
     for name, folder in comparisons.items():
         reports.append(_other_tracker(name, folder, preset, dataset, truths))
     unscored = [sequence.name for sequence in dataset.sequences if not sequence.scored]
-    _print(console, reports, dataset, unscored)
     title = f"{directory.resolve().name} ({dataset.layout}, {preset} preset)"
     if markdown is not None:
         _write(markdown, report.markdown(title, _note(preset, outcomes, unscored), reports))
@@ -95,6 +94,7 @@ def evaluate(
             sys.stdout.write(text)
         else:
             _write(Path(json_output), text)
+    _print(console, reports, dataset, unscored)  # after the files: a closed pipe must not cost them
     if submission is not None:
         from engine.evaluation.submission import write_submission
 
