@@ -20,6 +20,8 @@ namespace {
 
 constexpr int kHiddenPart = 768;
 
+constexpr int kPair = 2;  // tiles of rows that a product takes at once
+
 int tiles_of(int rows) { return (rows + kTileRows - 1) / kTileRows; }
 
 std::ptrdiff_t elements(int tile, int width) { return static_cast<std::ptrdiff_t>(tile) * kTileRows * width; }
@@ -31,6 +33,7 @@ Product from_tiles(const bf16* base, int width, int tile, int tiles, const std::
   product.tile_stride = elements(1, width);
   product.row_stride = kTileDepth;
   product.step_offset = offsets.data();
+  product.first_tile = tile;
   product.tiles = tiles;
   product.steps = width / kTileDepth;
   return product;
@@ -67,7 +70,7 @@ void Encoder::embed(const bf16* patches, int count, int width, const bf16* weigh
 #pragma omp parallel
   {
     linear::tiles_begin();
-    const Share mine = share(0, tiles_of(count));
+    const Share mine = share(0, tiles_of(count), kPair);
     Product product = from_rows(patches, width, mine.first, mine.count, in_rows_);
     set_weight(product, weight, dim_, layers_[0].qkv);
     const std::ptrdiff_t at = elements(mine.first, dim_);
@@ -88,7 +91,7 @@ void Encoder::qkv(int layer, const float* tokens, int count, bf16* qkv, const Wo
 #pragma omp parallel
   {
     linear::tiles_begin();
-    const Share mine = share(0, tiles_of(count));
+    const Share mine = share(0, tiles_of(count), kPair);
     qkv_rows(layer, tokens, mine.first, mine.count, qkv, work);
     linear::tiles_end();
   }
@@ -102,7 +105,7 @@ void Encoder::finish_layer(int layer, const bf16* attended, float* tokens, int f
 #pragma omp parallel
   {
     linear::tiles_begin();
-    const Share mine = share(first / kTileRows, tiles_of(count));
+    const Share mine = share(first / kTileRows, tiles_of(count), kPair);
     const std::ptrdiff_t at = elements(mine.first, dim_);
     float* rows = tokens + at;
 

@@ -30,7 +30,7 @@ void convolve(const bf16* input, const Convolution& convolution, const Raster& r
 #pragma omp parallel
   {
     linear::tiles_begin();
-    const Share rows = tiles >= kManyTiles ? share(0, tiles) : Share{0, tiles};
+    const Share rows = tiles >= kManyTiles ? share(0, tiles, 2) : Share{0, tiles};
     const Share columns = tiles >= kManyTiles ? Share{0, panels} : share(0, panels);
     const std::ptrdiff_t pixel = static_cast<std::ptrdiff_t>(rows.first) * kTileRows;
     linear::Product product{};
@@ -38,6 +38,7 @@ void convolve(const bf16* input, const Convolution& convolution, const Raster& r
     product.tile_stride = static_cast<std::ptrdiff_t>(kTileRows) * convolution.inputs;
     product.row_stride = convolution.inputs;
     product.step_offset = offsets.data();
+    product.first_tile = rows.first;
     product.tiles = rows.count;
     product.steps = kTaps * channel_steps;
     product.panel_stride = static_cast<std::ptrdiff_t>(product.steps) * kPanelStep;

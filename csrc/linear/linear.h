@@ -4,7 +4,8 @@
 // Packed weight of W [N, K]: [N / 32][K / 32][2][16][16][2], element [p][s][h][i][c][j] = W[32 p + 16 h + c][32 s + 2 i + j]: panels of 32
 // outputs, in the order in which the tiles are read. N and K are padded with zeros to multiples of 32.
 // All functions run on the calling thread, on the rows they are given; callers share rows or panels out among threads. Buffers hold whole
-// tiles: rows behind the last one are computed and written like the others.
+// tiles: rows behind the last one are computed and written like the others. Sums do not depend on how rows are shared out, as long as
+// every part but the last ends at an even tile.
 #pragma once
 
 #include <cstddef>
@@ -24,6 +25,7 @@ struct Product {
   std::ptrdiff_t tile_stride;       // elements from tile to tile
   std::ptrdiff_t row_stride;        // elements from row to row within a tile
   const std::int32_t* step_offset;  // [steps] elements from a tile's start to the 32 columns of each step; any order of memory will do
+  int first_tile;                   // number of the first tile within the whole matrix: decides the order of each row's sum
   int tiles;
   int steps;
   const bf16* weight;           // the first panel

@@ -135,7 +135,9 @@ void run(const Product& product, const Epilogue& epilogue) {
       const int count = left == 3 || left == 1 ? left : 2;
       const bf16* activation = product.activation + tile * product.tile_stride;
       float* sums = scratch[turn & 1];
-      const bool backwards = (turn & 1) != 0;
+      // A pair of tiles has its direction wherever it is computed; an odd last tile goes with the pair before it.
+      const int pair = (product.first_tile + tile) / 2 - (count == 1 ? 1 : 0);
+      const bool backwards = (pair & 1) != 0;
       if (count == 2) {
         block<2>(product, activation, weight, backwards, sums, pending, epilogue, lines, lines_per_step);
       } else if (count == 3) {

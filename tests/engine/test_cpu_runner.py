@@ -33,6 +33,13 @@ def library():
     return _native.library()
 
 
+@pytest.fixture(autouse=True)
+def _threads():
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
+
+
 def _rows(count: int, width: int, seed: int, pad: int = 16) -> Tensor:
     """Rows of bf16 values, with whole tiles behind them."""
     rows = huge_zeros((-(-count // pad) * pad, width), torch.bfloat16)
@@ -217,6 +224,21 @@ def test_frames_repeat_to_the_bit(library):
         tracker.init(frame, (40, 30, 50, 40))
         results.append([tracker.update(frame).box for _ in range(3)])
     assert results[0] == results[1]
+
+
+def test_results_do_not_depend_on_the_number_of_threads(library):
+    weights = _weights(dim=384, heads=6)
+    require("amx", unsupported(weights.config))
+    network = AmxNetwork(weights)
+    template, search = golden.draw_images(128, 160, 9)
+    found = []
+    for threads in (1, 2, 3):
+        torch.set_num_threads(threads)
+        network.patches.copy_(_patches(search))
+        found.append((network.run(network.encode_template(_patches(template))), network.head.score().clone()))
+    assert found[0][0] == found[1][0] == found[2][0]
+    assert torch.equal(found[0][1], found[1][1])
+    assert torch.equal(found[0][1], found[2][1])
 
 
 def test_models_that_do_not_fit_the_tiles_run_elsewhere(library):

@@ -1,0 +1,221 @@
+"""One frame on this machine's CPU: our engine and its peers, interleaved in one process, each with its accuracy checked first.
+
+    python -m benchmarks.frame [--model esat-384] [--peers all] [--json FILE|-] [--store DIR]
+
+Scopes: `network` starts at normalised images in memory; `tracker` is crop + network + decode on frames of 1920 x 1080. The weights are
+drawn at random where a preset has no shipped ones: the time does not depend on them. A row that fails its check has no time.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import tempfile
+import time
+from collections import defaultdict
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import torch
+import typer
+from matplotlib.figure import Figure
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks import golden
+from benchmarks.peers.frame import NAMES, Answer, Implementation, build, ours
+from engine.cli.exits import run_function
+from engine.cli.machine import cpu_name
+from engine.config import preset
+from engine.cpu_runner import CpuRunner
+from engine.errors import ConfigError
+from engine.runner import make_runner
+from engine.weights.io import Weights
+
+_SEED = 3
+_GAIN = 2.0
+# Against PyTorch in fp32: correlation of the score maps and the share of kept tokens that agree. A wrong kernel falls to 0.
+_LEAST = {"fp32": (0.9999, 0.99), "bf16": (0.97, 0.9)}
+_BOX = (900.0, 500.0, 120.0, 90.0)
+
+
+def check(answer: Answer, reference: Answer, dtype: str) -> tuple[bool, float, float]:
+    """Whether an answer is near enough, the correlation of the score maps, and the overlap of the kept tokens."""
+    pair = torch.stack([answer.score_map.flatten().double(), reference.score_map.flatten().double()])
+    correlation = float(torch.corrcoef(pair)[0, 1])
+    overlap = len(set(answer.kept_tokens.tolist()) & set(reference.kept_tokens.tolist())) / reference.kept_tokens.numel()
+    least_correlation, least_overlap = _LEAST[dtype]
+    return correlation >= least_correlation and overlap >= least_overlap, correlation, overlap
+
+
+def interleave(runs: list[Callable[[], object]], seconds: float) -> list[list[float]]:
+    """Milliseconds of each function: rounds of all of them in turn, in each round two calls of which the second counts; at least five."""
+    times: list[list[float]] = [[] for _ in runs]
+    start = time.perf_counter()
+    while time.perf_counter() - start < seconds or len(times[0]) < 5:
+        for run, kept in zip(runs, times, strict=True):
+            run()
+            begin = time.perf_counter()
+            run()
+            kept.append(1e3 * (time.perf_counter() - begin))
+    return times
+
+
+def tracker_scope(weights: Weights) -> list[Implementation]:
+    """Crop + network + decode: our engine, and PyTorch in fp32 on the reference kernels."""
+    frame = np.random.default_rng(_SEED).integers(0, 256, (1080, 1920, 3), dtype=np.uint8)
+    built = []
+    for impl, runner in (("ours", make_runner(weights, "cpu")), ("eager", make_runner(weights, "cpu", "fp32", "reference"))):
+        template = runner.encode_template(frame, _BOX, True)
+
+        def run(runner: Any = runner, template: Any = template) -> object:
+            return runner.observe(frame, [_BOX], [template], True)
+
+        def answer(run: Any = run) -> Answer:
+            seen = run().targets[0]
+            return Answer(torch.tensor([seen.score, seen.weighted_score]), torch.from_numpy(np.array(seen.kept_tokens)))
+
+        built.append(Implementation(impl, runner.dtype, run, answer))
+    return built
+
+
+def stages(weights: Weights, seconds: float) -> dict[str, float]:
+    """Median milliseconds of each kind of work in our bf16 network; empty where the AMX engine does not run."""
+    runner = make_runner(weights, "cpu")
+    if not isinstance(runner, CpuRunner):
+        return {}
+    template = runner.encode_template(np.zeros((200, 200, 3), np.uint8), (50, 50, 60, 60), True)
+    collected: dict[str, list[float]] = defaultdict(list)
+    start = time.perf_counter()
+    while time.perf_counter() - start < seconds or len(collected) == 0:
+        spent: dict[str, float] = defaultdict(float)
+        last = time.perf_counter()
+
+        def mark(stage: str, spent: dict[str, float] = spent) -> None:
+            nonlocal last
+            now = time.perf_counter()
+            spent[stage] += 1e3 * (now - last)
+            last = now
+
+        runner.network.run(template, mark)
+        for stage, value in spent.items():
+            collected[stage].append(value)
+    return {stage: float(np.median(values)) for stage, values in collected.items()}
+
+
+def measure(weights: Weights, names: list[str], seconds: float, folder: Path) -> list[dict[str, Any]]:
+    """All rows of both scopes."""
+    config, threads = weights.config, torch.get_num_threads()
+    template, search = golden.draw_images(config.template_size, config.search_size, _SEED)
+    plain = Weights(config.replace(alpha=0.0, beta=0.0), weights.state_dict, {}, weights.path)
+    network = [ours(weights, template, search, dtype) for dtype in ("bf16", "fp32")]
+    no_force = ours(plain, template, search, "bf16", "ours:alpha=beta=0")
+    no_force.same_network = False
+    peers = build(names, weights, template, search, threads, folder)
+    reference = ours(weights, template, search, "fp32").answer()
+    rows = _rows("network", [*network, no_force, *peers], reference, seconds)
+    rows += _rows("tracker", tracker_scope(weights), None, seconds / 3)
+    extra = {"model": config.name, "device": "cpu", "threads": threads}
+    return [{**row, **extra} for row in rows]
+
+
+def _rows(scope: str, built: list[Implementation], reference: Answer | None, seconds: float) -> list[dict[str, Any]]:
+    rows: list[dict[str, Any]] = []
+    for one in built:
+        row: dict[str, Any] = {"impl": one.impl, "scope": scope, "dtype": one.dtype, "ok": True}
+        answer = one.answer()
+        if reference is not None and one.same_network:
+            row["ok"], row["score_correlation"], row["kept_overlap"] = check(answer, reference, one.dtype)
+        rows.append(row)
+    measured = [index for index, row in enumerate(rows) if row["ok"]]
+    for index, times in zip(measured, interleave([built[index].run for index in measured], seconds), strict=True):
+        median = float(np.median(times))
+        rows[index] |= {
+            "median_ms": median,
+            "p99_ms": float(np.percentile(times, 99)),
+            "min_ms": min(times),
+            "rounds": len(times),
+            "fps": 1e3 / median,
+        }
+    mine = {row["dtype"]: row["median_ms"] for row in rows if row["impl"] == "ours" and row["ok"]}
+    for row in rows:
+        if "median_ms" in row and mine:
+            row["ratio_to_ours"] = row["median_ms"] / mine.get(row["dtype"], next(iter(mine.values())))
+    return rows
+
+
+def _table(rows: list[dict[str, Any]]) -> Table:
+    table = Table(title=f"One frame, {rows[0]['model']}, {rows[0]['threads']} threads")
+    for name in ("scope", "impl", "dtype", "median ms", "p99 ms", "frames/s", "time / ours", "ok"):
+        table.add_column(name, justify="left" if name in ("scope", "impl", "dtype") else "right")
+    digits = {"median_ms": 1, "p99_ms": 1, "fps": 1, "ratio_to_ours": 2}
+    for row in rows:
+        times = [f"{row[key]:.{places}f}" if key in row else "" for key, places in digits.items()]
+        table.add_row(row["scope"], row["impl"], row["dtype"], *times, "ok" if row["ok"] else "[bold red]inaccurate[/]")
+    return table
+
+
+def _plot(rows: list[dict[str, Any]], path: Path) -> None:
+    shown = [row for row in rows if row["scope"] == "network" and "median_ms" in row]
+    figure = Figure(figsize=(7, 0.6 + 0.35 * len(shown)), layout="constrained")
+    axes = figure.subplots()
+    colours = ["tab:blue" if row["impl"].startswith("ours") else "tab:gray" for row in shown]
+    axes.barh([f"{row['impl']} {row['dtype']}" for row in shown], [row["median_ms"] for row in shown], color=colours)
+    axes.invert_yaxis()
+    axes.set_xlabel(f"ms per frame, network only, {shown[0]['model']}, {shown[0]['threads']} threads")
+    figure.savefig(path, dpi=110)
+
+
+def _weights(model: str) -> Weights:
+    config = preset(model)
+    return golden.draw_weights(config, _SEED, _GAIN, Path(model))
+
+
+def main(
+    model: Annotated[str, typer.Option(help="A preset.")] = "esat-384",
+    device: Annotated[str, typer.Option(help="cpu; GPUs have benchmarks of their own.")] = "cpu",
+    peers: Annotated[str, typer.Option(help=f"all, none, or some of {', '.join(NAMES)}, with commas.")] = "all",
+    threads: Annotated[int | None, typer.Option(help="Threads of every implementation; all cores unless given.")] = None,
+    seconds: Annotated[float, typer.Option(help="Of measuring, for the network's scope.")] = 40.0,
+    json_output: Annotated[
+        str | None, typer.Option("--json", metavar="FILE", help="JSON lines to this file, - for standard output.")
+    ] = None,
+    store: Annotated[Path | None, typer.Option(metavar="DIR", help="The device's folder under benchmarks/results, to keep it.")] = None,
+    work: Annotated[Path | None, typer.Option(metavar="DIR", help="Keeps the exported model for the next run.")] = None,
+) -> None:
+    """Compare our frame with its peers'."""
+    if device != "cpu":
+        raise ConfigError(f"--device must be cpu here, got {device!r}")
+    names = list(NAMES) if peers == "all" else [] if peers == "none" else peers.split(",")
+    if unknown := [name for name in names if name not in NAMES]:
+        raise ConfigError(f"--peers must be all, none or some of {', '.join(NAMES)}, got {', '.join(unknown)}")
+    if threads is not None:
+        torch.set_num_threads(threads)
+    weights = _weights(model)
+    with tempfile.TemporaryDirectory() as temporary:
+        rows = measure(weights, names, seconds, work or Path(temporary))
+    spent = stages(weights, seconds / 10)
+    lines = "".join(json.dumps(row) + "\n" for row in rows)
+    if json_output == "-":
+        sys.stdout.write(lines)
+    elif json_output is not None:
+        Path(json_output).write_text(lines)
+    console = Console(stderr=json_output == "-")
+    console.print(_table(rows))
+    if spent:
+        console.print("our bf16 network, ms: " + ", ".join(f"{stage} {value:.1f}" for stage, value in spent.items()))
+    if store is not None:
+        store.mkdir(parents=True, exist_ok=True)
+        about = {"cpu": cpu_name(), "cores": os.cpu_count(), "torch": torch.__version__, "load_before": os.getloadavg()}
+        name = f"frame-{model}-{torch.get_num_threads()}threads"
+        (store / f"{name}.json").write_text(json.dumps({"about": about, "rows": rows, "stages_ms": spent}, indent=1) + "\n")
+        _plot(rows, store / f"{name}.png")
+    if not all(row["ok"] for row in rows):
+        raise typer.Exit(1)
+
+
+if __name__ == "__main__":
+    run_function(main)

@@ -1,0 +1,148 @@
+"""One frame's network in other engines on the CPU: PyTorch eager and compiled, ONNX Runtime, OpenVINO, and PyTorch's plain OSTrack.
+
+Every peer computes the public formulation (N x N matrices) of the same weights on the same images; exports use integer token indices.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from engine.cpu_runner import CpuRunner
+from engine.errors import ConfigError
+from engine.export.check import INPUTS, OUTPUTS
+from engine.export.onnx import export_onnx
+from engine.runner import DTYPES, make_runner
+from engine.weights.io import Weights
+
+NAMES = ("eager", "compiled", "onnxruntime", "openvino", "ostrack")
+
+
+@dataclasses.dataclass
+class Answer:
+    """What an implementation found: the score map [F, F] and the tokens that survive, ascending."""
+
+    score_map: Tensor
+    kept_tokens: Tensor
+
+
+@dataclasses.dataclass
+class Implementation:
+    """`run` computes one frame; `answer` computes it and tells the result. `same_network` is false for a network without FDA."""
+
+    impl: str
+    dtype: str
+    run: Callable[[], object]
+    answer: Callable[[], Answer]
+    same_network: bool = True
+
+
+def patch_rows(image: Tensor) -> Tensor:
+    """Normalised image [1, 3, S, S] -> bf16 rows of 16 x 16 patches [(S / 16)^2, 768]."""
+    side = image.shape[-1] // 16
+    return image[0].view(3, side, 16, side, 16).permute(1, 3, 0, 2, 4).reshape(side * side, 768).bfloat16()
+
+
+def ours(weights: Weights, template: Tensor, search: Tensor, dtype: str, impl: str = "ours") -> Implementation:
+    """The engine's own choice for this dtype: the AMX network, or PyTorch around our attention kernel."""
+    runner = make_runner(weights, "cpu", dtype)
+    if not isinstance(runner, CpuRunner):
+        return dataclasses.replace(torch_network(weights, template, search, dtype, "auto"), impl=impl)
+    network = runner.network
+    encoded = network.encode_template(patch_rows(template))
+    network.patches.copy_(patch_rows(search))
+
+    def answer() -> Answer:
+        network.run(encoded)
+        return Answer(network.head.score().clone(), network.survivors[-1])
+
+    return Implementation(impl, dtype, lambda: network.run(encoded), answer)
+
+
+def torch_network(
+    weights: Weights, template: Tensor, search: Tensor, dtype: str, backend: str = "reference", compiled: bool = False
+) -> Implementation:
+    """PyTorch, eager or compiled by inductor."""
+    network = weights.model(backend)
+    call = torch.compile(network) if compiled else network
+
+    def run() -> tuple[Tensor, Tensor]:
+        with torch.inference_mode(), torch.autocast("cpu", DTYPES[dtype], enabled=dtype != "fp32"):
+            prediction = call(template, search)
+            return prediction.score_map.float(), prediction.survivors[-1]
+
+    def answer() -> Answer:
+        score, kept = run()
+        return Answer(score[0, 0].clone(), kept[0])
+
+    return Implementation("compiled" if compiled else "eager", dtype, run, answer)
+
+
+def exported(path: Path, template: Tensor, search: Tensor, runtime: str, dtype: str, threads: int) -> Implementation:
+    """A runtime on the exported file. ConfigError if it is not installed."""
+    inputs = dict(zip(INPUTS, (template.numpy(), search.numpy()), strict=True))
+    session = _session(path, runtime, dtype, threads)
+
+    def run() -> list[NDArray[np.generic]]:
+        return session(inputs)
+
+    def answer() -> Answer:
+        score, _, _, kept = run()
+        return Answer(torch.from_numpy(np.array(score, np.float32))[0, 0], torch.from_numpy(np.array(kept))[0])
+
+    return Implementation(runtime, dtype, run, answer)
+
+
+def _session(path: Path, runtime: str, dtype: str, threads: int) -> Callable[[dict[str, NDArray[np.float32]]], list[NDArray[np.generic]]]:
+    try:
+        if runtime == "onnxruntime":
+            import onnxruntime
+
+            options = onnxruntime.SessionOptions()
+            options.intra_op_num_threads = threads
+            session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+            return lambda inputs: session.run(list(OUTPUTS), inputs)
+        import openvino
+    except ImportError as error:
+        raise ConfigError(f"peer {runtime} is not installed: pip install 'esat-engine[peers]'") from error
+    settings = {
+        "INFERENCE_PRECISION_HINT": "bf16" if dtype == "bf16" else "f32",
+        "INFERENCE_NUM_THREADS": threads,
+        "PERFORMANCE_HINT": "LATENCY",
+    }
+    compiled = openvino.Core().compile_model(str(path), "CPU", settings)
+    request = compiled.create_infer_request()
+
+    def run(inputs: dict[str, NDArray[np.float32]]) -> list[NDArray[np.generic]]:
+        result = request.infer(inputs, share_inputs=True, share_outputs=True)
+        return [result[name] for name in OUTPUTS]
+
+    return run
+
+
+def build(names: list[str], weights: Weights, template: Tensor, search: Tensor, threads: int, folder: Path) -> list[Implementation]:
+    """The named peers on one model. The export is written into `folder`, or read from there if an earlier run left it."""
+    built = []
+    path = folder / f"{weights.config.name}.onnx"
+    if {"onnxruntime", "openvino"} & set(names) and not path.exists():
+        export_onnx(weights, path)
+    for name in names:
+        if name == "eager":
+            built += [torch_network(weights, template, search, dtype) for dtype in ("fp32", "bf16")]
+        elif name == "compiled":
+            built.append(torch_network(weights, template, search, "bf16", compiled=True))
+        elif name == "onnxruntime":
+            built.append(exported(path, template, search, name, "fp32", threads))
+        elif name == "openvino":
+            built += [exported(path, template, search, name, dtype, threads) for dtype in ("fp32", "bf16")]
+        elif name == "ostrack":
+            plain = dataclasses.replace(weights, config=weights.config.replace(alpha=0.0, beta=0.0))
+            found = torch_network(plain, template, search, "bf16")
+            built.append(dataclasses.replace(found, impl="ostrack", same_network=False))
+    return built
