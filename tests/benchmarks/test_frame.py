@@ -1,0 +1,89 @@
+"""The frame benchmark: inaccurate rows get no time, and every row has what the contract names."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from benchmarks import frame, golden
+from benchmarks.peers.frame import Answer, Implementation, ours, patch_rows, torch_network
+from engine.config import ModelConfig
+from engine.errors import ConfigError
+
+CONFIG = ModelConfig(name="tiny", dim=32, heads=1, depth=4, template_size=64, search_size=96, head_channels=32, elimination_layers=(1,))
+
+
+@pytest.fixture(scope="module")
+def weights():
+    return golden.draw_weights(CONFIG, 3, 1.0, Path("tiny"))
+
+
+def _implementation(score: torch.Tensor, kept: list[int], calls: list[str], dtype: str = "fp32") -> Implementation:
+    answer = Answer(score, torch.tensor(kept))
+    return Implementation("peer", dtype, lambda: calls.append("run"), lambda: answer)
+
+
+def test_an_inaccurate_implementation_gets_no_time():
+    score = torch.rand(4, 4, generator=torch.Generator().manual_seed(1))
+    reference = Answer(score, torch.arange(10))
+    good, bad_map, bad_tokens = [], [], []
+    built = [
+        _implementation(score, list(range(10)), good),
+        _implementation(score.flip(0), list(range(10)), bad_map),
+        _implementation(score, list(range(5, 15)), bad_tokens, "bf16"),
+    ]
+    rows = frame._rows("network", built, reference, 0.0)
+    assert [row["ok"] for row in rows] == [True, False, False]
+    assert ["median_ms" in row for row in rows] == [True, False, False]
+    assert len(good) >= 10
+    assert not bad_map
+    assert not bad_tokens
+    assert rows[2]["kept_overlap"] == 0.5
+
+
+def test_peers_compute_the_same_network(weights):
+    template, search = golden.draw_images(CONFIG.template_size, CONFIG.search_size, 3)
+    reference = torch_network(weights, template, search, "fp32").answer()
+    for dtype in ("fp32", "bf16"):
+        assert frame.check(ours(weights, template, search, dtype).answer(), reference, dtype)[0]
+    other = golden.draw_weights(CONFIG, 4, 1.0, Path("other"))
+    assert not frame.check(ours(other, template, search, "bf16").answer(), reference, "bf16")[0]
+
+
+def test_rows_have_what_the_contract_names(weights, tmp_path):
+    rows = frame.measure(weights, ["eager"], 0.0, tmp_path)
+    assert {(row["impl"], row["scope"], row["dtype"]) for row in rows} >= {
+        ("ours", "network", "bf16"),
+        ("ours", "network", "fp32"),
+        ("ours:alpha=beta=0", "network", "bf16"),
+        ("eager", "network", "fp32"),
+        ("eager", "network", "bf16"),
+        ("eager", "tracker", "fp32"),
+    }
+    for row in rows:
+        assert {"impl", "scope", "dtype", "device", "ok"} <= row.keys()
+        if row["ok"]:
+            assert {"median_ms", "p99_ms", "fps", "ratio_to_ours"} <= row.keys()
+
+
+def test_stages_add_up_to_a_network(weights):
+    spent = frame.stages(weights, 0.0)
+    if spent:
+        assert set(spent) == {"embed", "layers", "attention", "elimination", "head"}
+
+
+def test_patch_rows_are_those_of_a_convolution_weight():
+    image = torch.arange(3 * 32 * 32, dtype=torch.float32).view(1, 3, 32, 32) % 251
+    rows = patch_rows(image)
+    assert rows.shape == (4, 768)
+    assert rows[3, 2 * 256 + 5 * 16 + 7] == image[0, 2, 16 + 5, 16 + 7]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"), [({"device": "cuda"}, "--device"), ({"peers": "eager,trt"}, "trt"), ({"model": "no"}, "no")]
+)
+def test_bad_arguments(arguments, message):
+    with pytest.raises(ConfigError, match=message):
+        frame.main(**{"peers": "none", "threads": 1, **arguments})
