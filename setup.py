@@ -79,9 +79,10 @@ class BuildNative(build_ext):
         note = output / "_native_build.json"
         for old in (library, note):
             old.unlink(missing_ok=True)
+        for variable in ("ESAT_NATIVE", "ESAT_CUDA"):
+            if os.environ.get(variable, "auto") not in ("auto", "0", "1"):
+                raise SystemExit(f"{variable} must be auto, 0 or 1, got {os.environ[variable]!r}")
         wanted = os.environ.get("ESAT_NATIVE", "auto")
-        if wanted not in ("auto", "0", "1"):
-            raise SystemExit(f"ESAT_NATIVE must be auto, 0 or 1, got {wanted!r}")
         try:
             if wanted == "0":
                 raise BuildError("ESAT_NATIVE=0 at installation")

@@ -53,7 +53,7 @@ void select_tokens(const SelectParams& p) {
 void gather_tokens(const GatherParams& p) {
   check_positions("gather_tokens", p.kept, p.batch * p.num_kept, p.num_search);
   const int64_t rows = p.num_template + p.num_kept;
-  const int threads = threads_for(p.batch * rows * p.row_bytes);
+  [[maybe_unused]] const int threads = threads_for(p.batch * rows * p.row_bytes);
 #pragma omp parallel for collapse(2) num_threads(threads) schedule(static) if (threads > 1)
   for (int64_t b = 0; b < p.batch; ++b) {
     for (int64_t row = 0; row < rows; ++row) {
@@ -69,7 +69,7 @@ void scatter_tokens(const ScatterParams& p) {
   for (int64_t b = 0; b < p.batch; ++b) {
     for (int64_t i = 0; i < p.num_kept; ++i) source[b * p.length + p.kept[b * p.num_kept + i]] = i;
   }
-  const int threads = threads_for(p.batch * p.length * p.row_bytes);
+  [[maybe_unused]] const int threads = threads_for(p.batch * p.length * p.row_bytes);
 #pragma omp parallel for collapse(2) num_threads(threads) schedule(static) if (threads > 1)
   for (int64_t b = 0; b < p.batch; ++b) {
     for (int64_t row = 0; row < p.length; ++row) {

@@ -127,7 +127,7 @@ def test_gradients_go_through_the_reference() -> None:
         assert esat_kernels.gather_tokens(tokens, kept, 9, backend="cpu").shape == (2, 20, 5)
 
 
-def test_traced_calls_use_the_reference() -> None:
+def test_export_uses_the_reference() -> None:
     tokens, _ = case(torch.float32, 8)
 
     class Model(torch.nn.Module):

