@@ -118,7 +118,9 @@ def _notes(details: dict[str, Any]) -> str:
         "cell_equal",
         "mean_iou",
         "median_iou",
-        "yardstick",
+        "out_over_yardstick",
+        "dq_over_yardstick",
+        "dk_over_yardstick",
         "gradients",
         "runner",
     ):
