@@ -1,0 +1,111 @@
+"""What every benchmark shares: interleaved timing, a description of the machine, rows as JSON lines."""
+
+from __future__ import annotations
+
+import json
+import platform
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from engine.cli.machine import cpu_name
+from engine.errors import ConfigError
+from esat_kernels import _native
+
+_REPOSITORY = Path(__file__).resolve().parent.parent
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Microseconds of one implementation; p99 of few calls is their maximum."""
+
+    median_us: float
+    p99_us: float
+    calls: int
+
+
+def interleaved(runs: Mapping[str, Callable[[], object]], seconds: float, warm_up: int = 3, least_rounds: int = 15) -> dict[str, Timing]:
+    """Call all functions in turn (A B A B) for `seconds`, after `warm_up` calls of each: what disturbs one disturbs all."""
+    for run in runs.values():
+        for _ in range(warm_up):
+            run()
+    times: dict[str, list[float]] = {name: [] for name in runs}
+    start, rounds = time.perf_counter(), 0
+    while rounds < least_rounds or time.perf_counter() - start < seconds:
+        for name, run in runs.items():
+            begin = time.perf_counter()
+            run()
+            times[name].append(1e6 * (time.perf_counter() - begin))
+        rounds += 1
+    return {name: summary(values) for name, values in times.items()}
+
+
+def summary(microseconds: Sequence[float]) -> Timing:
+    """Median and 99th percentile (nearest rank)."""
+    ordered = sorted(microseconds)
+    rank = min(len(ordered) - 1, round(0.99 * len(ordered)))
+    return Timing(statistics.median(ordered), ordered[rank], len(ordered))
+
+
+def _git(*arguments: str) -> str | None:
+    try:
+        done = subprocess.run(["git", *arguments], cwd=_REPOSITORY, capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return done.stdout.strip()
+
+
+def machine() -> dict[str, Any]:
+    """What a figure depends on beside the code: processor, instruction set, threads, versions, commit, whether the tree had changes."""
+    status = _git("status", "--porcelain", "--untracked-files=no")
+    return {
+        "cpu": cpu_name(),
+        "isa": _native.cpu_isa() if _native.unavailable() is None else None,
+        "threads": torch.get_num_threads(),
+        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "commit": _git("rev-parse", "--short=12", "HEAD"),
+        "dirty": None if status is None else bool(status),
+    }
+
+
+def write_rows(rows: Sequence[Mapping[str, Any]], target: str | None) -> None:
+    """JSON lines to the file `target`, to standard output for "-", nowhere for None."""
+    if target is None:
+        return
+    lines = "".join(json.dumps(row) + "\n" for row in rows)
+    if target == "-":
+        sys.stdout.write(lines)
+        return
+    try:
+        Path(target).parent.mkdir(parents=True, exist_ok=True)
+        Path(target).write_text(lines)
+    except OSError as error:
+        raise ConfigError(f"--json {target}: {error.strerror}") from error
+
+
+def numbers(text: str, option: str) -> list[int]:
+    """Positive integers with commas. ConfigError for anything else."""
+    try:
+        values = [int(part) for part in text.split(",")]
+    except ValueError as error:
+        raise ConfigError(f"{option} must be positive integers with commas, got {text!r}") from error
+    if any(value < 1 for value in values):
+        raise ConfigError(f"{option} must be positive integers with commas, got {text!r}")
+    return values
+
+
+def choices(text: str, allowed: Sequence[str], option: str) -> list[str]:
+    """Names with commas, each of `allowed`. ConfigError for anything else."""
+    names = text.split(",")
+    if unknown := [name for name in names if name not in allowed]:
+        raise ConfigError(f"{option} must be of {', '.join(allowed)}, got {', '.join(unknown)}")
+    return names
