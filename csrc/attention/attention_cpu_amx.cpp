@@ -1,7 +1,8 @@
-// The forward kernel for AMX-bf16: 32 queries at a time against steps of 32
-// keys. Products on the tiles, exponentials in AVX-512, written so that the
-// tiles work on the next step's scores and the previous block's output while
-// the vector units do this step's exponentials.
+// The forward kernel for AMX-bf16: 32 queries at a time against steps of 32 keys. Products on the tiles, exponentials in AVX-512, written
+// so that the tiles' work on the next step's scores and the previous block's output lies between the exponentials of this step. Where time
+// goes, N = 720, 12 heads, one thread of a 2-core Xeon with AMX: 0.5 ms packing and writing, 0.45 exponentials, 0.65 scores, 0.65 output.
+// They hardly overlap: while tiles are in use, 512-bit float instructions issue on one port of two. Doing the tiles' work in phases of 4 to
+// 8 steps changed nothing.
 
 #include "attention/amx.h"
 #include "attention/exp2_bf16.h"
@@ -265,9 +266,7 @@ void attend(const Constants& constants, const Workspace& work, const Block& bloc
   for (std::int64_t i = 0; i < 2 * (work.d16 + 1) * 256; i += 16) _mm512_store_ps(work.out + i, _mm512_setzero_ps());
 
   score_step(work, 0, work.scores);
-  std::int64_t previous = 0,
-               pending = 0;  // steps [previous, previous + pending) have
-                             // probabilities that did not meet the values yet
+  std::int64_t previous = 0, pending = 0;  // steps [previous, previous + pending): probabilities that did not meet the values yet
   for (std::int64_t first = 0; first < steps; first += kBlockSteps) {
     const std::int64_t parity = first / kBlockSteps % 2;
     std::uint16_t* probabilities = work.probabilities + parity * kBlockSteps * 1024;
