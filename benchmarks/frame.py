@@ -30,7 +30,7 @@ from benchmarks.peers.frame import NAMES, Answer, Implementation, build, ours
 from engine.cli.exits import run_function
 from engine.cli.machine import cpu_name
 from engine.config import preset
-from engine.cpu_runner import CpuRunner
+from engine.cpu.runner import CpuRunner
 from engine.errors import ConfigError
 from engine.runner import make_runner
 from engine.weights.io import Weights

@@ -114,7 +114,7 @@ def make_runner(weights: Weights, device: str = "auto", dtype: str = "auto", bac
     if reason is not None:
         raise DeviceError(f"attention backend {backend!r} cannot run here: {reason}")
     if dtype == "bf16" and amx_missing is None:
-        from engine.cpu_runner import CpuRunner
+        from engine.cpu.runner import CpuRunner
 
         return CpuRunner(weights)
     return TorchRunner(weights.model(backend), device, dtype)
@@ -124,7 +124,7 @@ def _amx_missing(config: ModelConfig, device: str, backend: str) -> str | None:
     """Why the AMX engine is not to be used, or None."""
     if device != "cpu" or backend not in ("auto", "cpu"):
         return "another device or backend was asked for"
-    from engine.cpu_runner_network import unsupported
+    from engine.cpu.network import unsupported
 
     return unsupported(config)
 

@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from engine.cpu_runner import CpuRunner
+from engine.cpu.runner import CpuRunner
 from engine.errors import ConfigError
 from engine.export.check import INPUTS, OUTPUTS
 from engine.export.onnx import export_onnx

@@ -13,10 +13,10 @@ from torch import Tensor
 from benchmarks import golden
 from engine import Tracker
 from engine.config import ModelConfig
-from engine.cpu_runner import CpuRunner
-from engine.cpu_runner_head import Head
-from engine.cpu_runner_network import AmxNetwork, unsupported
-from engine.cpu_runner_weights import huge_zeros, pack, pack_weights
+from engine.cpu.head import Head
+from engine.cpu.network import AmxNetwork, unsupported
+from engine.cpu.runner import CpuRunner
+from engine.cpu.weights import huge_zeros, pack, pack_weights
 from engine.model.head import CenterHead
 from engine.runner import TorchRunner, make_runner
 from engine.weights.io import Weights

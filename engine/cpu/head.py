@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from engine.config import ModelConfig
-from engine.cpu_runner_weights import TILE_ROWS, PackedBranch, huge_zeros
+from engine.cpu.weights import TILE_ROWS, PackedBranch, huge_zeros
 from engine.model.head import probability
 from esat_kernels import _native
 

@@ -15,8 +15,8 @@ from torch import Tensor
 
 import esat_kernels
 from engine.config import ModelConfig
-from engine.cpu_runner_head import Head
-from engine.cpu_runner_weights import PANEL, TILE_ROWS, huge_zeros, pack_weights, padded
+from engine.cpu.head import Head
+from engine.cpu.weights import PANEL, TILE_ROWS, huge_zeros, pack_weights, padded
 from engine.postprocess import hann_window
 from engine.weights.io import Weights
 from esat_kernels import _native

@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 import esat_kernels
-from engine.cpu_runner_network import AmxNetwork, Found, Template, unsupported
+from engine.cpu.network import AmxNetwork, Found, Template, unsupported
 from engine.preprocess import Box
 from engine.runner import Observation, Observations
 from engine.weights.io import Weights

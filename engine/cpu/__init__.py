@@ -1,0 +1,1 @@
+"""The CPU engine: a frame on the AMX kernels, behind the `Runner` protocol."""
