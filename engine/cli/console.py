@@ -95,7 +95,7 @@ class TrackingProgress:
 SCOPES = {
     "network": "network alone",
     "tracker": "crop + network + decode",
-    "pipeline": "reading, tracking, drawing and writing",
+    "pipeline": "reading, tracking, writing",
 }
 
 
