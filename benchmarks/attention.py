@@ -77,16 +77,20 @@ def build(impl: str, case: testing.Case) -> Callable[[], Tensor]:
     return lambda: torch.nn.functional.scaled_dot_product_attention(q, k, v, scale=case.scale)
 
 
-def verify(impl: str, case: testing.Case, out: Tensor) -> tuple[float, str | None]:
-    """The largest error against the float64 oracle, and why it is too large (None if it is not)."""
-    expected = replace(case, alpha=0.0, beta=0.0) if impl == "sdpa" else case
-    budget = testing.check(expected, out)
-    if impl == "ours":
-        return budget.max_error, None if budget.ok else f"outside the error budget: {budget}"
-    return (
-        budget.max_error,
-        None if budget.excess <= _PEER_EXCESS else f"error {budget.max_error:.2g} where {budget.max_allowed:.2g} is allowed",
-    )
+class Judge:
+    """Errors of an implementation on one case; the float64 oracles are computed once."""
+
+    def __init__(self, case: testing.Case) -> None:
+        cases = {False: case, True: replace(case, alpha=0.0, beta=0.0)}
+        self._expected = {plain: (testing.yardstick(each), testing.oracle(each)[0]) for plain, each in cases.items()}
+
+    def verify(self, impl: str, out: Tensor) -> tuple[float, str | None]:
+        """The largest error, and why it is too large (None if it is not)."""
+        budget = testing.compare(out, *self._expected[impl == "sdpa"])
+        error = budget.max_error
+        if impl == "ours":
+            return error, None if budget.ok else f"outside the error budget: {budget}"
+        return error, None if budget.excess <= _PEER_EXCESS else f"error {error:.2g} where {budget.max_allowed:.2g} is allowed"
 
 
 def _first_line(error: BaseException) -> str:
@@ -97,13 +101,14 @@ def rows_of(case: testing.Case, labels: Row, impls: list[str], seconds: float) -
     """Check and time all implementations on one case. A peer that cannot run or fails its check is a row without times and with the reason."""
     runs: dict[str, Callable[[], Tensor]] = {}
     rows: dict[str, Row] = {}
+    judge = Judge(case)
     torch._dynamo.reset()
     for impl in impls:
         row: Row = {"impl": impl, "backend": _backend(impl, labels["device"]), **labels, "median_us": None, "p99_us": None}
         rows[impl] = row | {"ratio_to_sdpa": None, "ratio_to_ours": None, "max_error": None, "ok": False, "reason": None}
         try:
             run = build(impl, case)
-            error, reason = verify(impl, case, run())
+            error, reason = judge.verify(impl, run())
         except Exception as failure:
             if impl == "ours":
                 raise
