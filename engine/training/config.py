@@ -45,6 +45,7 @@ class TrainConfig:
     position_shared: bool = False
     losses: LossConfig = dataclasses.field(default_factory=LossConfig)
     augment: AugmentConfig = dataclasses.field(default_factory=AugmentConfig)
+    notes: dict[str, str] = dataclasses.field(default_factory=dict)  # goes into the exported file's metadata: data, licences, ...
     loader_threads: int = 1
     checkpoint_minutes: float = 5.0
 

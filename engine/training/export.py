@@ -16,6 +16,14 @@ from engine.training.config import TrainConfig
 from engine.weights.io import save_weights
 
 _NETWORK = "network."
+_ELSEWHERE = (
+    "model",
+    "notes",
+    "data",
+    "pseudo",
+    "init",
+    "layouts",
+)  # settings that have an entry of their own, or name places on one machine
 
 
 def network_parameters(averaged: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -52,8 +60,8 @@ def export_checkpoint(checkpoint: str | Path, path: str | Path, config: TrainCon
         "steps": str(step),
         "pairs": str(step * config.batch),
         "seed": str(config.seed),
-        "training": json.dumps({key: value for key, value in config.to_dict().items() if key not in ("model", "data", "pseudo", "init")}),
+        "training": json.dumps({key: value for key, value in config.to_dict().items() if key not in _ELSEWHERE}),
         "commit": commit(),
     }
-    save_weights(path, network_parameters(averaged), model, history | dict(metadata or {}))
+    save_weights(path, network_parameters(averaged), model, history | config.notes | dict(metadata or {}))
     return step

@@ -106,7 +106,7 @@ def test_two_learning_rates_and_no_decay_on_vectors(tmp_path):
 
 
 def test_export_leaves_the_position_heads_out(tmp_path):
-    run = trainer(tmp_path, steps=2)
+    run = trainer(tmp_path, steps=2, notes={"licence": "none"})
     run.run()
     assert export_checkpoint(tmp_path / CHECKPOINT, tmp_path / "w.safetensors", run.config, {"data": "drawn"}) == 2
     weights = load_weights(tmp_path / "w.safetensors")
@@ -117,6 +117,8 @@ def test_export_leaves_the_position_heads_out(tmp_path):
         "0",
         "drawn",
     )
+    assert weights.metadata["licence"] == "none"
+    assert json.loads(weights.metadata["training"])["batch"] == 2
     for name, value in weights.state_dict.items():
         mean = run.averaged.network.state_dict()[name]
         assert torch.allclose(value, mean, rtol=1e-3, atol=1e-4), name
