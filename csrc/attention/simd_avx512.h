@@ -32,8 +32,8 @@ struct Simd {
   // 2^(x + shift) for an integer shift, relative error below 2e-7; underflows
   // to 0. x + shift above 127 is not allowed.
   static Vector exp2(Vector x, Vector shift) {
-    const Vector n = _mm512_roundscale_ps(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
-    const Vector f = sub(x, n);
+    const Vector f = _mm512_reduce_ps(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);  // one instruction where roundscale is two
+    const Vector n = sub(x, f);
     Vector p = set1(0.0013276472454890609F);
     p = fma(p, f, set1(0.009675541892647743F));
     p = fma(p, f, set1(0.05550713092088699F));
