@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -13,6 +15,7 @@ from engine.cli.doctor_env import Finding, check_environment
 from engine.weights.io import file_hash
 from engine.weights.shipped import shipped_path
 from tests.cli.run import esat
+from tests.conftest import REPOSITORY
 
 
 def test_info_as_json(capsys: pytest.CaptureFixture[str]) -> None:
@@ -23,6 +26,12 @@ def test_info_as_json(capsys: pytest.CaptureFixture[str]) -> None:
     assert about["versions"]["torch"]
     assert about["cpu"]["threads"] >= 1
     assert about["devices"]["cpu"] is None
+
+
+def test_a_process_of_ours_has_one_openmp_runtime() -> None:
+    """In a process of its own: other tests load packages that bring runtimes of their own."""
+    command = [sys.executable, "-m", "engine", "info", "--json"]
+    about = json.loads(subprocess.run(command, check=True, capture_output=True, text=True, cwd=REPOSITORY).stdout)
     assert len(about["openmp"]) <= 1
 
 
@@ -50,7 +59,6 @@ def test_environment_is_checked(monkeypatch: pytest.MonkeyPatch, tmp_path: Path)
     findings = {finding.check: finding for finding in check_environment()}
     assert set(findings) == {"python", "pytorch", "native library", "openmp", "video", "opencv", "current folder", "weights"}
     assert findings["video"].level == "ok"
-    assert findings["openmp"].level == "ok"
     assert findings["current folder"].level == "ok"
     assert list(tmp_path.iterdir()) == []
 

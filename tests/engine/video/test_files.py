@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import io
 from fractions import Fraction
 from pathlib import Path
@@ -144,10 +145,11 @@ def test_handles_are_given_back(tmp_path: Path) -> None:
     def handles() -> int:
         return len(list(Path("/proc/self/fd").iterdir()))
 
+    gc.collect()  # what earlier tests left must not be given back in the middle
     before = handles()
     for _ in range(10):
         with Reader(open_source(whole)) as reader:
             assert next(iter(reader)).index == 0
         with Reader(open_source(damaged)) as reader, pytest.raises(SourceError):
             list(reader)
-    assert handles() == before
+    assert handles() <= before
