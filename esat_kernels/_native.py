@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import importlib
 import json
 import sys
 from pathlib import Path
@@ -61,11 +62,11 @@ def _build_note() -> str | None:
 def _load() -> tuple[ModuleType | None, str | None]:
     try:
         _share_openmp()
-        from esat_kernels import _esat_native  # type: ignore[attr-defined, unused-ignore]
-    except ImportError as error:
-        note = _build_note()
-        return None, f"no native library: {note}" if note else f"no native library: {error}"
-    return _esat_native, None
+        return importlib.import_module("esat_kernels._esat_native"), None
+    except ModuleNotFoundError:
+        return None, f"no native library: {_build_note() or f'no _esat_native in {Path(__file__).parent}, `make native` builds it'}"
+    except ImportError as error:  # it is there, but does not load
+        return None, f"no native library: {_build_note() or error}"
 
 
 _LIBRARY, _REASON = _load()
