@@ -24,11 +24,12 @@ from rich.table import Table
 
 from engine import postprocess
 from engine.cli.exits import run_function
+from engine.engines import make_runner
 from engine.evaluation.layouts import open_dataset
 from engine.evaluation.metrics import evaluate, iou
 from engine.evaluation.sequences import Sequence
 from engine.preprocess import Box
-from engine.runner import Runner, make_runner
+from engine.runner import Runner
 from engine.tracker import Tracker
 from engine.weights import DEFAULT_MODEL, find_weights
 

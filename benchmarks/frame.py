@@ -31,8 +31,8 @@ from engine.cli.exits import run_function
 from engine.cli.machine import cpu_name
 from engine.config import preset
 from engine.cpu.runner import CpuRunner
+from engine.engines import make_runner
 from engine.errors import ConfigError
-from engine.runner import make_runner
 from engine.weights.io import Weights
 
 _SEED = 3

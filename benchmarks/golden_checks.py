@@ -20,10 +20,11 @@ from benchmarks.golden_findings import Finding, Target
 from benchmarks.golden_metrics import check_metrics
 from engine import Tracker, TrackerConfig
 from engine.config import ModelConfig
+from engine.engines import make_runner
 from engine.errors import DatasetError
 from engine.evaluation.metrics import iou
 from engine.model.network import Prediction
-from engine.runner import DTYPES, make_runner
+from engine.runner import DTYPES
 from esat_kernels.attention import reference
 
 # Largest differences allowed. fp32 on the reference follows the public code's own spread between float32 and float64 (8e-7);

@@ -35,9 +35,10 @@ from torch import nn
 from benchmarks import golden, macs
 from engine import ModelConfig, build_model, preset
 from engine.cli.exits import run_function
+from engine.engines import make_runner, resolve_device
 from engine.errors import ConfigError
 from engine.model.position import PositionHeads
-from engine.runner import DTYPES, make_runner, resolve_device
+from engine.runner import DTYPES
 
 RESULTS = Path(__file__).parent / "results"
 PROTOCOLS = ("public", "honest", "engine")

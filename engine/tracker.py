@@ -10,9 +10,10 @@ from typing import Any
 import numpy as np
 
 from engine.config import ModelConfig
+from engine.engines import make_runner
 from engine.errors import ConfigError, StateError
 from engine.preprocess import check_frame
-from engine.runner import Runner, make_runner
+from engine.runner import Runner
 from engine.state import StateThresholds
 from engine.target import Result, Target
 from engine.weights.io import Weights

@@ -15,10 +15,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from engine.cpu.runner import CpuRunner
+from engine.engines import make_runner
 from engine.errors import ConfigError
 from engine.export.check import INPUTS, OUTPUTS
 from engine.export.onnx import export_onnx
-from engine.runner import DTYPES, make_runner
+from engine.runner import DTYPES
 from engine.weights.io import Weights
 
 NAMES = ("eager", "compiled", "onnxruntime", "openvino", "ostrack")

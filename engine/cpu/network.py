@@ -42,8 +42,8 @@ def unsupported(config: ModelConfig) -> str | None:
     reason = _native.unavailable()
     if reason is not None:
         return reason
-    if not hasattr(_native.library(), "fda_forward"):
-        return "the native library was built without the attention kernel"
+    if missing := [name for name in ("fda_forward", "Encoder") if not hasattr(_native.library(), name)]:
+        return f"the native library was built without {', '.join(missing)}"
     if _native.cpu_isa() != "amx":
         return f"needs a processor with AMX tiles, this one has {_native.cpu_isa()}"
     if config.dim % PANEL or int(config.dim * config.mlp_ratio) % PANEL or config.num_template % TILE_ROWS:

@@ -17,8 +17,9 @@ from engine.cpu.head import Head
 from engine.cpu.network import AmxNetwork, unsupported
 from engine.cpu.runner import CpuRunner
 from engine.cpu.weights import huge_zeros, pack, pack_weights
+from engine.engines import make_runner
 from engine.model.head import CenterHead
-from engine.runner import TorchRunner, make_runner
+from engine.torch_runner import TorchRunner
 from engine.weights.io import Weights
 from esat_kernels import _native
 from tests.require import require
