@@ -53,19 +53,7 @@ def explain(
 
 def _ground_truth(folder: Path) -> list[tuple[float, float, float, float]]:
     """The boxes beside img/, if there are any."""
-    from engine.errors import DatasetError
+    from engine.evaluation.sequences import read_boxes
 
     path = folder / "groundtruth.txt"
-    if not path.is_file():
-        return []
-    boxes = []
-    for number, line in enumerate(path.read_text().split("\n"), 1):
-        fields = line.replace(",", " ").split()
-        if not fields:
-            continue
-        try:
-            x, y, w, h = (float(field) for field in fields)
-        except ValueError as error:
-            raise DatasetError(f"{path}, line {number}: expected x,y,w,h, got {line!r}") from error
-        boxes.append((x, y, w, h))
-    return boxes
+    return [(x, y, w, h) for x, y, w, h in read_boxes(path).tolist()] if path.is_file() else []

@@ -21,13 +21,13 @@ from torch import Tensor, nn
 from engine.errors import ConfigError, DeviceError, WeightsError
 from engine.model.network import EsatNetwork, build_model
 from engine.model.position import PositionHeads
+from engine.preprocess import IMAGENET_MEAN, IMAGENET_STD
 from engine.training.attention import drop_attraction
 from engine.training.config import TrainConfig
 from engine.training.distributed import join
 from engine.training.losses import total_loss
 from engine.training.pairs import Batch, PairMaker
 
-_MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 _SCORE_PRIOR = -4.0  # logit of a cell's score before training: nearly all cells are background (focal loss, Lin et al. 2017)
 CHECKPOINT = "checkpoint.pt"
 LOG = "log.jsonl"
@@ -164,7 +164,7 @@ class Loader:
 def to_device(crops: np.ndarray, device: torch.device) -> Tensor:
     """uint8 RGB [B, S, S, 3] -> normalised float32 [B, 3, S, S]."""
     images = torch.from_numpy(crops).to(device, non_blocking=True).permute(0, 3, 1, 2).float()
-    mean, std = (torch.tensor(values, device=device).view(1, 3, 1, 1) * 255 for values in (_MEAN, _STD))
+    mean, std = (torch.tensor(values, device=device).view(1, 3, 1, 1) * 255 for values in (IMAGENET_MEAN, IMAGENET_STD))
     return (images - mean) / std
 
 
