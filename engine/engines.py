@@ -17,28 +17,27 @@ def make_runner(weights: Weights, device: str = "auto", dtype: str = "auto", bac
     """The fastest runner for this machine.
 
     device: "auto" (CUDA if there is one), "cpu", "cuda" or "cuda:N". dtype: "auto", "fp32", "bf16" or "fp16";
-    "auto" is bf16 on CUDA and where the CPU engine runs (processors with AMX tiles), otherwise fp32.
+    "auto" is bf16 on CUDA and where the CPU engine has it (AVX-512 with bf16, AMX), otherwise fp32.
     backend: the attention kernel's, "auto" for the fastest. DeviceError or ConfigError if what was named is not there.
     """
     device = resolve_device(device)
-    amx_missing = _amx_missing(weights.config, device, backend)
     if dtype == "auto":
-        dtype = "bf16" if device.startswith("cuda") or amx_missing is None else "fp32"
+        dtype = "bf16" if device.startswith("cuda") or cpu_engine_unsupported(weights.config, "bf16", device, backend) is None else "fp32"
     if dtype not in DTYPES:
         raise ConfigError(f"dtype must be auto, {', '.join(DTYPES)}, got {dtype!r}")
     reason = None if backend == "auto" else esat_kernels.backends().get(backend, "there is no such backend")
     if reason is not None:
         raise DeviceError(f"attention backend {backend!r} cannot run here: {reason}")
-    if dtype == "bf16" and amx_missing is None:
-        return CpuRunner(weights)
+    if cpu_engine_unsupported(weights.config, dtype, device, backend) is None:
+        return CpuRunner(weights, dtype)
     return TorchRunner(weights.model(backend), device, dtype)
 
 
-def _amx_missing(config: ModelConfig, device: str, backend: str) -> str | None:
-    """Why the AMX engine is not to be used, or None."""
+def cpu_engine_unsupported(config: ModelConfig, dtype: str, device: str = "cpu", backend: str = "auto") -> str | None:
+    """Why `make_runner` takes PyTorch instead of the native CPU engine, or None: it does not."""
     if device != "cpu" or backend not in ("auto", "cpu"):
         return "another device or backend was asked for"
-    return unsupported(config)
+    return unsupported(config, dtype)
 
 
 def resolve_device(device: str) -> str:

@@ -44,20 +44,20 @@ class Implementation:
     same_network: bool = True
 
 
-def patch_rows(image: Tensor) -> Tensor:
-    """Normalised image [1, 3, S, S] -> bf16 rows of 16 x 16 patches [(S / 16)^2, 768]."""
+def patch_rows(image: Tensor, dtype: torch.dtype) -> Tensor:
+    """Normalised image [1, 3, S, S] -> rows of 16 x 16 patches [(S / 16)^2, 768]."""
     side = image.shape[-1] // 16
-    return image[0].view(3, side, 16, side, 16).permute(1, 3, 0, 2, 4).reshape(side * side, 768).bfloat16()
+    return image[0].view(3, side, 16, side, 16).permute(1, 3, 0, 2, 4).reshape(side * side, 768).to(dtype)
 
 
 def ours(weights: Weights, template: Tensor, search: Tensor, dtype: str, impl: str = "ours") -> Implementation:
-    """The engine's own choice for this dtype: the AMX network, or PyTorch around our attention kernel."""
+    """The engine's own choice for this dtype: the native network, or PyTorch around our attention kernel."""
     runner = make_runner(weights, "cpu", dtype)
     if not isinstance(runner, CpuRunner):
         return dataclasses.replace(torch_network(weights, template, search, dtype, "auto"), impl=impl)
     network = runner.network
-    encoded = network.encode_template(patch_rows(template))
-    network.patches.copy_(patch_rows(search))
+    encoded = network.encode_template(patch_rows(template, network.dtype))
+    network.patches.copy_(patch_rows(search, network.dtype))
 
     def answer() -> Answer:
         network.run(encoded)

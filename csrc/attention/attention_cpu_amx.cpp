@@ -6,7 +6,7 @@
 
 #include "attention/amx.h"
 #include "attention/exp2_bf16.h"
-#include "attention/simd_avx512.h"
+#include "common/simd_avx512.h"
 
 #include "attention/convert.h"
 #include "attention/kernels.h"

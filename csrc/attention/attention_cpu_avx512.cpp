@@ -1,4 +1,4 @@
-#include "attention/simd_avx512.h"
+#include "common/simd_avx512.h"
 
 #include "attention/backward_lanes.h"
 #include "attention/forward_lanes.h"

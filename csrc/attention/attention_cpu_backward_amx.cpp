@@ -5,7 +5,7 @@
 
 #include "attention/amx.h"
 #include "attention/exp2_bf16.h"
-#include "attention/simd_avx512.h"
+#include "common/simd_avx512.h"
 // simd_avx512.h comes first: scores.h is written in its terms.
 #include "attention/kernels.h"
 #include "attention/scores.h"

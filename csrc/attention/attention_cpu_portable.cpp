@@ -1,4 +1,4 @@
-#include "attention/simd_portable.h"
+#include "common/simd_portable.h"
 
 #include "attention/backward_lanes.h"
 #include "attention/forward_lanes.h"

@@ -3,6 +3,7 @@
 
 #include <array>
 
+#include "common/cpu_features.h"
 #include "frame/encoder.h"
 #include "frame/head.h"
 
@@ -11,7 +12,6 @@ namespace py = pybind11;
 namespace esat {
 namespace {
 
-using frame::bf16;
 using Address = std::uintptr_t;
 
 template <class T>
@@ -20,64 +20,90 @@ T* at(Address address) {
 }
 
 // qkv, projection, mlp_in, mlp_out: weights, then their biases.
-frame::LayerWeights layer_weights(const std::array<Address, 8>& a) {
-  return {at<bf16>(a[0]),  at<bf16>(a[1]),  at<bf16>(a[2]),  at<bf16>(a[3]),
-          at<float>(a[4]), at<float>(a[5]), at<float>(a[6]), at<float>(a[7])};
+template <class T>
+frame::LayerWeights<T> layer_weights(const std::array<Address, 8>& a) {
+  return {at<T>(a[0]), at<T>(a[1]), at<T>(a[2]), at<T>(a[3]), at<float>(a[4]), at<float>(a[5]), at<float>(a[6]), at<float>(a[7])};
+}
+
+template <class T>
+void bind_encoder(py::module_& module, const char* name) {
+  using Encoder = frame::Encoder<T>;
+  const py::call_guard<py::gil_scoped_release> unlocked;
+  py::class_<Encoder>(module, name, "The layers around attention. Addresses must stay valid; see frame/encoder.h.")
+      .def_static("hidden_part", &Encoder::hidden_part)
+      .def(
+          "embed",
+          [](const Encoder& self, Address patches, int count, int width, Address weight, Address position, Address tokens) {
+            self.embed(at<T>(patches), count, width, at<T>(weight), at<float>(position), at<float>(tokens));
+          },
+          unlocked)
+      .def(
+          "qkv",
+          [](const Encoder& self, int layer, Address tokens, int count, Address qkv, Address normalised) {
+            self.qkv(layer, at<float>(tokens), count, at<T>(qkv), {at<T>(normalised), nullptr});
+          },
+          unlocked)
+      .def(
+          "finish_layer",
+          [](const Encoder& self, int layer, Address attended, Address tokens, int first, int count, Address next_qkv, Address normalised,
+             Address hidden) {
+            self.finish_layer(layer, at<T>(attended), at<float>(tokens), first, count, at<T>(next_qkv), {at<T>(normalised), at<T>(hidden)});
+          },
+          unlocked);
+}
+
+template <class T>
+void bind_kernels(py::module_& module, const char* name) {
+  using Kernels = linear::Kernels<T>;
+  const py::call_guard<py::gil_scoped_release> unlocked;
+  py::class_<Kernels>(module, name, "One instruction set's operations on one type; see linear/linear.h.")
+      .def_property_readonly("isa", [](const Kernels& self) { return isa_name(self.isa); })
+      .def(
+          "encoder",
+          [](const Kernels& self, int dim, int hidden, int patch_values, const std::vector<std::array<Address, 8>>& layers) {
+            std::vector<frame::LayerWeights<T>> weights;
+            for (const auto& layer : layers) weights.push_back(layer_weights<T>(layer));
+            return frame::Encoder<T>(self, dim, hidden, patch_values, std::move(weights));
+          },
+          py::arg("dim"), py::arg("hidden"), py::arg("patch_values"), py::arg("layers"))
+      .def(
+          "normalise_to_rows",
+          [](const Kernels& self, Address x, int rows, int dim, Address gain, Address bias, Address place, Address out) {
+            self.normalise_to_rows(at<float>(x), rows, dim, at<float>(gain), at<float>(bias), at<std::int32_t>(place), at<T>(out));
+          },
+          unlocked)
+      .def(
+          "convolve",
+          [](const Kernels& self, Address input, Address weight, Address bias, int inputs, int outputs, int width, int pixels, int shift,
+             Address valid, Address output) {
+            frame::convolve<T>(self, at<T>(input), {at<T>(weight), at<float>(bias), inputs, outputs},
+                               {width, pixels, shift, at<std::uint8_t>(valid)}, at<T>(output));
+          },
+          unlocked);
+}
+
+py::object kernels(const std::string& dtype) {
+  const Isa isa = active_isa();
+  const auto reference = py::return_value_policy::reference;
+  if (dtype == "float32") return py::cast(linear::kernels<float>(isa), reference);
+  if (dtype == "bfloat16") return py::cast(linear::kernels<linear::bf16>(isa), reference);
+  throw std::invalid_argument("kernels: dtype must be float32 or bfloat16, got '" + dtype + "'");
 }
 
 }  // namespace
 
 void bind_frame(py::module_& module) {
-  const py::call_guard<py::gil_scoped_release> unlocked;
-  py::class_<frame::Encoder>(module, "Encoder",
-                             "The layers around attention, on AMX tiles. Addresses must stay valid; see frame/encoder.h.")
-      .def(py::init([](int dim, int hidden, int patch_values, const std::vector<std::array<Address, 8>>& layers) {
-             std::vector<frame::LayerWeights> weights;
-             for (const auto& layer : layers) weights.push_back(layer_weights(layer));
-             return frame::Encoder(dim, hidden, patch_values, std::move(weights));
-           }),
-           py::arg("dim"), py::arg("hidden"), py::arg("patch_values"), py::arg("layers"))
-      .def_static("hidden_part", &frame::Encoder::hidden_part)
-      .def(
-          "embed",
-          [](const frame::Encoder& self, Address patches, int count, int width, Address weight, Address position, Address tokens) {
-            self.embed(at<bf16>(patches), count, width, at<bf16>(weight), at<float>(position), at<float>(tokens));
-          },
-          unlocked)
-      .def(
-          "qkv",
-          [](const frame::Encoder& self, int layer, Address tokens, int count, Address qkv, Address tiles) {
-            self.qkv(layer, at<float>(tokens), count, at<bf16>(qkv), {at<bf16>(tiles), nullptr});
-          },
-          unlocked)
-      .def(
-          "finish_layer",
-          [](const frame::Encoder& self, int layer, Address attended, Address tokens, int first, int count, Address next_qkv, Address tiles,
-             Address hidden) {
-            self.finish_layer(layer, at<bf16>(attended), at<float>(tokens), first, count, at<bf16>(next_qkv),
-                              {at<bf16>(tiles), at<bf16>(hidden)});
-          },
-          unlocked);
+  bind_encoder<float>(module, "EncoderFloat32");
+  bind_encoder<linear::bf16>(module, "EncoderBfloat16");
+  bind_kernels<float>(module, "KernelsFloat32");
+  bind_kernels<linear::bf16>(module, "KernelsBfloat16");
+  module.def("kernels", &kernels, py::arg("dtype"), "The fastest products of a dtype here, None where there are none. Obeys ESAT_CPU.");
   module.def(
       "gather_rows",
       [](Address from, Address to, int row_bytes, int first, Address kept, int count) {
         frame::gather_rows(at<void>(from), at<void>(to), row_bytes, first, at<std::int64_t>(kept), count);
       },
-      unlocked);
-  module.def(
-      "normalise_to_rows",
-      [](Address x, int rows, int dim, Address gain, Address bias, Address place, Address out) {
-        linear::normalise_to_rows(at<float>(x), rows, dim, at<float>(gain), at<float>(bias), at<std::int32_t>(place), at<bf16>(out));
-      },
-      unlocked);
-  module.def(
-      "convolve",
-      [](Address input, Address weight, Address bias, int inputs, int outputs, int width, int pixels, int shift, Address valid,
-         Address output) {
-        frame::convolve(at<bf16>(input), {at<bf16>(weight), at<float>(bias), inputs, outputs},
-                        {width, pixels, shift, at<std::uint8_t>(valid)}, at<bf16>(output));
-      },
-      unlocked);
+      py::call_guard<py::gil_scoped_release>());
 }
 
 }  // namespace esat

@@ -1,7 +1,7 @@
 // A 3 x 3 convolution with ReLU of the centre head, as an implicit matrix product.
 //
 // A map is stored as a raster of pixels [rows * width][channels] with its border. Output pixel r of a 3 x 3 convolution reads the input
-// pixels r + dy * width + dx, whatever r is: nine shifted views of the same rows, so that AMX tiles load their operands from the map
+// pixels r + dy * width + dx, whatever r is: nine shifted views of the same rows, so that a product loads its operands from the map
 // itself. The last two columns of each row come out as garbage and are written as zeros, which the next layer needs as its border anyway.
 #pragma once
 
@@ -12,11 +12,10 @@
 
 namespace esat::frame {
 
-using linear::bf16;
-
 // Packed [outputs, 9 inputs] over (dy, dx, channel); inputs and outputs are multiples of 32, batch norm is folded in.
+template <class T>
 struct Convolution {
-  const bf16* weight;
+  const T* weight;
   const float* bias;
   int inputs;
   int outputs;
@@ -32,6 +31,7 @@ struct Raster {
 
 // input [.., inputs] -> output [.., outputs]. The input must be readable for 2 width + 2 + 16 pixels behind the last output's own.
 // The threads share rows out where there are many, panels of outputs otherwise.
-void convolve(const bf16* input, const Convolution& convolution, const Raster& raster, bf16* output);
+template <class T>
+void convolve(const linear::Kernels<T>& kernels, const T* input, const Convolution<T>& convolution, const Raster& raster, T* output);
 
 }  // namespace esat::frame

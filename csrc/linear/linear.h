@@ -1,15 +1,16 @@
-// Matrix products of bf16 activations with packed weights, and the row-wise operations between them.
+// Matrix products of activations with packed weights, and the row-wise operations between them, in bf16 or float32 (T) with float32 sums.
 //
-// Activations: rows in tiles of 16. "Tile layout" [M / 16][K / 32][16][32] holds each AMX tile in one piece of 1 KB; plain rows work too.
-// Packed weight of W [N, K]: [N / 32][K / 32][2][16][16][2], element [p][s][h][i][c][j] = W[32 p + 16 h + c][32 s + 2 i + j]: panels of 32
-// outputs, in the order in which the tiles are read. N and K are padded with zeros to multiples of 32.
-// All functions run on the calling thread, on the rows they are given; callers share rows or panels out among threads. Buffers hold whole
-// tiles: rows behind the last one are computed and written like the others. Sums do not depend on how rows are shared out, as long as
-// every part but the last ends at an even tile.
+// Activations: plain rows, or whatever Layout the kernels of an instruction set like best. Rows count in tiles of 16, columns in steps
+// of 32. Packed weight of W [N, K]: [N / 32][K / 32][2][32 / j][16][j] with j = 2 for bf16 and 1 for float32, element [p][s][h][i][c][d] =
+// W[32 p + 16 h + c][32 s + j i + d]: panels of 32 outputs, in the order in which AMX tiles and vectors read them. N and K are padded with
+// zeros to multiples of 32. All functions run on the calling thread, on the rows they are given; callers share rows or panels out among
+// threads. Sums do not depend on how rows are shared out, as long as every part but the last ends at an even tile.
 #pragma once
 
 #include <cstddef>
 #include <cstdint>
+
+#include "common/cpu_features.h"
 
 namespace esat::linear {
 
@@ -20,34 +21,50 @@ constexpr int kTileDepth = 32;  // columns of an activation tile, one step of th
 constexpr int kPanel = 32;      // outputs of a weight panel
 constexpr int kPanelStep = kPanel * kTileDepth;
 
+// Where the elements of a matrix lie: [row / 16][column / 32][row % 16][column % 32] with these distances; columns of a step are
+// neighbours.
+struct Layout {
+  std::ptrdiff_t tile;
+  std::ptrdiff_t step;
+  std::ptrdiff_t row;
+
+  std::ptrdiff_t at(int r) const { return r / kTileRows * tile + r % kTileRows * row; }
+};
+
+// Plain rows of `width` columns.
+inline Layout rows_layout(int width) { return {static_cast<std::ptrdiff_t>(kTileRows) * width, kTileDepth, width}; }
+
+template <class T>
 struct Product {
-  const bf16* activation;           // the first tile
-  std::ptrdiff_t tile_stride;       // elements from tile to tile
+  const T* activation;              // the first tile
+  std::ptrdiff_t tile_stride;       // elements from tile to tile; 16 row_stride except on AMX
   std::ptrdiff_t row_stride;        // elements from row to row within a tile
   const std::int32_t* step_offset;  // [steps] elements from a tile's start to the 32 columns of each step; any order of memory will do
-  int first_tile;                   // number of the first tile within the whole matrix: decides the order of each row's sum
-  int tiles;
+  int first_tile;                   // number of the first tile within the whole matrix: decides the order of each row's sum on AMX
+  int rows;                         // a multiple of Kernels::whole_rows
   int steps;
-  const bf16* weight;           // the first panel
+  const T* weight;              // the first panel
   std::ptrdiff_t panel_stride;  // elements from panel to panel
   int panels;
-  const bf16* next_weight;  // brought into the cache during the last panel; may be null
+  const T* next_weight;  // brought into the cache during the last panel; may be null
 };
 
 // What happens to the sums. `row` counts from the first tile of the product, columns from its first panel.
 
-// out[row * stride + column] = bf16(sum + bias[column])
+// out[row * stride + column] = T(sum + bias[column])
+template <class T>
 struct StoreRows {
-  bf16* out;
+  T* out;
   std::ptrdiff_t stride;
   const float* bias;
 };
 
-// Tile layout of `steps` steps a tile, the first panel at step 0 of `out`: bf16(gelu(sum + bias[column])).
-// gelu(x) = x Phi(x) with Phi by a polynomial: error below 6e-5 for |x| <= 5.5 and below 1.4e-5 |x| beyond, before the rounding.
-struct StoreGeluTiles {
-  bf16* out;
-  int steps;
+// The same for gelu(sum + bias[column]), in any layout. gelu(x) = x Phi(x) with Phi by a polynomial. For bf16 its error is below 6e-5
+// for |x| <= 5.5 and below 1.4e-5 |x| beyond, before the rounding; for float32 below 6e-7 for |x| <= 5.5 and below 1e-7 |x| beyond.
+template <class T>
+struct StoreGelu {
+  T* out;
+  Layout layout;
   const float* bias;
 };
 
@@ -59,27 +76,45 @@ struct AddRows {
   const float* bias;
 };
 
-// out[row * stride + column] = valid[row] ? bf16(max(0, sum + bias[column])) : 0, for rows < `rows` only.
+// out[row * stride + column] = valid[row] ? T(max(0, sum + bias[column])) : 0, for rows < `rows` only.
+template <class T>
 struct StoreReluRows {
-  bf16* out;
+  T* out;
   std::ptrdiff_t stride;
   const float* bias;
   const std::uint8_t* valid;
   int rows;
 };
 
-// On processors with AMX (Isa::amx). The caller brackets them with tiles_begin and tiles_end on the same thread.
-void tiles_begin();
-void tiles_end();
-void product_amx(const Product& product, const StoreRows& epilogue);
-void product_amx(const Product& product, const StoreGeluTiles& epilogue);
-void product_amx(const Product& product, const AddRows& epilogue);
-void product_amx(const Product& product, const StoreReluRows& epilogue);
+// One instruction set's operations.
+template <class T>
+struct Kernels {
+  Isa isa;                      // the lowest level that has them
+  int whole_rows;               // products compute and write rows in multiples of this
+  Layout (*layout)(int width);  // what products read best
+  // The caller brackets products with these, on the same thread.
+  void (*begin)();
+  void (*end)();
+  void (*store)(const Product<T>& product, const StoreRows<T>& epilogue);
+  void (*store_gelu)(const Product<T>& product, const StoreGelu<T>& epilogue);
+  void (*add)(const Product<T>& product, const AddRows& epilogue);
+  void (*store_relu)(const Product<T>& product, const StoreReluRows<T>& epilogue);
+  // (x - mean) / sqrt(variance + 1e-6) of each of `rows` rows of width `dim` (a multiple of 32). Gain and bias of the LayerNorm belong
+  // into the weights that follow.
+  void (*normalise)(const float* x, int rows, int dim, T* out, const Layout& layout);
+  // As rows, times gain plus bias; row r goes to out + place[r] * dim.
+  void (*normalise_to_rows)(const float* x, int rows, int dim, const float* gain, const float* bias, const std::int32_t* place, T* out);
+};
 
-// (x - mean) / sqrt(variance + 1e-6) of each of `rows` rows of width `dim` (a multiple of 32), AVX-512 with bf16.
-// As tiles; gain and bias of the LayerNorm belong into the weights that follow.
-void normalise_to_tiles(const float* x, int rows, int dim, bf16* tiles);
-// As rows, times gain plus bias; row r goes to out + place[r] * dim.
-void normalise_to_rows(const float* x, int rows, int dim, const float* gain, const float* bias, const std::int32_t* place, bf16* out);
+#if defined(__x86_64__)
+extern const Kernels<float> kernels_avx2;
+extern const Kernels<float> kernels_avx512;
+extern const Kernels<bf16> kernels_avx512bf16;
+extern const Kernels<bf16> kernels_amx;
+#endif
+
+// The fastest kernels of a type up to `isa`, or null: there are none.
+template <class T>
+const Kernels<T>* kernels(Isa isa);
 
 }  // namespace esat::linear

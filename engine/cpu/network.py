@@ -1,4 +1,4 @@
-"""One frame's network on the AMX kernels: every buffer is planned at birth, and a frame is a few native calls a layer.
+"""One frame's network on the native kernels: every buffer is planned at birth, and a frame is a few native calls a layer.
 
 Work that cannot change the result is left out: the template's patch embedding and its first q, k, v are computed once for a target,
 tokens are eliminated before the output projection, the last layer's projection and MLP run for search tokens only, and offset and size
@@ -18,15 +18,18 @@ from engine.config import ModelConfig
 from engine.cpu.head import Head
 from engine.cpu.weights import PANEL, TILE_ROWS, huge_zeros, pack_weights, padded
 from engine.postprocess import hann_window
+from engine.runner import DTYPES
 from engine.weights.io import Weights
 from esat_kernels import _native
+
+_NEEDS = {"fp32": "AVX2", "bf16": "AVX-512 and bf16"}
 
 
 class Template(NamedTuple):
     """What a frame needs of its target."""
 
     tokens: Tensor  # float32 [num_template, dim]
-    qkv: Tensor  # bf16 [num_template, 3 dim], of layer 0
+    qkv: Tensor  # [num_template, 3 dim] in the network's dtype, of layer 0
 
 
 class Found(NamedTuple):
@@ -37,50 +40,54 @@ class Found(NamedTuple):
     weighted_score: float
 
 
-def unsupported(config: ModelConfig) -> str | None:
-    """Why the AMX network cannot run this model on this machine, or None."""
+def unsupported(config: ModelConfig, dtype: str) -> str | None:
+    """Why the native network cannot run this model in "fp32" or "bf16" on this machine, or None."""
     reason = _native.unavailable()
     if reason is not None:
         return reason
-    if missing := [name for name in ("fda_forward", "Encoder") if not hasattr(_native.library(), name)]:
+    if missing := [name for name in ("fda_forward", "kernels") if not hasattr(_native.library(), name)]:
         return f"the native library was built without {', '.join(missing)}"
-    if _native.cpu_isa() != "amx":
-        return f"needs a processor with AMX tiles, this one has {_native.cpu_isa()}"
+    if dtype not in _NEEDS:
+        return f"the CPU engine computes in {' and '.join(_NEEDS)}, not in {dtype}"
+    if _native.library().kernels(str(DTYPES[dtype]).removeprefix("torch.")) is None:
+        return f"{dtype} needs a processor with {_NEEDS[dtype]}, the kernels use {_native.cpu_isa()}"
     if config.dim % PANEL or int(config.dim * config.mlp_ratio) % PANEL or config.num_template % TILE_ROWS:
         return f"needs dim and hidden width in multiples of {PANEL} and template tokens in multiples of {TILE_ROWS}"
     return None
 
 
-class AmxNetwork:
-    """The network of `weights` in bf16 with float32 sums, residuals and LayerNorms. Serves one thread at a time."""
+class CpuNetwork:
+    """The network of `weights` in "fp32" or "bf16" with float32 sums, residuals and LayerNorms. Serves one thread at a time."""
 
-    def __init__(self, weights: Weights):
+    def __init__(self, weights: Weights, dtype: str):
         config = self.config = weights.config
-        library = _native.library()
-        self._packed = pack_weights(weights.state_dict, config)
+        self.dtype = DTYPES[dtype]
+        self._dtype_name = str(self.dtype).removeprefix("torch.")
+        self._kernels = _native.library().kernels(self._dtype_name)
+        self._packed = pack_weights(weights.state_dict, config, self.dtype)
         hidden = int(config.dim * config.mlp_ratio)
         self._patch_values = 3 * config.patch_size**2
         layers = [layer.addresses() for layer in self._packed.layers]
-        self._encoder = library.Encoder(config.dim, hidden, self._patch_values, layers)
-        self.head = Head(self._packed.branches, config)
+        self._encoder = self._kernels.encoder(config.dim, hidden, self._patch_values, layers)
+        self.head = Head(self._kernels, self._packed.branches, config)
         self._window = hann_window(config.search_grid)
         rows = padded(config.num_template + config.num_search, TILE_ROWS)
-        self.patches = huge_zeros((padded(config.num_search, TILE_ROWS), self._patch_values), torch.bfloat16)[: config.num_search]
+        self.patches = huge_zeros((padded(config.num_search, TILE_ROWS), self._patch_values), self.dtype)[: config.num_search]
         self._tokens = [huge_zeros((rows, config.dim), torch.float32) for _ in range(2)]
-        self._attended = [huge_zeros((rows, config.dim), torch.bfloat16) for _ in range(2)]
-        self._qkv = huge_zeros((rows, 3 * config.dim), torch.bfloat16)
-        self._tiles = huge_zeros((rows, config.dim), torch.bfloat16)
-        self._hidden = huge_zeros((rows, library.Encoder.hidden_part(hidden)), torch.bfloat16)
+        self._attended = [huge_zeros((rows, config.dim), self.dtype) for _ in range(2)]
+        self._qkv = huge_zeros((rows, 3 * config.dim), self.dtype)
+        self._normalised = huge_zeros((rows, config.dim), self.dtype)
+        self._hidden = huge_zeros((rows, self._encoder.hidden_part(hidden)), self.dtype)
         self._scores = torch.zeros(config.num_search)
         self.survivors: list[Tensor] = []  # of the last frame: search positions after each elimination
 
     def encode_template(self, patches: Tensor) -> Template:
-        """patches bf16 [num_template, 768] -> what `run` needs of the target."""
+        """patches [num_template, 768] in the network's dtype -> what `run` needs of the target."""
         config = self.config
         tokens = torch.zeros(config.num_template, config.dim)
-        qkv = torch.zeros(config.num_template, 3 * config.dim, dtype=torch.bfloat16)
+        qkv = torch.zeros(config.num_template, 3 * config.dim, dtype=self.dtype)
         self._embed(patches, config.num_template, self._packed.template_position, tokens)
-        self._encoder.qkv(0, tokens.data_ptr(), config.num_template, qkv.data_ptr(), self._tiles.data_ptr())
+        self._encoder.qkv(0, tokens.data_ptr(), config.num_template, qkv.data_ptr(), self._normalised.data_ptr())
         return Template(tokens, qkv)
 
     def run(self, template: Template, mark: Callable[[str], None] | None = None) -> Found:
@@ -93,7 +100,7 @@ class AmxNetwork:
         self._qkv[:first].copy_(template.qkv)
         self._embed(self.patches, config.num_search, self._packed.search_position, tokens[first:])
         mark("embed")
-        self._encoder.qkv(0, tokens[first:].data_ptr(), config.num_search, self._qkv[first:].data_ptr(), self._tiles.data_ptr())
+        self._encoder.qkv(0, tokens[first:].data_ptr(), config.num_search, self._qkv[first:].data_ptr(), self._normalised.data_ptr())
         mark("layers")
         count, positions = first + config.num_search, torch.arange(config.num_search)
         self.survivors = []
@@ -113,7 +120,7 @@ class AmxNetwork:
             last = layer == config.depth - 1
             self._encoder.finish_layer(
                 *(layer, attended.data_ptr(), tokens.data_ptr(), first if last else 0, count, 0 if last else self._qkv.data_ptr()),
-                *(self._tiles.data_ptr(), self._hidden.data_ptr()),
+                *(self._normalised.data_ptr(), self._hidden.data_ptr()),
             )
             mark("layers")
         self._store_features(tokens[first:count], positions)
@@ -136,7 +143,7 @@ class AmxNetwork:
         qkv, size = self._qkv.data_ptr(), self._qkv.element_size()
         strides = (0, config.head_dim, 3 * dim)  # of batch, head and token: q, k and v lie beside each other in a row
         _native.library().fda_forward(
-            *("bfloat16", shape, constants, qkv, strides, qkv + dim * size, strides, qkv + 2 * dim * size, strides),
+            *(self._dtype_name, shape, constants, qkv, strides, qkv + dim * size, strides, qkv + 2 * dim * size, strides),
             *(out.data_ptr(), (0, config.head_dim, dim), 0, self._scores.data_ptr() if with_scores else 0),
             *(config.num_template, config.template_token if with_scores else -1),
         )
@@ -153,7 +160,7 @@ class AmxNetwork:
         features = self.head.features
         features.zero_()
         places = self.head.places[positions].to(torch.int32)
-        _native.library().normalise_to_rows(
+        self._kernels.normalise_to_rows(
             *(tokens.data_ptr(), tokens.shape[0], self.config.dim, self._packed.norm_gain.data_ptr(), self._packed.norm_bias.data_ptr()),
             *(places.data_ptr(), features.data_ptr()),
         )

@@ -1,4 +1,4 @@
-"""The CPU engine behind the `Runner` protocol: native crop, AMX network, box. Used where the machine has AMX tiles and bf16 is asked for."""
+"""The CPU engine behind the `Runner` protocol: native crop, native network, box."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 import esat_kernels
-from engine.cpu.network import AmxNetwork, Found, Template, unsupported
+from engine.cpu.network import CpuNetwork, Found, Template, unsupported
 from engine.preprocess import Box
 from engine.runner import Observation, Observations
 from engine.weights.io import Weights
@@ -20,22 +20,22 @@ __all__ = ["CpuRunner", "unsupported"]
 
 
 class CpuRunner:
-    """One model on the AMX kernels, in bf16. Targets of a frame run one after the other: a single one fills the machine.
+    """One model on the native kernels, in fp32 or bf16. Targets of a frame run one after the other: a single one fills the machine.
 
     Calls from several threads wait for each other, since they share the buffers.
     """
 
-    def __init__(self, weights: Weights):
+    def __init__(self, weights: Weights, dtype: str):
         self.config = weights.config
         self.device = "cpu"
-        self.dtype = "bf16"
-        self.network = AmxNetwork(weights)
+        self.dtype = dtype
+        self.network = CpuNetwork(weights, dtype)
         self._lock = threading.Lock()
 
     def encode_template(self, frame: NDArray[np.uint8], box: Box, bgr: bool) -> Template:
         """The template's tokens and their first q, k, v."""
         config = self.config
-        patches = torch.empty(config.num_template, 3 * config.patch_size**2, dtype=torch.bfloat16)
+        patches = torch.empty(config.num_template, 3 * config.patch_size**2, dtype=self.network.dtype)
         esat_kernels.crop_patches(frame, box, config.template_factor, config.template_size, patches, bgr)
         with self._lock:
             return self.network.encode_template(patches)

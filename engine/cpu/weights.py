@@ -1,4 +1,4 @@
-"""Weights as the CPU engine reads them: LayerNorm and batch norm folded in, bf16, packed in the order of the AMX tiles, in huge pages."""
+"""Weights as the CPU engine reads them: LayerNorm and batch norm folded in, packed in the order in which products read them, in huge pages."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def padded(count: int, unit: int = PANEL) -> int:
 
 
 def huge_zeros(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
-    """A zeroed CPU tensor in huge pages where the system has them: tile loads touch a new 4 KB page every few rows otherwise."""
+    """A zeroed CPU tensor in huge pages where the system has them: products touch a new 4 KB page every few rows otherwise."""
     needed = max(1, math.prod(shape)) * dtype.itemsize
     block = mmap.mmap(-1, needed + _HUGE_PAGE)
     if hasattr(mmap, "MADV_HUGEPAGE"):
@@ -34,13 +34,17 @@ def huge_zeros(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
     return raw[start : start + needed].view(dtype)[: math.prod(shape)].view(shape)
 
 
-def pack(weight: Tensor) -> Tensor:
-    """A product's weight [N, K] -> bf16 [N / 32, K / 32, 2, 16, 16, 2], N and K padded with zeros (the layout of csrc/linear/linear.h)."""
+def pack(weight: Tensor, dtype: torch.dtype) -> Tensor:
+    """A product's weight [N, K] -> [N / 32, K / 32, 2, 32 / j, 16, j], N and K padded with zeros (the layout of csrc/linear/linear.h).
+
+    j, the inputs beside each other in a lane of 32 bits, is 2 for bfloat16 and 1 for float32.
+    """
     outputs, inputs = weight.shape
+    lane = 4 // dtype.itemsize
     square = weight.new_zeros(padded(outputs), padded(inputs))
     square[:outputs, :inputs] = weight
-    panels = square.view(-1, 2, 16, square.shape[1] // PANEL, 16, 2).permute(0, 3, 1, 4, 2, 5)
-    packed = huge_zeros(tuple(panels.shape), torch.bfloat16)
+    panels = square.view(-1, 2, 16, square.shape[1] // PANEL, PANEL // lane, lane).permute(0, 3, 1, 4, 2, 5)
+    packed = huge_zeros(tuple(panels.shape), dtype)
     return packed.copy_(panels)
 
 
@@ -59,8 +63,8 @@ class PackedProduct:
     bias: Tensor
 
     @classmethod
-    def of(cls, weight: Tensor, bias: Tensor) -> PackedProduct:
-        return cls(pack(weight), pad_bias(bias))
+    def of(cls, weight: Tensor, bias: Tensor, dtype: torch.dtype) -> PackedProduct:
+        return cls(pack(weight, dtype), pad_bias(bias))
 
 
 @dataclasses.dataclass
@@ -110,15 +114,15 @@ class PackedWeights:
     branches: dict[str, PackedBranch]
 
 
-def _product(state: Mapping[str, Tensor], name: str, norm: str | None = None) -> PackedProduct:
+def _product(state: Mapping[str, Tensor], dtype: torch.dtype, name: str, norm: str | None = None) -> PackedProduct:
     weight, bias = state[f"{name}.weight"], state[f"{name}.bias"]
     if norm is not None:  # W (g x + b) + c = (W g) x + (W b + c)
         bias = bias + weight @ state[f"{norm}.bias"]
         weight = weight * state[f"{norm}.weight"]
-    return PackedProduct.of(weight, bias)
+    return PackedProduct.of(weight, bias, dtype)
 
 
-def _convolution(state: Mapping[str, Tensor], name: str) -> PackedConvolution:
+def _convolution(state: Mapping[str, Tensor], dtype: torch.dtype, name: str) -> PackedConvolution:
     weight, bias = state[f"{name}.0.weight"], state[f"{name}.0.bias"]
     gain = state[f"{name}.1.weight"] / torch.sqrt(state[f"{name}.1.running_var"] + 1e-5)
     weight = weight * gain.view(-1, 1, 1, 1)
@@ -126,11 +130,11 @@ def _convolution(state: Mapping[str, Tensor], name: str) -> PackedConvolution:
     outputs, inputs = weight.shape[:2]
     square = weight.new_zeros(padded(outputs), 9, padded(inputs))
     square[:outputs, :, :inputs] = weight.permute(0, 2, 3, 1).reshape(outputs, 9, inputs)
-    return PackedConvolution(pack(square.flatten(1)), pad_bias(bias), padded(inputs), padded(outputs))
+    return PackedConvolution(pack(square.flatten(1), dtype), pad_bias(bias), padded(inputs), padded(outputs))
 
 
-def _branch(state: Mapping[str, Tensor], branch: str) -> PackedBranch:
-    convolutions = [_convolution(state, f"box_head.conv{layer}_{branch}") for layer in range(1, 5)]
+def _branch(state: Mapping[str, Tensor], dtype: torch.dtype, branch: str) -> PackedBranch:
+    convolutions = [_convolution(state, dtype, f"box_head.conv{layer}_{branch}") for layer in range(1, 5)]
     last = state[f"box_head.conv5_{branch}.weight"].flatten(1)
     weight = torch.zeros(convolutions[-1].outputs, last.shape[0])
     weight[: last.shape[1]] = last.t()
@@ -143,26 +147,26 @@ def _whole_tiles(rows: Tensor) -> Tensor:
     return out
 
 
-def pack_weights(state: Mapping[str, Tensor], config: ModelConfig) -> PackedWeights:
-    """The state dict of `build_model(config)` (float32) for the AMX kernels."""
+def pack_weights(state: Mapping[str, Tensor], config: ModelConfig, dtype: torch.dtype) -> PackedWeights:
+    """The state dict of `build_model(config)` (float32) for products in `dtype`, bfloat16 or float32."""
     embedding_bias = state["backbone.patch_embed.proj.bias"]
     layers = []
     for index in range(config.depth):
         name = f"backbone.blocks.{index}"
         layers.append(
             PackedLayer(
-                _product(state, f"{name}.attn.qkv", f"{name}.norm1"),
-                _product(state, f"{name}.attn.proj"),
-                _product(state, f"{name}.mlp.fc1", f"{name}.norm2"),
-                _product(state, f"{name}.mlp.fc2"),
+                _product(state, dtype, f"{name}.attn.qkv", f"{name}.norm1"),
+                _product(state, dtype, f"{name}.attn.proj"),
+                _product(state, dtype, f"{name}.mlp.fc1", f"{name}.norm2"),
+                _product(state, dtype, f"{name}.mlp.fc2"),
             )
         )
     return PackedWeights(
-        patch=pack(state["backbone.patch_embed.proj.weight"].flatten(1)),
+        patch=pack(state["backbone.patch_embed.proj.weight"].flatten(1), dtype),
         template_position=_whole_tiles(state["backbone.pos_embed_z"][0] + embedding_bias),
         search_position=_whole_tiles(state["backbone.pos_embed_x"][0] + embedding_bias),
         layers=layers,
         norm_gain=state["backbone.norm.weight"].contiguous(),
         norm_bias=state["backbone.norm.bias"].contiguous(),
-        branches={branch: _branch(state, branch) for branch in BRANCHES},
+        branches={branch: _branch(state, dtype, branch) for branch in BRANCHES},
     )

@@ -6,9 +6,11 @@
 // - the sums of one block are finished (bias, GELU, rounding) by the vector units while the tiles already work on the next;
 // - the next panel is prefetched into L2, spread over all steps.
 
-#include "linear/vector_avx512bf16.h"
+#include "common/simd_avx512.h"
 
 #include <algorithm>
+
+#include "linear/normalise.h"
 
 namespace esat::linear {
 namespace {
@@ -54,7 +56,7 @@ inline void prefetch(Prefetch& lines, int count) {
 
 // Sums of Tiles x 16 rows and one panel -> sums [Tiles * 16][kPanel], with the previous block's epilogue in between.
 template <int Tiles, class Epilogue>
-inline void block(const Product& product, const bf16* activation, const bf16* weight, bool backwards, float* sums, Pending& pending,
+inline void block(const Product<bf16>& product, const bf16* activation, const bf16* weight, bool backwards, float* sums, Pending& pending,
                   const Epilogue& epilogue, Prefetch& lines, int lines_per_step) {
   const std::ptrdiff_t tile = product.tile_stride;
   const std::ptrdiff_t stride = product.row_stride * static_cast<std::ptrdiff_t>(sizeof(bf16));
@@ -118,11 +120,12 @@ inline void block(const Product& product, const bf16* activation, const bf16* we
 }
 
 template <class Epilogue>
-void run(const Product& product, const Epilogue& epilogue) {
+void run(const Product<bf16>& product, const Epilogue& epilogue) {
   alignas(64) float scratch[2][kScratch];
   Pending pending;
   int turn = 0;
-  const int blocks = std::max(1, product.tiles / 2);
+  const int tiles = product.rows / kTileRows;
+  const int blocks = std::max(1, tiles / 2);
   const int lines_per_step = (kPanelStep * static_cast<int>(sizeof(bf16)) / 64 + blocks - 1) / blocks;
   const std::ptrdiff_t panel_bytes = static_cast<std::ptrdiff_t>(product.steps) * kPanelStep * static_cast<std::ptrdiff_t>(sizeof(bf16));
   for (int panel = 0; panel < product.panels; ++panel) {
@@ -130,8 +133,8 @@ void run(const Product& product, const Epilogue& epilogue) {
     const bf16* next = panel + 1 < product.panels ? weight + product.panel_stride : product.next_weight;
     const char* first_line = reinterpret_cast<const char*>(next);
     Prefetch lines{first_line, next == nullptr ? first_line : first_line + panel_bytes};
-    for (int tile = 0; tile < product.tiles;) {
-      const int left = product.tiles - tile;
+    for (int tile = 0; tile < tiles;) {
+      const int left = tiles - tile;
       const int count = left == 3 || left == 1 ? left : 2;
       const bf16* activation = product.activation + tile * product.tile_stride;
       float* sums = scratch[turn & 1];
@@ -154,14 +157,24 @@ void run(const Product& product, const Epilogue& epilogue) {
   finish(pending, pending.rows, epilogue);
 }
 
-}  // namespace
+// A tile in one piece of 1 KB.
+Layout tiles_layout(int width) { return {static_cast<std::ptrdiff_t>(kTileRows) * width, kTileRows * kTileDepth, kTileDepth}; }
 
 void tiles_begin() { __asm__ volatile("ldtilecfg %0" ::"m"(kConfig)); }
 void tiles_end() { _tile_release(); }
 
-void product_amx(const Product& product, const StoreRows& epilogue) { run(product, epilogue); }
-void product_amx(const Product& product, const StoreGeluTiles& epilogue) { run(product, epilogue); }
-void product_amx(const Product& product, const AddRows& epilogue) { run(product, epilogue); }
-void product_amx(const Product& product, const StoreReluRows& epilogue) { run(product, epilogue); }
+}  // namespace
+
+const Kernels<bf16> kernels_amx{Isa::amx,
+                                kTileRows,
+                                tiles_layout,
+                                tiles_begin,
+                                tiles_end,
+                                run<StoreRows<bf16>>,
+                                run<StoreGelu<bf16>>,
+                                run<AddRows>,
+                                run<StoreReluRows<bf16>>,
+                                normalise<bf16>,
+                                normalise_to_rows<bf16>};
 
 }  // namespace esat::linear

@@ -1,12 +1,12 @@
 // Four floats by the compiler's vector extension: any processor that g++ or
 // clang knows. The contract that the other simd_*.h repeat: load, store, set1,
-// zero, add, sub, mul, div, fma(a, b, c) = a b + c, max, min, floor, exp2,
-// all_within.
+// zero, add, sub, mul, div, fma(a, b, c) = a b + c, max, min, floor, sum (of
+// the lanes), exp2, all_within.
 #pragma once
 
 #include <cstring>
 
-namespace esat::attention {
+namespace esat {
 namespace {
 
 struct Simd {
@@ -35,6 +35,7 @@ struct Simd {
   }
   static Vector max(Vector a, Vector b) { return a > b ? a : b; }
   static Vector min(Vector a, Vector b) { return a < b ? a : b; }
+  static float sum(Vector x) { return (x[0] + x[2]) + (x[1] + x[3]); }
 
   // 2^(x + shift) for an integer shift, relative error below 2e-7: the sum is
   // never rounded to float. Below 2^-126 gives 2^-126; x + shift above 127 is
@@ -70,4 +71,4 @@ struct Simd {
 };
 
 }  // namespace
-}  // namespace esat::attention
+}  // namespace esat

@@ -3,7 +3,7 @@
 
 #include <immintrin.h>
 
-namespace esat::attention {
+namespace esat {
 namespace {
 
 struct Simd {
@@ -24,6 +24,11 @@ struct Simd {
   static Vector floor(Vector x) { return _mm256_floor_ps(x); }
   static Vector max(Vector a, Vector b) { return _mm256_max_ps(a, b); }
   static Vector min(Vector a, Vector b) { return _mm256_min_ps(a, b); }
+  static float sum(Vector x) {
+    const __m128 quarter = _mm_add_ps(_mm256_castps256_ps128(x), _mm256_extractf128_ps(x, 1));
+    const __m128 half = _mm_add_ps(quarter, _mm_movehl_ps(quarter, quarter));
+    return _mm_cvtss_f32(_mm_add_ss(half, _mm_movehdup_ps(half)));
+  }
 
   // 2^(x + shift) for an integer shift, relative error below 2e-7. Below 2^-126
   // gives 2^-126; x + shift above 127 is not allowed.
@@ -48,4 +53,4 @@ struct Simd {
 };
 
 }  // namespace
-}  // namespace esat::attention
+}  // namespace esat

@@ -7,7 +7,7 @@
 #endif
 #include <immintrin.h>
 
-namespace esat::attention {
+namespace esat {
 namespace {
 
 struct Simd {
@@ -28,6 +28,7 @@ struct Simd {
   static Vector floor(Vector x) { return _mm512_roundscale_ps(x, _MM_FROUND_TO_NEG_INF | _MM_FROUND_NO_EXC); }
   static Vector max(Vector a, Vector b) { return _mm512_max_ps(a, b); }
   static Vector min(Vector a, Vector b) { return _mm512_min_ps(a, b); }
+  static float sum(Vector x) { return _mm512_reduce_add_ps(x); }
 
   // 2^(x + shift) for an integer shift, relative error below 2e-7; underflows
   // to 0. x + shift above 127 is not allowed.
@@ -51,4 +52,4 @@ struct Simd {
 };
 
 }  // namespace
-}  // namespace esat::attention
+}  // namespace esat

@@ -1,0 +1,25 @@
+#include "linear/linear.h"
+
+namespace esat::linear {
+
+template <>
+const Kernels<float>* kernels<float>(Isa isa) {
+#if defined(__x86_64__)
+  if (isa >= Isa::avx512) return &kernels_avx512;
+  if (isa >= Isa::avx2) return &kernels_avx2;
+#endif
+  (void)isa;
+  return nullptr;
+}
+
+template <>
+const Kernels<bf16>* kernels<bf16>(Isa isa) {
+#if defined(__x86_64__)
+  if (isa >= Isa::amx) return &kernels_amx;
+  if (isa >= Isa::avx512bf16) return &kernels_avx512bf16;
+#endif
+  (void)isa;
+  return nullptr;
+}
+
+}  // namespace esat::linear

@@ -1,0 +1,15 @@
+#include "common/simd_avx512.h"
+
+namespace esat::linear {
+namespace {
+constexpr int kBlockRows = 12;
+}
+}  // namespace esat::linear
+
+#include "linear/product_vector.h"
+
+namespace esat::linear {
+
+const Kernels<bf16> kernels_avx512bf16 = vector_kernels<bf16>(Isa::avx512bf16);
+
+}  // namespace esat::linear

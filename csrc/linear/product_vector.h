@@ -1,0 +1,137 @@
+// The matrix product on vector units. Include a common/simd_*.h first.
+//
+// A block of up to kBlockRows rows and two vectors of columns stays in registers over the whole inner dimension: each step loads two
+// vectors of the weight and broadcasts one value (for bf16 a pair) of each row. Blocks go down the rows of a chunk for one panel after the
+// other, so that the panel's columns and the chunk's activations come from L2. The sum of a row runs over the inner dimension in order,
+// whatever block it lies in.
+#pragma once
+
+#include <utility>
+
+#include "linear/normalise.h"
+
+namespace esat::linear {
+namespace {
+
+constexpr int kChunkRows = 192;  // float32 at 768 columns: 576 KB
+
+// How T is multiplied: a lane of a vector holds one value, or a pair whose products are both added.
+template <class T>
+struct Lanes;
+template <>
+struct Lanes<float> {
+  static Simd::Vector mac(Simd::Vector sum, float a, const float* b) { return Simd::fma(Simd::set1(a), Simd::load(b), sum); }
+};
+#if defined(__AVX512BF16__)
+template <>
+struct Lanes<bf16> {
+  static Simd::Vector mac(Simd::Vector sum, float a, const float* b) {
+    return _mm512_dpbf16_ps(sum, reinterpret_cast<__m512bh>(_mm512_set1_ps(a)), reinterpret_cast<__m512bh>(_mm512_loadu_ps(b)));
+  }
+};
+#endif
+
+struct Prefetch {
+  const char* at;
+  const char* end;
+
+  void lines(int count) {
+    for (int i = 0; i < count && at < end; ++i, at += 64) __builtin_prefetch(at, 0, 2);
+  }
+};
+
+// Sums of Rows rows and the 2 Simd::kWidth columns from `column` on -> sums [Rows][kPanel]. Addresses in units of 32 bits.
+template <class T, int Rows>
+void block(const float* activation, std::ptrdiff_t row_stride, const Product<T>& product, const float* weight, int column, float* sums,
+           Prefetch& prefetch, int lines_per_step) {
+  constexpr int kLane = sizeof(float) / sizeof(T);
+  constexpr int kDepth = kTileDepth / kLane;
+  constexpr int kHalf = kPanel / 2;
+  // Two vectors are neighbours within a half of the panel, or the same lanes of both halves.
+  constexpr int kSecond = Simd::kWidth == kHalf ? kDepth * kHalf : Simd::kWidth;
+  weight += column / kHalf * kDepth * kHalf + column % kHalf;
+  Simd::Vector low[Rows], high[Rows];
+#pragma GCC unroll 16
+  for (int r = 0; r < Rows; ++r) low[r] = high[r] = Simd::zero();
+  for (int step = 0; step < product.steps; ++step, weight += kPanelStep / kLane) {
+    const float* a = activation + product.step_offset[step] / kLane;
+    for (int k = 0; k < kDepth; ++k) {
+      const float* b = weight + k * kHalf;
+#pragma GCC unroll 16
+      for (int r = 0; r < Rows; ++r) {
+        const float value = a[r * row_stride + k];
+        low[r] = Lanes<T>::mac(low[r], value, b);
+        high[r] = Lanes<T>::mac(high[r], value, b + kSecond);
+      }
+    }
+    prefetch.lines(lines_per_step);
+  }
+#pragma GCC unroll 16
+  for (int r = 0; r < Rows; ++r) {
+    Simd::store(sums + r * kPanel, low[r]);
+    Simd::store(sums + r * kPanel + Simd::kWidth, high[r]);
+  }
+}
+
+template <class T>
+using BlockFunction = decltype(&block<T, 1>);
+
+template <class T, int... Height>
+BlockFunction<T> block_of(int rows, std::integer_sequence<int, Height...>) {
+  static constexpr BlockFunction<T> kOf[] = {block<T, Height + 1>...};
+  return kOf[rows - 1];
+}
+
+template <class T, class Epilogue>
+void multiply(const Product<T>& product, const Epilogue& epilogue) {
+  constexpr int kLane = sizeof(float) / sizeof(T);
+  alignas(64) float sums[kBlockRows * kPanel];
+  const std::ptrdiff_t row_stride = product.row_stride / kLane;
+  const std::ptrdiff_t panel_bytes = product.steps * static_cast<std::ptrdiff_t>(kPanelStep * sizeof(T));
+  const int chunks = (product.rows + kChunkRows - 1) / kChunkRows;
+  for (int chunk = 0; chunk < chunks; ++chunk) {
+    const int first = product.rows * chunk / chunks;
+    const int rows = product.rows * (chunk + 1) / chunks - first;
+    const int blocks = (rows + kBlockRows - 1) / kBlockRows;
+    const int calls = blocks * (kPanel / kPair);
+    const int lines_per_step = (kPanelStep * static_cast<int>(sizeof(T)) / 64 + calls - 1) / calls;
+    for (int panel = 0; panel < product.panels; ++panel) {
+      const T* weight = product.weight + panel * product.panel_stride;
+      const T* next = panel + 1 < product.panels ? weight + product.panel_stride
+                      : chunk + 1 < chunks       ? product.weight
+                                                 : product.next_weight;
+      const char* line = reinterpret_cast<const char*>(next);
+      Prefetch prefetch{line, next == nullptr ? line : line + panel_bytes};
+      for (int b = 0; b < blocks; ++b) {
+        const int row = first + rows * b / blocks;  // heights differ by at most one
+        const int height = first + rows * (b + 1) / blocks - row;
+        const auto run = block_of<T>(height, std::make_integer_sequence<int, kBlockRows>{});
+        const float* activation = reinterpret_cast<const float*>(product.activation) + row * row_stride;
+        for (int column = 0; column < kPanel; column += kPair) {
+          run(activation, row_stride, product, reinterpret_cast<const float*>(weight), column, sums + column, prefetch, lines_per_step);
+        }
+        for (int r = 0; r < height; ++r) finish_row(epilogue, sums + r * kPanel, row + r, panel);
+      }
+    }
+  }
+}
+
+inline void nothing() {}
+
+template <class T>
+constexpr Kernels<T> vector_kernels(Isa isa) {
+  return {isa,
+          1,
+          rows_layout,
+          nothing,
+          nothing,
+          multiply<T, StoreRows<T>>,
+          multiply<T, StoreGelu<T>>,
+          multiply<T, AddRows>,
+          multiply<T, StoreReluRows<T>>,
+          normalise<T>,
+          normalise_to_rows<T>};
+}
+
+}  // namespace
+}  // namespace esat::linear
