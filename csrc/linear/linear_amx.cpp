@@ -160,7 +160,10 @@ void run(const Product<bf16>& product, const Epilogue& epilogue) {
 // A tile in one piece of 1 KB.
 Layout tiles_layout(int width) { return {static_cast<std::ptrdiff_t>(kTileRows) * width, kTileRows * kTileDepth, kTileDepth}; }
 
-void tiles_begin() { __asm__ volatile("ldtilecfg %0" ::"m"(kConfig)); }
+#if !defined(ESAT_EMULATED_TILES)
+void load_tile_config(const TileConfig& config) { __asm__ volatile("ldtilecfg %0" ::"m"(config)); }
+#endif
+void tiles_begin() { load_tile_config(kConfig); }
 void tiles_end() { _tile_release(); }
 
 }  // namespace
