@@ -27,6 +27,7 @@ from rich.table import Table
 
 from benchmarks import golden
 from benchmarks.peers.frame import NAMES, Answer, Implementation, build, ours
+from benchmarks.roofline import roofline
 from engine.cli.exits import run_function
 from engine.cli.machine import cpu_name
 from engine.config import preset
@@ -82,9 +83,9 @@ def tracker_scope(weights: Weights) -> list[Implementation]:
     return built
 
 
-def stages(weights: Weights, seconds: float) -> dict[str, float]:
-    """Median milliseconds of each kind of work in our bf16 network; empty where the AMX engine does not run."""
-    runner = make_runner(weights, "cpu")
+def stages(weights: Weights, seconds: float, dtype: str) -> dict[str, float]:
+    """Median milliseconds of each kind of work in our network; empty where the native engine does not run."""
+    runner = make_runner(weights, "cpu", dtype)
     if not isinstance(runner, CpuRunner):
         return {}
     template = runner.encode_template(np.zeros((200, 200, 3), np.uint8), (50, 50, 60, 60), True)
@@ -162,6 +163,18 @@ def _table(rows: list[dict[str, Any]]) -> Table:
     return table
 
 
+def _stage_table(spent: dict[str, dict[str, float]], rooflines: dict[str, Any]) -> Table:
+    table = Table(title="Our network by stage")
+    for name in ("dtype", "stage", "ms", "GFLOP", "GFLOP/s", "share of the bound"):
+        table.add_column(name, justify="left" if name in ("dtype", "stage") else "right")
+    for dtype, found in spent.items():
+        for stage, value in found.items():
+            row = rooflines[dtype]["stages"].get(stage)
+            rest = (f"{row['gflop']:.1f}", f"{row['gflop_per_s']:.0f}", f"{row['share']:.0%}") if row else ("", "", "")
+            table.add_row(dtype, stage, f"{value:.2f}", *rest)
+    return table
+
+
 def _plot(rows: list[dict[str, Any]], path: Path) -> None:
     shown = [row for row in rows if row["scope"] == "network" and "median_ms" in row]
     figure = Figure(figsize=(7, 0.6 + 0.35 * len(shown)), layout="constrained")
@@ -201,7 +214,8 @@ def main(
     weights = _weights(model)
     with tempfile.TemporaryDirectory() as temporary:
         rows = measure(weights, names, seconds, work or Path(temporary))
-    spent = stages(weights, seconds / 10)
+    spent = {dtype: found for dtype in ("fp32", "bf16") if (found := stages(weights, seconds / 10, dtype))}
+    rooflines = {dtype: roofline(weights, dtype, found) for dtype, found in spent.items()}
     lines = "".join(json.dumps(row) + "\n" for row in rows)
     if json_output == "-":
         sys.stdout.write(lines)
@@ -210,12 +224,14 @@ def main(
     console = Console(stderr=json_output == "-")
     console.print(_table(rows))
     if spent:
-        console.print("our bf16 network, ms: " + ", ".join(f"{stage} {value:.1f}" for stage, value in spent.items()))
+        console.print(_stage_table(spent, rooflines))
     if store is not None:
         store.mkdir(parents=True, exist_ok=True)
         about = {"cpu": cpu_name(), "cores": os.cpu_count(), "torch": torch.__version__, "load_before": os.getloadavg()}
         name = f"frame-{model}-{torch.get_num_threads()}threads"
-        (store / f"{name}.json").write_text(json.dumps({"about": about, "rows": rows, "stages_ms": spent}, indent=1) + "\n")
+        (store / f"{name}.json").write_text(
+            json.dumps({"about": about, "rows": rows, "stages_ms": spent, "roofline": rooflines}, indent=1) + "\n"
+        )
         _plot(rows, store / f"{name}.png")
     if not all(row["ok"] for row in rows):
         raise typer.Exit(1)

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks import frame, golden
+from benchmarks import frame, golden, memory, roofline
 from benchmarks.peers.frame import Answer, Implementation, ours, patch_rows, torch_network
-from engine.config import ModelConfig
+from engine.config import ModelConfig, preset
 from engine.errors import ConfigError
 
 CONFIG = ModelConfig(name="tiny", dim=32, heads=1, depth=4, template_size=64, search_size=96, head_channels=32, elimination_layers=(1,))
@@ -68,15 +68,38 @@ def test_rows_have_what_the_contract_names(weights, tmp_path):
             assert {"median_ms", "p99_ms", "fps", "ratio_to_ours"} <= row.keys()
 
 
-def test_stages_add_up_to_a_network(weights):
-    spent = frame.stages(weights, 0.0)
+@pytest.mark.parametrize("dtype", ["fp32", "bf16"])
+def test_stages_and_their_roofline(weights, dtype):
+    spent = frame.stages(weights, 0.0, dtype)
     if spent:
         assert set(spent) == {"embed", "layers", "attention", "elimination", "head"}
+        found = roofline.roofline(weights, dtype, spent, 0.01)
+        assert set(found["stages"]) == set(spent) - {"elimination"}
+        assert all(row["share"] > 0 for row in found["stages"].values())
+
+
+def test_the_paper_model_needs_the_flops_that_the_closed_form_counts():
+    """54.09 GMACs of every product, less what the engine leaves out: the template's patch embedding and first q, k, v, the last layer's
+    template rows after attention, and the offset and size branches away from one cell."""
+    config = preset("esat-384")
+    weights = golden.draw_weights(config, 3, 1.0, Path("esat-384"))
+    flops = sum(work[0] for work in roofline.stage_work(weights, "fp32").values())
+    template = config.num_template * config.dim
+    left_out = template * (768 + 3 * config.dim) + template * 9 * config.dim
+    maps = 2 * sum(weights.state_dict[f"box_head.conv{n}_size.0.weight"].numel() for n in range(1, 5)) * config.num_search
+    assert flops / 2 == pytest.approx(54.09e9 - left_out - maps, rel=2e-3)
+
+
+def test_memory_is_measured(weights):
+    row = memory.measure(weights, 3, "fp32")
+    assert 0 < row["start_mb"] <= row["peak_mb"]
+    assert 0 < row["warm_mb"] <= row["peak_mb"]
+    assert row["frames"] == 3
 
 
 def test_patch_rows_are_those_of_a_convolution_weight():
     image = torch.arange(3 * 32 * 32, dtype=torch.float32).view(1, 3, 32, 32) % 251
-    rows = patch_rows(image)
+    rows = patch_rows(image, torch.float32)
     assert rows.shape == (4, 768)
     assert rows[3, 2 * 256 + 5 * 16 + 7] == image[0, 2, 16 + 5, 16 + 7]
 

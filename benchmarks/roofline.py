@@ -1,0 +1,98 @@
+"""What each stage of our CPU network must compute and move, against what this machine reaches in the same run.
+
+FLOPs count every product the engine makes, two for a multiply-accumulate. Bytes are the least that has to move: weights, inputs and outputs
+of the stage once. The machine's rates are the fastest product and copy seen in this run, not a data sheet's.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+
+from engine.config import ModelConfig
+from engine.runner import DTYPES
+from engine.weights.io import Weights
+
+_WINDOW_SIDES = (7, 5, 3, 1)  # outputs of the offset and size branches around the one cell
+
+
+def stage_work(weights: Weights, dtype: str) -> dict[str, tuple[float, float]]:
+    """FLOPs and bytes of each product stage of one frame, without the template's part that `init` has done."""
+    config, size = weights.config, DTYPES[dtype].itemsize
+    dim, patch = config.dim, 3 * config.patch_size**2
+    layers, attention = _encoder(config)
+    block = dim * 4 * dim + 2 * dim * int(config.dim * config.mlp_ratio)
+    tokens = sum(config.num_template + keep for keep in (config.num_search, *config.search_tokens_per_layer()[:-1]))
+    head_flops, head_weights = _head(weights)
+    return {
+        "embed": (2.0 * config.num_search * patch * dim, (patch * dim + config.num_search * patch) * size + 4 * config.num_search * dim),
+        "layers": (layers, float(config.depth * block * size + 2 * 4 * tokens * dim)),
+        "attention": (attention, 4.0 * tokens * dim * size),
+        "head": (head_flops, float((head_weights + config.num_search * dim) * size)),
+    }
+
+
+def _encoder(config: ModelConfig) -> tuple[float, float]:
+    """FLOPs of the layers' products and of attention."""
+    dim, hidden, template = config.dim, int(config.dim * config.mlp_ratio), config.num_template
+    layers, attention = 2.0 * config.num_search * dim * 3 * dim, 0.0  # the first q, k, v
+    count = template + config.num_search
+    for layer, keep in enumerate(config.search_tokens_per_layer()):
+        attention += 4.0 * count * count * dim
+        count = template + keep
+        last = layer == config.depth - 1
+        rows = keep if last else count
+        layers += 2.0 * rows * (dim * dim + 2 * dim * hidden + (0 if last else 3 * dim * dim))
+    return layers, attention
+
+
+def _head(weights: Weights) -> tuple[float, int]:
+    """FLOPs of the score branch everywhere and of the others at one cell, and the number of weights."""
+    flops, count = 0.0, 0
+    for branch in ("ctr", "offset", "size"):
+        for layer, side in enumerate(_WINDOW_SIDES, start=1):
+            values = weights.state_dict[f"box_head.conv{layer}_{branch}.0.weight"].numel()
+            cells = weights.config.num_search if branch == "ctr" else side * side
+            flops += 2.0 * cells * values
+            count += values
+    return flops, count
+
+
+def _best_seconds(run: Callable[[], object], seconds: float) -> float:
+    best, start = float("inf"), time.perf_counter()
+    while time.perf_counter() - start < seconds:
+        begin = time.perf_counter()
+        run()
+        best = min(best, time.perf_counter() - begin)
+    return best
+
+
+def machine_rates(dtype: str, seconds: float) -> dict[str, float]:
+    """The fastest of PyTorch's products of 1024 x 1024 matrices, and of copies of 256 MB (read and written bytes), in this run."""
+    a, b = torch.randn(2, 1024, 1024, dtype=DTYPES[dtype]).unbind()
+    source = torch.zeros(1 << 26)
+    target = torch.empty_like(source)
+    return {
+        "flops_per_s": 2 * 1024.0**3 / _best_seconds(lambda: a @ b, seconds),
+        "bytes_per_s": 2.0 * source.numel() * 4 / _best_seconds(lambda: target.copy_(source), seconds),
+    }
+
+
+def roofline(weights: Weights, dtype: str, stages_ms: Mapping[str, float], seconds: float = 1.0) -> dict[str, Any]:
+    """Each stage's work, rate, and share of what the machine's rates allow (its bound's time over its time)."""
+    rates = machine_rates(dtype, seconds)
+    rows: dict[str, Any] = {}
+    for stage, (flops, moved) in stage_work(weights, dtype).items():
+        bound_ms = 1e3 * max(flops / rates["flops_per_s"], moved / rates["bytes_per_s"])
+        spent = stages_ms[stage]
+        rows[stage] = {
+            "ms": spent,
+            "gflop": flops / 1e9,
+            "mbytes": moved / 1e6,
+            "gflop_per_s": flops / spent / 1e6,
+            "share": bound_ms / spent,
+        }
+    return {"machine": rates, "stages": rows}
