@@ -40,6 +40,7 @@ const ForwardKernel& forward_kernel(const Problem& problem, Isa isa) {
   // The tiles' kernel approximates 2^z to 1.7e-3 and its bound leaves no room
   // for an attraction beyond 2^64.
   if (isa >= Isa::amx && problem.dtype == Dtype::bf16 && problem.alpha <= 4) return forward_amx;
+  if (isa >= Isa::avx512bf16 && problem.dtype == Dtype::bf16 && problem.head_dim % 2 == 0) return forward_avx512bf16;
   if (isa >= Isa::avx512) return forward_avx512;
   if (isa >= Isa::avx2) return forward_avx2;
 #endif

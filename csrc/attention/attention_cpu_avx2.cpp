@@ -5,7 +5,7 @@
 
 namespace esat::attention {
 
-const ForwardKernel forward_avx2{kMaxRows, forward_workspace, run_forward};
+const ForwardKernel forward_avx2{kMaxRows, forward_workspace, run_forward<>};
 const BackwardKernel backward_avx2{backward_workspace, run_backward};
 
 }  // namespace esat::attention

@@ -5,7 +5,7 @@
 
 namespace esat::attention {
 
-const ForwardKernel forward_avx512{kMaxRows, forward_workspace, run_forward};
+const ForwardKernel forward_avx512{kMaxRows, forward_workspace, run_forward<>};
 const BackwardKernel backward_avx512{backward_workspace, run_backward};
 
 }  // namespace esat::attention

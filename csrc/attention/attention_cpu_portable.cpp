@@ -5,7 +5,7 @@
 
 namespace esat::attention {
 
-const ForwardKernel forward_portable{kMaxRows, forward_workspace, run_forward};
+const ForwardKernel forward_portable{kMaxRows, forward_workspace, run_forward<>};
 const BackwardKernel backward_portable{backward_workspace, run_backward};
 
 }  // namespace esat::attention

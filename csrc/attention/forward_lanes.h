@@ -49,6 +49,7 @@ struct Queries {
   alignas(64) float norm2[kMaxRows];
   alignas(64) float offset[kMaxRows];
   alignas(64) float sum[kMaxRows];
+  alignas(64) float rounded_sum[kMaxRows];  // of pairs: of the rounded terms that meet v, so that a dominant term's rounding cancels
 };
 
 // y + a 2^z of one key for one vector of queries, without the rows' offsets.
@@ -63,16 +64,26 @@ inline Simd::Vector exponent(const Constants& constants, Simd::Vector s, Simd::V
   return y;
 }
 
+// Operands as floats, whatever the problem's type.
+struct Floats : Singles {
+  // The lanes of a query that lies at `start` + `at`, and in `line` as floats.
+  static const float* words(const void*, std::int64_t, std::int64_t, const float* line, float*) { return line; }
+  static Head prepare(const Problem& problem, Head::Source key, Head::Source value, std::int64_t batch, std::int64_t head,
+                      Head::Room room) {
+    return prepare_head(problem, key, value, batch, head, room);
+  }
+};
+
 // Replaces the bound by the exact maximum of each row.
-template <int NV, bool Attraction>
+template <class Lanes, int NV, bool Attraction>
 void exact_offsets(const Constants& constants, const Problem& problem, const Head& head, const ForwardWorkspace& work, Queries& rows) {
   constexpr int kLanes = NV * Simd::kWidth;
   Simd::Vector highest[NV];
   for (int n = 0; n < NV; ++n) highest[n] = Simd::set1(-3e38F);
   for (std::int64_t start = 0; start < problem.tokens; start += kKeyBlock) {
     const std::int64_t keys = problem.tokens - start < kKeyBlock ? problem.tokens - start : kKeyBlock;
-    product<NV, false>(head.keys + start * head.key_stride, head.key_stride, 1, Rows{work.queries, kLanes}, keys, problem.head_dim,
-                       Rows{work.scores, kLanes});
+    product<NV, false, Lanes>(head.keys + start * head.key_stride, head.key_stride, 1, Rows{work.queries, kLanes}, keys,
+                              problem.head_dim / Lanes::kCount, Rows{work.scores, kLanes});
     for (std::int64_t j = 0; j < keys; ++j) {
       const float norm = head.key_norms[start + j];
       for (int n = 0; n < NV; ++n) {
@@ -87,70 +98,80 @@ void exact_offsets(const Constants& constants, const Problem& problem, const Hea
 
 // out (unnormalised) and sums of one block of queries. record: the lane whose
 // products are kept in work.row, or -1.
-template <int NV, bool Attraction>
+template <class Lanes, int NV, bool Attraction>
 void attend(const Constants& constants, const Problem& problem, const Head& head, const ForwardWorkspace& work, Queries& rows, int record) {
   constexpr int kLanes = NV * Simd::kWidth;
   for (std::int64_t i = 0; i < problem.head_dim * kLanes; ++i) work.out[i] = 0;
-  for (int i = 0; i < kLanes; ++i) rows.sum[i] = 0;
+  for (int i = 0; i < kLanes; ++i) rows.sum[i] = rows.rounded_sum[i] = 0;
   for (std::int64_t start = 0; start < problem.tokens; start += kKeyBlock) {
     const std::int64_t keys = problem.tokens - start < kKeyBlock ? problem.tokens - start : kKeyBlock;
-    product<NV, false>(head.keys + start * head.key_stride, head.key_stride, 1, Rows{work.queries, kLanes}, keys, problem.head_dim,
-                       Rows{work.scores, kLanes});
+    product<NV, false, Lanes>(head.keys + start * head.key_stride, head.key_stride, 1, Rows{work.queries, kLanes}, keys,
+                              problem.head_dim / Lanes::kCount, Rows{work.scores, kLanes});
     if (record >= 0) {
       for (std::int64_t j = 0; j < keys; ++j) work.row[start + j] = work.scores[j * kLanes + record];
     }
-    Simd::Vector sum[NV], offset[NV], norm2[NV];
+    Simd::Vector sum[NV], rounded[NV], offset[NV], norm2[NV];
     for (int n = 0; n < NV; ++n) {
-      sum[n] = Simd::zero();
+      sum[n] = rounded[n] = Simd::zero();
       offset[n] = Simd::load(rows.offset + n * Simd::kWidth);
       norm2[n] = Simd::load(rows.norm2 + n * Simd::kWidth);
     }
-    for (std::int64_t j = 0; j < keys; ++j) {
-      const float norm = head.key_norms[start + j];
+    const auto probability = [&](std::int64_t j, int n) {
+      const Simd::Vector s = Simd::load(work.scores + j * kLanes + n * Simd::kWidth);
+      const Simd::Vector p = Simd::exp2(exponent<Attraction>(constants, s, norm2[n], head.key_norms[start + j]), offset[n]);
+      sum[n] = Simd::add(sum[n], p);
+      return p;
+    };
+    for (std::int64_t j = 0; j < keys; j += Lanes::kCount) {
 #pragma GCC unroll 4
-      for (int n = 0; n < NV; ++n) {
-        float* place = work.scores + j * kLanes + n * Simd::kWidth;
-        const Simd::Vector p = Simd::exp2(exponent<Attraction>(constants, Simd::load(place), norm2[n], norm), offset[n]);
-        sum[n] = Simd::add(sum[n], p);
-        Simd::store(place, p);
+      for (int n = 0; n < NV; ++n) {  // pairs take the place of the two rows that they came from, or of earlier ones
+        Simd::Vector p = probability(j, n);
+        if constexpr (Lanes::kCount == 2) {
+          p = Lanes::pair(p, j + 1 < keys ? probability(j + 1, n) : Simd::zero());
+          rounded[n] = Simd::add(rounded[n], Lanes::total(p));
+        }
+        Simd::store(work.scores + j / Lanes::kCount * kLanes + n * Simd::kWidth, p);
       }
     }
     for (int n = 0; n < NV; ++n) {  // one sum per block of keys, then their sum:
                                     // rounding grows with the block, not with N
       float* place = rows.sum + n * Simd::kWidth;
       Simd::store(place, Simd::add(Simd::load(place), sum[n]));
+      float* rounded_place = rows.rounded_sum + n * Simd::kWidth;
+      if constexpr (Lanes::kCount == 2) Simd::store(rounded_place, Simd::add(Simd::load(rounded_place), rounded[n]));
     }
-    product<NV, true>(head.values + start * head.value_stride, 1, head.value_stride, Rows{work.scores, kLanes}, problem.head_dim, keys,
-                      Rows{work.out, kLanes});
+    product<NV, true, Lanes>(head.values + start / Lanes::kCount * head.value_stride, 1, head.value_stride, Rows{work.scores, kLanes},
+                             problem.head_dim, (keys + Lanes::kCount - 1) / Lanes::kCount, Rows{work.out, kLanes});
   }
 }
 
-template <int NV, bool Attraction>
+template <class Lanes, int NV, bool Attraction>
 std::int64_t block(const Constants& constants, const Forward& call, std::int64_t batch, std::int64_t head_index, std::int64_t first,
                    std::int64_t count, const Head& head, const ForwardWorkspace& work, int record) {
   constexpr int kLanes = NV * Simd::kWidth;
   const Problem& problem = call.problem;
   const std::int64_t dim = problem.head_dim;
   Queries rows;
-  float line[128];
+  float line[128], packed[64];
   const std::int64_t query_start = batch * call.query_strides.batch + head_index * call.query_strides.head;
   for (int i = 0; i < kLanes; ++i) {
     const std::int64_t token = first + (i < count ? i : count - 1);  // spare lanes repeat the last query, so
                                                                      // that they cannot fail the check
     read_floats(call.query, problem.dtype, query_start + token * call.query_strides.token, dim, line);
-    for (std::int64_t d = 0; d < dim; ++d) work.queries[d * kLanes + i] = line[d];
+    const float* words = Lanes::words(call.query, query_start + token * call.query_strides.token, dim, line, packed);
+    for (std::int64_t d = 0; d < dim / Lanes::kCount; ++d) work.queries[d * kLanes + i] = words[d];
     rows.norm2[i] = dot(line, line, dim);
     rows.offset[i] = __builtin_floorf(kHeadroom - constants.attraction - constants.bound(std::sqrt(rows.norm2[i]), head.longest_key));
   }
-  attend<NV, Attraction>(constants, problem, head, work, rows, record);
+  attend<Lanes, NV, Attraction>(constants, problem, head, work, rows, record);
   bool sound = true;
   for (int n = 0; n < NV; ++n) sound = sound && Simd::all_within(Simd::load(rows.sum + n * Simd::kWidth), kLowestSum, kHighestSum);
   if (!sound) {
-    exact_offsets<NV, Attraction>(constants, problem, head, work, rows);
-    attend<NV, Attraction>(constants, problem, head, work, rows, -1);
+    exact_offsets<Lanes, NV, Attraction>(constants, problem, head, work, rows);
+    attend<Lanes, NV, Attraction>(constants, problem, head, work, rows, -1);
   }
   for (std::int64_t i = 0; i < count; ++i) {
-    const float inverse = 1 / rows.sum[i];
+    const float inverse = 1 / (Lanes::kCount == 2 ? rows.rounded_sum : rows.sum)[i];
     const std::int64_t target = batch * call.out_strides.batch + head_index * call.out_strides.head + (first + i) * call.out_strides.token;
     for (std::int64_t d = 0; d < dim; ++d) write_float(call.out, problem.dtype, target + d, work.out[d * kLanes + i] * inverse);
     if (call.lse != nullptr) {
@@ -161,7 +182,7 @@ std::int64_t block(const Constants& constants, const Forward& call, std::int64_t
   return sound ? 0 : count;
 }
 
-template <bool Attraction>
+template <class Lanes, bool Attraction>
 Counters run_items(const Forward& call, float* probabilities, std::int64_t begin, std::int64_t end, char* workspace) {
   const Problem& problem = call.problem;
   const Constants constants(problem);
@@ -175,8 +196,8 @@ Counters run_items(const Forward& call, float* probabilities, std::int64_t begin
     const std::int64_t index = item / items_per_head, first = item % items_per_head * kMaxRows;
     const std::int64_t batch = index / problem.heads, head_index = index % problem.heads;
     if (index != prepared) {
-      head = prepare_head(problem, Head::Source{call.key, call.key_strides}, Head::Source{call.value, call.value_strides}, batch,
-                          head_index, Head::Room{work.keys, work.values, work.key_norms});
+      head = Lanes::prepare(problem, Head::Source{call.key, call.key_strides}, Head::Source{call.value, call.value_strides}, batch,
+                            head_index, Head::Room{work.keys, work.values, work.key_norms});
       prepared = index;
     }
     const std::int64_t left = problem.tokens - first, count = left < kMaxRows ? left : kMaxRows;
@@ -184,11 +205,12 @@ Counters run_items(const Forward& call, float* probabilities, std::int64_t begin
     const int record = has_row ? static_cast<int>(call.template_token - first) : -1;
     const std::int64_t vectors = (count + Simd::kWidth - 1) / Simd::kWidth;
     if (vectors == 1) {
-      counters.redone_rows += block<1, Attraction>(constants, call, batch, head_index, first, count, head, work, record);
+      counters.redone_rows += block<Lanes, 1, Attraction>(constants, call, batch, head_index, first, count, head, work, record);
     } else if (vectors == 2 || Simd::kVectors == 2) {
-      counters.redone_rows += block<2, Attraction>(constants, call, batch, head_index, first, count, head, work, record);
+      counters.redone_rows += block<Lanes, 2, Attraction>(constants, call, batch, head_index, first, count, head, work, record);
     } else {
-      counters.redone_rows += block<Simd::kVectors, Attraction>(constants, call, batch, head_index, first, count, head, work, record);
+      counters.redone_rows +=
+          block<Lanes, Simd::kVectors, Attraction>(constants, call, batch, head_index, first, count, head, work, record);
     }
     if (has_row) {
       for (std::int64_t j = problem.tokens; j < round_up(problem.tokens, 64); ++j) work.row[j] = 0;
@@ -207,9 +229,10 @@ inline std::size_t forward_workspace(const Problem& problem) {
   return static_cast<std::size_t>(work.carve(problem, nullptr)) * sizeof(float);
 }
 
-inline Counters run_forward(const Forward& call, float* probabilities, std::int64_t begin, std::int64_t end, char* workspace) {
-  return call.problem.alpha > 0 ? run_items<true>(call, probabilities, begin, end, workspace)
-                                : run_items<false>(call, probabilities, begin, end, workspace);
+template <class Lanes = Floats>
+Counters run_forward(const Forward& call, float* probabilities, std::int64_t begin, std::int64_t end, char* workspace) {
+  return call.problem.alpha > 0 ? run_items<Lanes, true>(call, probabilities, begin, end, workspace)
+                                : run_items<Lanes, false>(call, probabilities, begin, end, workspace);
 }
 
 }  // namespace

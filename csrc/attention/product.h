@@ -20,6 +20,12 @@ inline float dot(const float* a, const float* b, std::int64_t count) {
   return total;
 }
 
+// What a lane of 32 bits holds along the inner dimension: one float here. lanes_bf16.h has pairs.
+struct Singles {
+  static constexpr int kCount = 1;
+  static Simd::Vector mac(Simd::Vector a, Simd::Vector b, Simd::Vector sum) { return Simd::fma(a, b, sum); }
+};
+
 // A matrix of rows: `stride` floats from one to the next.
 struct Rows {
   float* start;
@@ -27,7 +33,7 @@ struct Rows {
 };
 
 // C[r][lane] (+)= sum over steps t of A[r a_row + t a_step] * B[t][lane] for R rows and NV vectors of lanes.
-template <int R, int NV, bool Add>
+template <int R, int NV, bool Add, class Lanes>
 inline void product_tile(const float* a, std::int64_t a_row, std::int64_t a_step, Rows b, std::int64_t steps, Rows c) {
   using Vector = Simd::Vector;
   Vector sum[R][NV];
@@ -44,7 +50,7 @@ inline void product_tile(const float* a, std::int64_t a_row, std::int64_t a_step
     for (int r = 0; r < R; ++r) {
       const Vector x = Simd::set1(a[r * a_row + t * a_step]);
 #pragma GCC unroll 4
-      for (int n = 0; n < NV; ++n) sum[r][n] = Simd::fma(x, line[n], sum[r][n]);
+      for (int n = 0; n < NV; ++n) sum[r][n] = Lanes::mac(x, line[n], sum[r][n]);
     }
   }
 #pragma GCC unroll 8
@@ -55,13 +61,13 @@ inline void product_tile(const float* a, std::int64_t a_row, std::int64_t a_step
 }
 
 // The same for any number of rows.
-template <int NV, bool Add>
+template <int NV, bool Add, class Lanes = Singles>
 inline void product(const float* a, std::int64_t a_row, std::int64_t a_step, Rows b, std::int64_t rows, std::int64_t steps, Rows c) {
   std::int64_t r = 0;
   for (; r + Simd::kRows <= rows; r += Simd::kRows) {
-    product_tile<Simd::kRows, NV, Add>(a + r * a_row, a_row, a_step, b, steps, Rows{c.start + r * c.stride, c.stride});
+    product_tile<Simd::kRows, NV, Add, Lanes>(a + r * a_row, a_row, a_step, b, steps, Rows{c.start + r * c.stride, c.stride});
   }
-  for (; r < rows; ++r) product_tile<1, NV, Add>(a + r * a_row, a_row, a_step, b, steps, Rows{c.start + r * c.stride, c.stride});
+  for (; r < rows; ++r) product_tile<1, NV, Add, Lanes>(a + r * a_row, a_row, a_step, b, steps, Rows{c.start + r * c.stride, c.stride});
 }
 
 }  // namespace
