@@ -27,7 +27,7 @@ def info(as_json: Annotated[bool, typer.Option("--json", help="Print JSON instea
     console.print(f"          has {' '.join(cpu['instruction_sets']) or 'unknown extensions'}")
     console.print(f"          kernels use: {escape(cpu['kernels_use'])}", soft_wrap=True)
     console.print(f"          OpenMP: {', '.join(about['openmp']) or 'none loaded'}")
-    for title, states in (("devices", about["devices"]), ("backends", about["backends"])):
+    for title, states in (("devices", about["devices"]), ("backends", about["backends"]), ("CPU engine", about["cpu_engine"])):
         console.print(f"[bold]{title}[/]")
         for name, reason in states.items():
             good = device_name(name) if title == "devices" and reason is None else "can run"
