@@ -117,13 +117,12 @@ def crop_kernel(
     pixels = tl.arange(0, PATCH)[:, None] * PATCH + tl.arange(0, PATCH)[None, :]
     out = out_ptr + batch * out_stride_b + patch.to(tl.int64) * out_stride_n + pixels
     for channel in tl.static_range(3):
-        source: tl.constexpr = 2 - channel if REVERSE else channel
         total = _blend(
             frame_ptr, frame_bytes, upper_row, upper_inside, upper_weight, column, column + 1, left_inside, right_inside, weight0, weight1,
-            width, source,
+            width, 2 - channel if REVERSE else channel,
         ) + _blend(
             frame_ptr, frame_bytes, lower_row, lower_inside, lower_weight, column, column + 1, left_inside, right_inside, weight0, weight1,
-            width, source,
+            width, 2 - channel if REVERSE else channel,
         )  # fmt: skip
         scale = scale_0 if channel == 0 else (scale_1 if channel == 1 else scale_2)
         bias = bias_0 if channel == 0 else (bias_1 if channel == 1 else bias_2)

@@ -62,8 +62,8 @@ def advance_kernel(
     raw = tl.load(score_ptr + batch * cells + index).to(tl.float32)
 
     at = batch * 2 * cells + index
-    centre_x = tl.div_rn((index % SIDE).to(tl.float32) + tl.load(offset_ptr + at).to(tl.float32), float(SIDE))
-    centre_y = tl.div_rn((index // SIDE).to(tl.float32) + tl.load(offset_ptr + at + cells).to(tl.float32), float(SIDE))
+    centre_x = tl.div_rn((index % SIDE).to(tl.float32) + tl.load(offset_ptr + at).to(tl.float32), tl.full([], SIDE, tl.float32))
+    centre_y = tl.div_rn((index // SIDE).to(tl.float32) + tl.load(offset_ptr + at + cells).to(tl.float32), tl.full([], SIDE, tl.float32))
     side = tl.load(regions_ptr + batch * 3 + 2)
     width, height = tl.load(size_ptr + at).to(tl.float64) * side, tl.load(size_ptr + at + cells).to(tl.float64) * side
     frame_height, frame_width = tl.load(frame_size_ptr).to(tl.float64), tl.load(frame_size_ptr + 1).to(tl.float64)
