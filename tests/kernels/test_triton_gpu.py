@@ -9,5 +9,6 @@ if not torch.cuda.is_available():
     pytest.skip("no CUDA device", allow_module_level=True)
 
 from tests.kernels.triton_cases import *  # noqa: F403
+from tests.kernels.triton_frame_cases import *  # noqa: F403
 
 pytestmark = pytest.mark.gpu
