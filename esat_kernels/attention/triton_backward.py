@@ -15,25 +15,26 @@ from esat_kernels.attention.triton_forward import LOG2E, attraction, load_tile, 
 
 
 @triton.jit
-def _gradients(
-    rows, columns, row_values, column_values, key_norm, row_norm, column_norm, lse, row, alpha, beta, delta, scale, ATTRACT: tl.constexpr
-):
-    """P, dS and G f of a tile [R, C], whichever way round it lies: rows and columns are q and k, row_values and column_values dout and v, or
-    both the other way; row_norm and column_norm are |rows|^2, |columns|^2; key_norm, lse (+ beta delta |q|^2) and row broadcast to the tile.
+def _probability(rows, columns, key_norm, row_norm, column_norm, lse, alpha, beta, delta, scale, ATTRACT: tl.constexpr):
+    """P and alpha exp(-r) of a tile [R, C], whichever way round it lies: rows and columns are q and k or k and q, row_norm and column_norm their
+    squared norms; key_norm and lse (+ beta delta |q|^2) broadcast to the tile.
     """
     product = tl.dot(rows, tl.trans(columns), input_precision="ieee")
-    factor = scale + 2.0 * beta * delta
-    logit = factor * product - (beta * delta) * key_norm
+    logit = (scale + 2.0 * beta * delta) * product - (beta * delta) * key_norm
     if ATTRACT:
         attracted = alpha * attraction(product, row_norm, column_norm, delta)
         logit += attracted
-    probability = tl.exp2((logit - lse) * LOG2E)
-    g = probability * (tl.dot(row_values, tl.trans(column_values), input_precision="ieee") - row)
-    if ATTRACT:
-        # Without rounding the beta part of this sum is zero. With it, where k is close to q it cancels an error of the product with k.
-        return probability, g * (factor + 2.0 * delta * attracted), g * (beta + attracted)
     else:
-        return probability, g * factor, g * beta
+        attracted = tl.zeros_like(product)
+    return tl.exp2((logit - lse) * LOG2E), attracted
+
+
+@triton.jit
+def _forces(probability, attracted, dp, row, beta, delta, scale):
+    """dS and G f of a tile from P, alpha exp(-r) and dP; row broadcasts to it."""
+    g = probability * (dp - row)
+    # Without rounding the beta part of the sum of G f is zero. With it, where k is close to q it cancels an error of the product with k.
+    return g * ((scale + 2.0 * beta * delta) + 2.0 * delta * attracted), g * (beta + attracted)
 
 
 @triton.jit(do_not_specialize=["heads", "tokens"])
@@ -109,9 +110,9 @@ def queries_kernel(
         v = load_tile(v_base, keys, v_stride_n, v_stride_d, tokens, HEAD_DIM, BLOCK_D, True)
         k_norm = squared_norm(k)
         tile_lse = tl.where(keys[None, :] < tokens, lse[:, None], float("inf"))  # no probability beyond the last key
-        _, d_product, force = _gradients(
-            q, k, dout, v, k_norm[None, :], q_norm, k_norm, tile_lse, row[:, None], alpha, beta, delta, scale, ATTRACT
-        )
+        probability, attracted = _probability(q, k, k_norm[None, :], q_norm, k_norm, tile_lse, alpha, beta, delta, scale, ATTRACT)
+        dp = tl.dot(dout, tl.trans(v), input_precision="ieee")
+        d_product, force = _forces(probability, attracted, dp, row[:, None], beta, delta, scale)
         radial += tl.sum(force, 1)
         dq = tl.dot(d_product.to(k.dtype), k, dq, input_precision="ieee")
     dq -= (2.0 * delta) * radial[:, None] * q.to(tl.float32)
@@ -183,10 +184,11 @@ def keys_kernel(
         q_norm = squared_norm(q)
         lse = tl.load(lse_ptr + slice_offset + rows, mask=rows < tokens, other=float("inf")) + beta * delta * q_norm
         row = tl.load(row_ptr + slice_offset + rows, mask=rows < tokens, other=0.0)
-        probability, d_product, force = _gradients(  # no probability beyond the last query, whose lse is infinite
-            k, q, v, dout, k_norm[:, None], k_norm, q_norm, lse[None, :], row[None, :], alpha, beta, delta, scale, ATTRACT
-        )
+        # No probability beyond the last query, whose lse is infinite.
+        probability, attracted = _probability(k, q, k_norm[:, None], k_norm, q_norm, lse[None, :], alpha, beta, delta, scale, ATTRACT)
         dv = tl.dot(probability.to(dout.dtype), dout, dv, input_precision="ieee")
+        dp = tl.dot(v, tl.trans(dout), input_precision="ieee")
+        d_product, force = _forces(probability, attracted, dp, row[None, :], beta, delta, scale)
         radial += tl.sum(force, 1)
         dk = tl.dot(d_product.to(q.dtype), q, dk, input_precision="ieee")
     dk -= (2.0 * delta) * radial[:, None] * k.to(tl.float32)
