@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from esat_kernels import _triton
 from esat_kernels.attention import cuda, native, reference, triton
 
 
@@ -40,7 +41,8 @@ def fda_forward(
     if backend == "cpu":
         return native.forward(q, k, v, alpha, beta, delta, scale, num_template, template_token, with_lse)
     if backend == "triton":
-        out, scores, lse = triton.forward(q, k, v, alpha, beta, delta, scale, num_template, template_token)
+        with _triton.on_device_of(q):
+            out, scores, lse = triton.forward(q, k, v, alpha, beta, delta, scale, num_template, template_token)
     elif backend == "cuda":
         out, scores, lse = cuda.forward(q, k, v, alpha, beta, delta, scale, num_template, template_token)
     else:
@@ -80,7 +82,8 @@ def fda_backward(
     if backend == "cpu":
         return native.backward(dout, q, k, v, out, lse, alpha, beta, delta, scale)
     if backend == "triton":
-        return triton.backward(dout, q, k, v, out, lse, alpha, beta, delta, scale)
+        with _triton.on_device_of(q):
+            return triton.backward(dout, q, k, v, out, lse, alpha, beta, delta, scale)
     grads = reference.backward(dout, q, k, v, out, lse, alpha, beta, delta, scale)
     stored = [_empty_out(q) for _ in grads]
     for target, grad in zip(stored, grads, strict=True):
