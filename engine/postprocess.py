@@ -8,8 +8,7 @@ import torch
 from torch import Tensor
 
 from engine.preprocess import Box
-
-CLIP_MARGIN = 10  # pixels of the box that always stay inside the frame, and its smallest side
+from esat_kernels.decode.api import CLIP_MARGIN
 
 
 def hann_window(side: int) -> Tensor:

@@ -2,19 +2,23 @@
 
 from esat_kernels._backends import backends
 from esat_kernels.attention.api import fda_attention, fda_attention_with_scores
-from esat_kernels.crop.api import crop_patches, crop_resize
-from esat_kernels.decode.api import Decoded, decode_maps
+from esat_kernels.crop.api import crop_patches, crop_regions, crop_resize
+from esat_kernels.decode.api import Decoded, advance_boxes, decode_maps
 from esat_kernels.elimination.api import gather_tokens, scatter_tokens, select_tokens
+from esat_kernels.linear.api import linear
 
 __all__ = [
     "Decoded",
+    "advance_boxes",
     "backends",
     "crop_patches",
+    "crop_regions",
     "crop_resize",
     "decode_maps",
     "fda_attention",
     "fda_attention_with_scores",
     "gather_tokens",
+    "linear",
     "scatter_tokens",
     "select_tokens",
 ]

@@ -81,7 +81,7 @@ def test_only_the_command_line_knows_the_command_line():
 
 
 def test_backends_of_one_operation_do_not_know_each_other():
-    for operation in ("attention", "elimination", "crop", "decode"):
+    for operation in ("attention", "elimination", "crop", "decode", "linear"):
         folder = REPOSITORY / "esat_kernels" / operation
         backends = [name for name in ("reference", "native", "triton", "cuda") if (folder / f"{name}.py").exists()]
         for name in backends:
@@ -90,7 +90,7 @@ def test_backends_of_one_operation_do_not_know_each_other():
 
 
 def test_operations_do_not_know_each_other():
-    operations = ("attention", "elimination", "crop", "decode")
+    operations = ("attention", "elimination", "crop", "decode", "linear")
     for operation in operations:
         others = tuple(f"esat_kernels.{other}" for other in operations if other != operation)
         assert _offenders(_modules(f"esat_kernels/{operation}"), others) == []

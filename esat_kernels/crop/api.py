@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from esat_kernels import _dispatch
-from esat_kernels.crop import native, reference
+from esat_kernels.crop import native, reference, reference_regions
 from esat_kernels.crop.geometry import Region, region_around
 
 PATCH = 16  # pixels a side
@@ -70,6 +70,59 @@ def crop_patches(
     return size / region.side
 
 
+def crop_regions(
+    frame: Tensor, frame_size: Tensor, boxes: Tensor, factor: float, size: int, out: Tensor, bgr: bool = True, backend: str = "auto"
+) -> Tensor:
+    """`crop_patches` of several boxes in one frame, on the tensors' device: no value is read by the host, so a CUDA graph can hold the call.
+
+    frame: uint8, one-dimensional, a buffer of at least 3 H W bytes: rows of W pixels, three adjacent channels each. frame_size: int32 [2],
+    H and W on the device, so that one graph serves every frame size. boxes: float64 [B, 4], x, y, w, h in pixels.
+    out: float32, bfloat16 or float16 [B, (size / 16)^2, 768], rows adjacent in themselves; written as `crop_patches` does, normalised.
+    Returns the regions, float64 [B, 3]: left, top, side in frame pixels (whole numbers).
+    The pixels are OpenCV's, bit for bit. A box that is not finite or has no area gives a black crop and a region of NaN.
+    backend: "auto" or "reference". TypeError for dtypes, ValueError for shapes, devices and numbers.
+    """
+    _check_regions(frame, frame_size, boxes, out)
+    _check_numbers(factor, size)
+    expected = (boxes.shape[0], (size // PATCH) ** 2, 3 * PATCH * PATCH)
+    if size % PATCH:
+        raise ValueError(f"crop: size must be a multiple of {PATCH}, got {size}")
+    if tuple(out.shape) != expected or out.stride(2) != 1 or out.stride(1) < expected[2]:
+        raise ValueError(f"crop: out must be {expected} with rows adjacent in themselves, got {tuple(out.shape)}, strides {out.stride()}")
+    _dispatch.choose("crop", backend, {"reference": reference_regions.unsupported}, auto=("reference",))
+    return reference_regions.crop_regions(frame, frame_size, boxes, factor, size, PATCH, out, bgr, _SCALE, _BIAS)
+
+
+def _check_regions(frame: Tensor, frame_size: Tensor, boxes: Tensor, out: Tensor) -> None:
+    for name, tensor, dtype, dims in (
+        ("frame", frame, torch.uint8, 1),
+        ("frame_size", frame_size, torch.int32, 1),
+        ("boxes", boxes, torch.float64, 2),
+    ):
+        if tensor.dtype != dtype:
+            raise TypeError(f"crop: {name} must be {str(dtype).removeprefix('torch.')}, got {tensor.dtype}")
+        if tensor.dim() != dims:
+            raise ValueError(f"crop: {name} must have {dims} dimension{'s' if dims > 1 else ''}, got {tuple(tensor.shape)}")
+    if frame.numel() < 3 or frame.stride(0) != 1:
+        raise ValueError(f"crop: frame must be a buffer of adjacent pixels, got {tuple(frame.shape)}, strides {frame.stride()}")
+    if frame_size.shape[0] != 2:
+        raise ValueError(f"crop: frame_size must be [2], height and width, got {tuple(frame_size.shape)}")
+    if boxes.shape[0] < 1 or boxes.shape[1] != 4:
+        raise ValueError(f"crop: boxes must be [B, 4], got {tuple(boxes.shape)}")
+    if out.dtype not in (torch.float32, torch.bfloat16, torch.float16):
+        raise TypeError(f"crop: out must be float32, bfloat16 or float16, got {out.dtype}")
+    for name, tensor in (("frame_size", frame_size), ("boxes", boxes), ("out", out)):
+        if tensor.device != frame.device:
+            raise ValueError(f"crop: {name} must be on {frame.device} like the frame, got {tensor.device}")
+
+
+def _check_numbers(factor: float, size: int) -> None:
+    if size < 1:
+        raise ValueError(f"crop: size must be positive, got {size}")
+    if not (math.isfinite(factor) and factor > 0):
+        raise ValueError(f"crop: factor must be a positive number, got {factor}")
+
+
 def _checked_region(frame: NDArray[np.uint8], box: tuple[float, float, float, float], factor: float, size: int) -> Region:
     if frame.dtype != np.uint8:
         raise TypeError(f"crop: frame must be uint8, got {frame.dtype}")
@@ -77,8 +130,5 @@ def _checked_region(frame: NDArray[np.uint8], box: tuple[float, float, float, fl
         raise ValueError(f"crop: frame must be [H, W, 3], got {frame.shape}")
     if len(box) != 4 or not all(math.isfinite(value) for value in box) or box[2] <= 0 or box[3] <= 0:
         raise ValueError(f"crop: box must be (x, y, w, h), finite, with w, h > 0, got {tuple(box)}")
-    if size < 1:
-        raise ValueError(f"crop: size must be positive, got {size}")
-    if not (math.isfinite(factor) and factor > 0):
-        raise ValueError(f"crop: factor must be a positive number, got {factor}")
+    _check_numbers(factor, size)
     return region_around(box, factor)

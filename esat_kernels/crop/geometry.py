@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from typing import NamedTuple
 
+LARGEST_SIDE = 2**40  # of a region that a kernel takes: positions in it are 64-bit integers and doubles
+
 
 class Region(NamedTuple):
     """A square of frame pixels, which may reach beyond the frame."""

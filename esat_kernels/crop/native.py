@@ -10,9 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from esat_kernels import _native
-from esat_kernels.crop.geometry import Region
-
-_LARGEST_SIDE = 2**40  # positions in the region are 64-bit integers and doubles
+from esat_kernels.crop.geometry import LARGEST_SIDE, Region
 
 
 def unsupported(region: Region, size: int, out: Tensor | None = None) -> str | None:
@@ -20,8 +18,8 @@ def unsupported(region: Region, size: int, out: Tensor | None = None) -> str | N
     reason = _native.unavailable()
     if reason is None and size > _native.library().max_crop_size:
         reason = f"size must be at most {_native.library().max_crop_size}, got {size}"
-    if reason is None and region.side > _LARGEST_SIDE:
-        reason = f"the region's side must be at most {_LARGEST_SIDE}, got {region.side}"
+    if reason is None and region.side > LARGEST_SIDE:
+        reason = f"the region's side must be at most {LARGEST_SIDE}, got {region.side}"
     if reason is None and out is not None:
         reason = _native.unsupported_tensors(out)
     return reason

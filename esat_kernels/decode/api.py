@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
 from esat_kernels import _dispatch
 from esat_kernels.decode import native, reference
+
+CLIP_MARGIN = 10  # pixels of the box that always stay inside the frame, and its smallest side
 
 
 class Decoded(NamedTuple):
@@ -25,6 +28,40 @@ def decode_maps(score_map: Tensor, size_map: Tensor, offset_map: Tensor, window:
     score_map [B, 1, F, F], size_map and offset_map [B, 2, F, F], window [F, F] or None. ValueError for other shapes.
     backend: "auto" (the C++ kernel for plain float32 CPU tensors that need no gradient, else the reference), "cpu" or "reference".
     """
+    _check_maps(score_map, size_map, offset_map, window)
+    candidates = {
+        "cpu": lambda: native.unsupported(score_map, size_map, offset_map, window),
+        "reference": lambda: reference.unsupported(score_map),
+    }
+    chosen = _dispatch.choose("decode", backend, candidates, auto=("cpu", "reference"))
+    return Decoded(*(native if chosen == "cpu" else reference).decode_maps(score_map, size_map, offset_map, window))
+
+
+def advance_boxes(
+    score_map: Tensor,
+    size_map: Tensor,
+    offset_map: Tensor,
+    window: Tensor,
+    regions: Tensor,
+    boxes: Tensor,
+    frame_size: Tensor,
+    backend: str = "auto",
+) -> Tensor:
+    """From the head's maps to the tracker's next state, on the tensors' device: no value is read by the host, so a CUDA graph can hold the call.
+
+    Maps and window as `decode_maps`, float32, bfloat16 or float16, computed in float32. regions: float64 [B, 3] of `crop_regions`.
+    boxes: float64 [B, 4], x, y, w, h in pixels, OVERWRITTEN: the previous boxes become the decoded ones, clipped to the frame with a margin of
+    10 pixels (public OSTrack: `map_box_back`, `clip_box`). frame_size: int32 [2], H and W.
+    Returns the record float64 [B, 8]: box x, y, w, h, raw score, weighted score, side of the region, index of the chosen cell.
+    NaN in maps or regions becomes a box of NaN. backend: "auto" or "reference". TypeError for dtypes, ValueError for shapes and devices.
+    """
+    _check_maps(score_map, size_map, offset_map, window)
+    _check_state(score_map, regions, boxes, frame_size, (size_map, offset_map, window))
+    _dispatch.choose("advance_boxes", backend, {"reference": lambda: reference.unsupported(score_map)}, auto=("reference",))
+    return reference.advance_boxes(score_map, size_map, offset_map, window, regions, boxes, frame_size, CLIP_MARGIN)
+
+
+def _check_maps(score_map: Tensor, size_map: Tensor, offset_map: Tensor, window: Tensor | None) -> None:
     if score_map.dim() != 4 or score_map.shape[1] != 1 or score_map.shape[2] != score_map.shape[3]:
         raise ValueError(f"decode: score_map must be [B, 1, F, F], got {tuple(score_map.shape)}")
     expected = (score_map.shape[0], 2, *score_map.shape[2:])
@@ -33,9 +70,22 @@ def decode_maps(score_map: Tensor, size_map: Tensor, offset_map: Tensor, window:
             raise ValueError(f"decode: {name} must be {expected}, got {tuple(value.shape)}")
     if window is not None and window.shape != score_map.shape[2:]:
         raise ValueError(f"decode: window must be {tuple(score_map.shape[2:])}, got {tuple(window.shape)}")
-    candidates = {
-        "cpu": lambda: native.unsupported(score_map, size_map, offset_map, window),
-        "reference": lambda: reference.unsupported(score_map),
-    }
-    chosen = _dispatch.choose("decode", backend, candidates, auto=("cpu", "reference"))
-    return Decoded(*(native if chosen == "cpu" else reference).decode_maps(score_map, size_map, offset_map, window))
+
+
+def _check_state(score_map: Tensor, regions: Tensor, boxes: Tensor, frame_size: Tensor, others: tuple[Tensor, ...]) -> None:
+    batch = score_map.shape[0]
+    for name, tensor, dtype, shape in (
+        ("regions", regions, torch.float64, (batch, 3)),
+        ("boxes", boxes, torch.float64, (batch, 4)),
+        ("frame_size", frame_size, torch.int32, (2,)),
+    ):
+        if tensor.dtype != dtype:
+            raise TypeError(f"advance_boxes: {name} must be {str(dtype).removeprefix('torch.')}, got {tensor.dtype}")
+        if tuple(tensor.shape) != shape:
+            raise ValueError(f"advance_boxes: {name} must be {shape}, got {tuple(tensor.shape)}")
+    for tensor in (score_map, *others):
+        if tensor.dtype not in (torch.float32, torch.bfloat16, torch.float16):
+            raise TypeError(f"advance_boxes: maps and window must be float32, bfloat16 or float16, got {tensor.dtype}")
+    for tensor in (*others, regions, boxes, frame_size):
+        if tensor.device != score_map.device:
+            raise ValueError(f"advance_boxes: all tensors must be on {score_map.device} like the score map, got {tensor.device}")

@@ -29,3 +29,26 @@ def decode_maps(score_map: Tensor, size_map: Tensor, offset_map: Tensor, window:
     cell = torch.stack([index % side, torch.div(index, side, rounding_mode="floor")], dim=1).to(offset.dtype)
     box = torch.cat([(cell + offset) / side, size], dim=1)
     return box, raw.gather(1, index.unsqueeze(1)).squeeze(1), best, index
+
+
+def advance_boxes(
+    score_map: Tensor, size_map: Tensor, offset_map: Tensor, window: Tensor, regions: Tensor, boxes: Tensor, frame_size: Tensor, margin: int
+) -> Tensor:
+    """The decoded box in the frame, clipped (public OSTrack: `map_box_back`, `clip_box`), in float64 and into `boxes`; the record [B, 8]."""
+    decoded, score, weighted, cell = decode_maps(score_map.float(), size_map.float(), offset_map.float(), window.float())
+    side = regions[:, 2]
+    cx, cy, w, h = (decoded.double() * side[:, None]).unbind(1)
+    height, width = frame_size.double().unbind()
+    # The region is centred on the unrounded previous box.
+    x, w = _clip(boxes[:, 0] + 0.5 * boxes[:, 2] - 0.5 * side + cx - 0.5 * w, w, width, margin)
+    y, h = _clip(boxes[:, 1] + 0.5 * boxes[:, 3] - 0.5 * side + cy - 0.5 * h, h, height, margin)
+    record = torch.stack([x, y, w, h, score.double(), weighted.double(), side, cell.double()], dim=1)
+    boxes.copy_(record[:, :4])
+    return record
+
+
+def _clip(start: Tensor, extent: Tensor, length: Tensor, margin: int) -> tuple[Tensor, Tensor]:
+    """One axis of a box: its start in [0, length - margin], its end in [margin, length], its extent at least `margin`. NaN stays NaN."""
+    end = (start + extent).clamp(min=margin).minimum(length)
+    start = start.clamp(min=0).minimum(length - margin)
+    return start, (end - start).clamp(min=margin)

@@ -1,0 +1,99 @@
+"""From maps to the next boxes on the device: the same numbers as the engine's loop computes one target at a time."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch import Tensor
+
+import esat_kernels
+from engine import postprocess
+
+HEIGHT, WIDTH = 120, 160
+FRAME_SIZE = torch.tensor([HEIGHT, WIDTH], dtype=torch.int32)
+
+
+def state(batch: int, side: int, seed: int = 0) -> tuple[tuple[Tensor, ...], Tensor, Tensor]:
+    """Maps and window; regions and boxes, some of which lie across a border or in a corner."""
+    generator = torch.Generator().manual_seed(seed)
+    maps = (
+        torch.rand(batch, 1, side, side, generator=generator),
+        torch.rand(batch, 2, side, side, generator=generator),
+        torch.randn(batch, 2, side, side, generator=generator),
+        postprocess.hann_window(side),
+    )
+    spread = torch.tensor([WIDTH, HEIGHT, 60, 60], dtype=torch.float64)
+    boxes = torch.rand(batch, 4, generator=generator, dtype=torch.float64) * spread + torch.tensor([-30.0, -30.0, 10.0, 10.0]).double()
+    sides = torch.ceil((boxes[:, 2] * boxes[:, 3]).sqrt() * 4.0)
+    return maps, torch.stack([torch.zeros(batch).double(), torch.zeros(batch).double(), sides], dim=1), boxes
+
+
+def expected_record(maps: tuple[Tensor, ...], regions: Tensor, boxes: Tensor, frame_size: Tensor) -> list[list[float]]:
+    decoded = esat_kernels.decode_maps(*maps, backend="reference")
+    height, width = frame_size.tolist()
+    records = []
+    for item, (_, _, side) in enumerate(regions.tolist()):
+        box = postprocess.to_frame(tuple(decoded.box[item].tolist()), side, tuple(boxes[item].tolist()))
+        scores = (float(decoded.score[item]), float(decoded.weighted_score[item]), side, float(decoded.cell[item]))
+        records.append([*map(float, postprocess.clip(box, width, height)), *scores])
+    return records
+
+
+@pytest.mark.parametrize("side", [1, 7, 16, 24])
+@pytest.mark.parametrize("batch", [1, 5])
+@pytest.mark.parametrize("frame_size", [(HEIGHT, WIDTH), (1, 1), (8, 300), (2160, 3840)])
+def test_the_next_boxes_are_those_of_the_loop(side: int, batch: int, frame_size: tuple[int, int]) -> None:
+    size = torch.tensor(frame_size, dtype=torch.int32)
+    for seed in range(10):
+        maps, regions, boxes = state(batch, side, seed)
+        expected = expected_record(maps, regions, boxes, size)
+        record = esat_kernels.advance_boxes(*maps, regions, boxes, size)
+        assert record.tolist() == expected
+        assert torch.equal(boxes, record[:, :4])
+
+
+def test_maps_of_half_precision_and_any_stride() -> None:
+    (score, size, offset, window), regions, boxes = state(2, 8)
+    maps = (score.bfloat16().mT, size.bfloat16().flip(1), offset.bfloat16().mT, window)
+    expected = expected_record(tuple(m.float() for m in maps), regions, boxes, FRAME_SIZE)
+    assert esat_kernels.advance_boxes(*maps, regions, boxes, FRAME_SIZE).tolist() == expected
+
+
+def test_nan_shows_in_its_box_and_in_no_other() -> None:
+    maps, regions, boxes = state(3, 8)
+    expected = esat_kernels.advance_boxes(*maps, regions, boxes.clone(), FRAME_SIZE)
+    maps[1][0] = math.nan
+    regions[2] = math.nan
+    record = esat_kernels.advance_boxes(*maps, regions, boxes, FRAME_SIZE)
+    assert record[0, 2:4].isnan().all()
+    assert record[2, :4].isnan().all()
+    assert torch.equal(record[1], expected[1])
+
+
+MAPS, REGIONS, BOXES = state(2, 4)
+BAD_CALLS = [
+    ((MAPS[0][:, 0], *MAPS[1:], REGIONS, BOXES, FRAME_SIZE), ValueError, "score_map must be [B, 1, F, F], got (2, 4, 4)"),
+    ((*MAPS[:3], torch.ones(5, 5), REGIONS, BOXES, FRAME_SIZE), ValueError, "window must be (4, 4), got (5, 5)"),
+    (
+        (MAPS[0].double(), *MAPS[1:], REGIONS, BOXES, FRAME_SIZE),
+        TypeError,
+        "maps and window must be float32, bfloat16 or float16, got torch.float64",
+    ),
+    ((*MAPS, REGIONS.float(), BOXES, FRAME_SIZE), TypeError, "regions must be float64, got torch.float32"),
+    ((*MAPS, REGIONS[:1], BOXES, FRAME_SIZE), ValueError, "regions must be (2, 3), got (1, 3)"),
+    ((*MAPS, REGIONS, BOXES.float(), FRAME_SIZE), TypeError, "boxes must be float64, got torch.float32"),
+    ((*MAPS, REGIONS, BOXES[:, :3], FRAME_SIZE), ValueError, "boxes must be (2, 4), got (2, 3)"),
+    ((*MAPS, REGIONS, BOXES, FRAME_SIZE.long()), TypeError, "frame_size must be int32, got torch.int64"),
+    ((*MAPS, REGIONS, BOXES, FRAME_SIZE[:1]), ValueError, "frame_size must be (2,), got (1,)"),
+    ((*MAPS, REGIONS, BOXES.to("meta"), FRAME_SIZE), ValueError, "all tensors must be on cpu like the score map, got meta"),
+    ((*MAPS, REGIONS, BOXES, FRAME_SIZE, "cpu"), NotImplementedError, "backend 'cpu' has no kernel for this operation"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "error", "message"), BAD_CALLS)
+def test_bad_calls(arguments, error, message) -> None:
+    with pytest.raises(error) as caught:
+        esat_kernels.advance_boxes(*arguments)
+    assert message in str(caught.value)

@@ -1,0 +1,92 @@
+"""The linear layer's reference against float64, its result dtypes and its errors."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+import esat_kernels
+
+BFLOAT16, FLOAT16, FLOAT32 = torch.bfloat16, torch.float16, torch.float32
+
+
+def operands(rows: int, inner: int, columns: int, dtype: torch.dtype = FLOAT32, stream: torch.dtype = FLOAT32) -> dict[str, Tensor]:
+    """x with a mean and large channels, as a residual stream has; weight, bias, residual."""
+    generator = torch.Generator().manual_seed(rows + inner + columns)
+    x = torch.randn(rows, inner, generator=generator) * 3 + 1
+    x[:, :: max(1, inner // 3)] *= 20
+    return {
+        "x": x.to(stream),
+        "weight": (torch.randn(columns, inner, generator=generator) * inner**-0.5).to(dtype),
+        "bias": torch.randn(columns, generator=generator),
+        "residual": torch.randn(rows, columns, generator=generator).to(stream),
+    }
+
+
+@pytest.mark.parametrize(("rows", "inner", "columns"), [(1, 1, 1), (5, 33, 7), (17, 96, 40)])
+@pytest.mark.parametrize("norm_eps", [None, 1e-6])
+@pytest.mark.parametrize("activation", [None, "gelu", "relu"])
+@pytest.mark.parametrize("extras", [(), ("bias",), ("bias", "residual")])
+def test_the_formula(rows: int, inner: int, columns: int, norm_eps: float | None, activation: str | None, extras: tuple[str, ...]) -> None:
+    given = operands(rows, inner, columns)
+    chosen = {name: given[name] for name in extras}
+    out = esat_kernels.linear(given["x"], given["weight"], norm_eps=norm_eps, activation=activation, backend="reference", **chosen)
+    x, weight = given["x"].double(), given["weight"].double()
+    if norm_eps is not None:
+        x = functional.layer_norm(x, (inner,), eps=norm_eps)
+    expected = functional.linear(x, weight, chosen["bias"].double() if "bias" in chosen else None)
+    expected = {None: lambda t: t, "gelu": functional.gelu, "relu": functional.relu}[activation](expected)
+    if "residual" in chosen:
+        expected = expected + chosen["residual"].double()
+    torch.testing.assert_close(out.double(), expected, rtol=1e-5, atol=2e-5)
+
+
+@pytest.mark.parametrize("dtype", [BFLOAT16, FLOAT16])
+def test_only_the_operands_and_the_result_are_rounded(dtype: torch.dtype) -> None:
+    given = operands(9, 64, 24, dtype, dtype)
+    out = esat_kernels.linear(**given, activation="gelu", backend="reference")
+    product = functional.gelu(given["x"].double() @ given["weight"].double().T + given["bias"].double()) + given["residual"].double()
+    assert out.dtype == dtype
+    torch.testing.assert_close(out.double(), product, rtol=0.51 * 2 ** -(7 if dtype == BFLOAT16 else 10), atol=1e-5)
+
+
+def test_the_result_has_the_residual_s_dtype_else_x_s_else_the_one_asked_for() -> None:
+    given = operands(3, 16, 8, BFLOAT16)
+    x, weight, residual = given["x"], given["weight"], given["residual"]
+    assert esat_kernels.linear(x, weight).dtype == FLOAT32
+    assert esat_kernels.linear(x.to(BFLOAT16), weight).dtype == BFLOAT16
+    assert esat_kernels.linear(x.to(BFLOAT16), weight, residual=residual).dtype == FLOAT32
+    assert esat_kernels.linear(x, weight, residual=residual, dtype=FLOAT16).dtype == FLOAT16
+
+
+def test_gradients_go_through_the_reference() -> None:
+    given = {name: t.requires_grad_() for name, t in operands(3, 16, 8).items()}
+    esat_kernels.linear(**given, norm_eps=1e-6, activation="gelu").sum().backward()
+    assert all(t.grad is not None and t.grad.abs().sum() > 0 for t in given.values())
+
+
+X, WEIGHT = torch.zeros(3, 8), torch.zeros(5, 8)
+BAD_CALLS = [
+    ({"x": X[0]}, ValueError, "expected x [M, K] and weight [N, K], got (8,) and (5, 8)"),
+    ({"weight": WEIGHT.T}, ValueError, "expected x [M, K] and weight [N, K], got (3, 8) and (8, 5)"),
+    ({"x": X[:0]}, ValueError, "got (0, 8) and (5, 8)"),
+    ({"bias": torch.zeros(4)}, ValueError, "bias must be (5,), got (4,)"),
+    ({"residual": torch.zeros(5, 3)}, ValueError, "residual must be (3, 5), got (5, 3)"),
+    ({"x": X.double()}, TypeError, "x must be float32, bfloat16 or float16, got torch.float64"),
+    ({"weight": WEIGHT.int()}, TypeError, "weight must be float32, bfloat16 or float16, got torch.int32"),
+    ({"weight": WEIGHT.to("meta")}, ValueError, "weight must be on cpu like x, got meta"),
+    ({"x": torch.zeros(8, 3).T}, ValueError, "rows of x must be adjacent in themselves, got strides (1, 3)"),
+    ({"dtype": torch.float64}, TypeError, "dtype must be float32, bfloat16 or float16, got torch.float64"),
+    ({"norm_eps": 0.0}, ValueError, "norm_eps must be a positive number, got 0.0"),
+    ({"activation": "silu"}, ValueError, "activation must be None, 'gelu' or 'relu', got 'silu'"),
+    ({"backend": "cpu"}, NotImplementedError, "backend 'cpu' has no kernel for this operation"),
+]
+
+
+@pytest.mark.parametrize(("changes", "error", "message"), BAD_CALLS)
+def test_bad_calls(changes, error, message) -> None:
+    with pytest.raises(error) as caught:
+        esat_kernels.linear(**{"x": X, "weight": WEIGHT, **changes})
+    assert message in str(caught.value)
