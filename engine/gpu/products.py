@@ -28,11 +28,8 @@ class Product:
         outputs, inputs = self._weight.shape
         rows = x.reshape(-1, inputs)
         added = None if residual is None else residual.reshape(-1, outputs)
-        if self._choices.of_product(rows.shape[0], outputs, inputs) == "fused":
-            out = self._fused(rows, added)
-        else:
-            out = self._library(rows, added)
-        return out.view(*x.shape[:-1], outputs)
+        run = self._fused if self._choices.of_product(rows.shape[0], outputs, inputs) == "fused" else self._library
+        return run(rows, added).view(*x.shape[:-1], outputs)
 
     def _fused(self, x: Tensor, residual: Tensor | None) -> Tensor:
         return esat_kernels.linear(

@@ -62,7 +62,9 @@ def _head(state: Mapping[str, Tensor], device: torch.device, dtype: torch.dtype)
         folded = [folded_convolution(state, f"box_head.conv{layer}_{branch}") for branch in BRANCHES]
         weight = torch.cat([weight for weight, _ in folded]).to(device, dtype).contiguous(memory_format=torch.channels_last)
         # The branches share the first layer's input; from then on each reads its own channels.
-        convolutions.append(Convolution(weight, torch.cat([bias for _, bias in folded]).to(device, dtype), 1 if layer == 1 else len(BRANCHES)))
+        convolutions.append(
+            Convolution(weight, torch.cat([bias for _, bias in folded]).to(device, dtype), 1 if layer == 1 else len(BRANCHES))
+        )
     last = [state[f"box_head.conv5_{branch}.weight"].flatten(1) for branch in BRANCHES]
     bias = torch.cat([state[f"box_head.conv5_{branch}.bias"] for branch in BRANCHES])
     return HeadWeights(convolutions, torch.block_diag(*last).to(device), bias.to(device).unsqueeze(1))
