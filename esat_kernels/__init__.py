@@ -4,7 +4,7 @@ from esat_kernels._backends import backends
 from esat_kernels.attention.api import fda_attention, fda_attention_with_scores
 from esat_kernels.crop.api import crop_patches, crop_regions, crop_resize
 from esat_kernels.decode.api import Decoded, advance_boxes, decode_maps
-from esat_kernels.elimination.api import gather_tokens, scatter_tokens, select_tokens
+from esat_kernels.elimination.api import eliminate_tokens, gather_tokens, scatter_tokens, select_tokens
 from esat_kernels.linear.api import linear
 
 __all__ = [
@@ -15,6 +15,7 @@ __all__ = [
     "crop_regions",
     "crop_resize",
     "decode_maps",
+    "eliminate_tokens",
     "fda_attention",
     "fda_attention_with_scores",
     "gather_tokens",

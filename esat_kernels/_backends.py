@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from esat_kernels import _native
-from esat_kernels.attention import cuda, triton
+from esat_kernels import _native, _triton
+from esat_kernels.attention import cuda
 
 
 def backends() -> dict[str, str | None]:
     """backend -> None if it can run here, else the reason why not."""
-    return {"cpu": _native.unavailable(), "triton": triton.available(), "cuda": cuda.available(), "reference": None}
+    return {"cpu": _native.unavailable(), "triton": _triton.available(), "cuda": cuda.available(), "reference": None}

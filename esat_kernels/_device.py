@@ -1,4 +1,4 @@
-"""Which GPU kernels `backend="auto"` may choose: only those that a run of `make gpu` on such a device has confirmed."""
+"""Whether GPU kernels can run here, and which `backend="auto"` may choose: only those that a run of `make gpu` on such a device has confirmed."""
 
 from __future__ import annotations
 
@@ -13,3 +13,12 @@ def verified_backends(device: torch.device) -> tuple[str, ...]:
     if device.type != "cuda":
         return ()
     return VERIFIED.get(torch.cuda.get_device_name(device), ())
+
+
+def cuda_unavailable() -> str | None:
+    """None if there is a CUDA device that the GPU kernels can run on, else why not."""
+    if not torch.cuda.is_available():
+        return "no CUDA device"
+    if torch.cuda.get_device_capability() < (8, 0):
+        return f"needs compute capability 8.0, got {'.'.join(map(str, torch.cuda.get_device_capability()))}"
+    return None

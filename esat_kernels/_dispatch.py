@@ -10,11 +10,12 @@ BACKENDS = ("cpu", "triton", "cuda", "reference")
 def choose(op: str, backend: str, candidates: Mapping[str, Callable[[], str | None]], auto: tuple[str, ...]) -> str:
     """The backend to use.
 
-    candidates: backend -> a function that says why it cannot run on this input, or None. auto: the order that "auto" tries.
+    candidates: backend -> a function that says why it cannot run on this input, or None. auto: the order that "auto" tries; names without a
+    kernel for this operation are passed over.
     Raises ValueError for an unknown name and NotImplementedError, with the reason, for a named backend that cannot run.
     """
     if backend == "auto":
-        return next(name for name in auto if candidates[name]() is None)
+        return next(name for name in auto if name in candidates and candidates[name]() is None)
     if backend not in BACKENDS:
         raise ValueError(f"{op}: backend must be auto, {', '.join(BACKENDS)}, got {backend!r}")
     if backend not in candidates:

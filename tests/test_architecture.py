@@ -29,7 +29,8 @@ OPTIONAL = {
     "vot",
 }
 # Packages that exist for an optional package may import it at their top; who uses them imports them inside functions.
-FOR_AN_EXTRA = ("engine/serve/", "esat_kernels/attention/triton_")
+OPERATIONS = ("attention", "elimination", "crop", "decode", "linear")
+FOR_AN_EXTRA = ("engine/serve/", *(f"esat_kernels/{operation}/triton_" for operation in OPERATIONS))
 
 
 def _modules(package: str) -> list[Path]:
@@ -81,7 +82,7 @@ def test_only_the_command_line_knows_the_command_line():
 
 
 def test_backends_of_one_operation_do_not_know_each_other():
-    for operation in ("attention", "elimination", "crop", "decode", "linear"):
+    for operation in OPERATIONS:
         folder = REPOSITORY / "esat_kernels" / operation
         backends = [name for name in ("reference", "native", "triton", "cuda") if (folder / f"{name}.py").exists()]
         for name in backends:
@@ -90,9 +91,8 @@ def test_backends_of_one_operation_do_not_know_each_other():
 
 
 def test_operations_do_not_know_each_other():
-    operations = ("attention", "elimination", "crop", "decode", "linear")
-    for operation in operations:
-        others = tuple(f"esat_kernels.{other}" for other in operations if other != operation)
+    for operation in OPERATIONS:
+        others = tuple(f"esat_kernels.{other}" for other in OPERATIONS if other != operation)
         assert _offenders(_modules(f"esat_kernels/{operation}"), others) == []
 
 

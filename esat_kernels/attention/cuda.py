@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from esat_kernels import _native
+from esat_kernels import _device, _native
+from esat_kernels.attention import gpu_checks
 
 HEAD_DIMS = (32, 64, 96, 128)
 _DTYPES = {torch.bfloat16: "bfloat16", torch.float16: "float16"}
@@ -14,13 +15,7 @@ _DTYPES = {torch.bfloat16: "bfloat16", torch.float16: "float16"}
 def available() -> str | None:
     """None if the CUDA kernel can run here, else why not."""
     status = _native.cuda_status()
-    if status.startswith("not built"):
-        return status
-    if not torch.cuda.is_available():
-        return "no CUDA device"
-    if torch.cuda.get_device_capability() < (8, 0):
-        return f"needs compute capability 8.0, got {'.'.join(map(str, torch.cuda.get_device_capability()))}"
-    return None
+    return status if status.startswith("not built") else _device.cuda_unavailable()
 
 
 def unsupported(q: Tensor, k: Tensor, v: Tensor) -> str | None:
@@ -30,12 +25,9 @@ def unsupported(q: Tensor, k: Tensor, v: Tensor) -> str | None:
         return reason
     if q.device.type != "cuda":
         return f"the input must be on a CUDA device, got {q.device}"
-    if q.dtype not in _DTYPES:
-        return f"dtype must be bfloat16 or float16, got {q.dtype}"
-    if q.shape[-1] not in HEAD_DIMS:
-        return f"the head dimension must be 32, 64, 96 or 128, got {q.shape[-1]}"
-    if q.shape[0] * q.shape[1] > 65535:
-        return f"batch times heads must be at most 65535, got {q.shape[0] * q.shape[1]}"
+    reason = gpu_checks.unsupported(q, _DTYPES, "bfloat16 or float16", HEAD_DIMS, "be 32, 64, 96 or 128")
+    if reason is not None:
+        return reason
     if torch.is_grad_enabled() and any(t.requires_grad for t in (q, k, v)):
         return "it has no backward, use triton"
     for name, tensor in (("query", q), ("key", k), ("value", v)):

@@ -2,46 +2,28 @@
 
 from __future__ import annotations
 
-import os
-from importlib.util import find_spec
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from esat_kernels.attention import triton_tiles
+from esat_kernels import _triton
+from esat_kernels._triton import available as available
+from esat_kernels._triton import cdiv, multiprocessors
+from esat_kernels.attention import gpu_checks, triton_tiles
 from esat_kernels.attention.triton_tiles import Tiles
 
 _DTYPES = (torch.bfloat16, torch.float16, torch.float32)
 _MAX_OFFSET = 2**31  # offsets inside one head are 32-bit; those of batch and head are 64-bit
 
 
-def available() -> str | None:
-    """None if Triton kernels can run here, else why not."""
-    if find_spec("triton") is None:
-        return "Triton is not installed"
-    if os.environ.get("TRITON_INTERPRET") == "1":
-        return None
-    if not torch.cuda.is_available():
-        return "no CUDA device"
-    if torch.cuda.get_device_capability() < (8, 0):
-        return f"needs compute capability 8.0, got {'.'.join(map(str, torch.cuda.get_device_capability()))}"
-    return None
-
-
 def unsupported(q: Tensor, k: Tensor, v: Tensor) -> str | None:
     """Why these kernels cannot take q, k, v, or None."""
-    reason = available()
+    reason = _triton.unsupported(q, differentiable=True)
+    if reason is None:
+        reason = gpu_checks.unsupported(q, _DTYPES, "bfloat16, float16 or float32", range(1, 129), "lie in [1, 128]")
     if reason is not None:
         return reason
-    if q.device.type != "cuda" and os.environ.get("TRITON_INTERPRET") != "1":
-        return f"the input must be on a CUDA device, got {q.device}"
-    if q.dtype not in _DTYPES:
-        return f"dtype must be bfloat16, float16 or float32, got {q.dtype}"
-    if not 1 <= q.shape[-1] <= 128:
-        return f"the head dimension must lie in [1, 128], got {q.shape[-1]}"
-    if q.shape[0] * q.shape[1] > 65535:
-        return f"batch times heads must be at most 65535, got {q.shape[0] * q.shape[1]}"
     if q[0].numel() >= _MAX_OFFSET:
         return f"one item of the batch must have less than 2^31 elements, got {q[0].numel()}"
     for name, tensor in (("query", q), ("key", k), ("value", v)):
@@ -80,8 +62,8 @@ def forward(
     batch, heads, tokens, head_dim = q.shape
     out = _empty_out(q)
     lse = q.new_empty((batch, heads, tokens), dtype=torch.float32)
-    tiles = triton_tiles.forward_tiles(tokens, batch * heads, head_dim, q.dtype, triton_tiles.multiprocessors(q.device))
-    kernels.forward_kernel[(triton_tiles.cdiv(tokens, tiles.block_m), batch * heads)](
+    tiles = triton_tiles.forward_tiles(tokens, batch * heads, head_dim, q.dtype, multiprocessors(q.device))
+    kernels.forward_kernel[(cdiv(tokens, tiles.block_m), batch * heads)](
         q, k, v, out, lse, *q.stride(), *k.stride(), *v.stride(), *out.stride(), heads, tokens, alpha, beta, delta, scale,
         REPEL=beta * delta > 0, **_options(q, alpha, tiles),
     )  # fmt: skip
@@ -89,7 +71,7 @@ def forward(
         return out, q.new_empty((batch, 0), dtype=torch.float32), lse
     scores = q.new_empty((batch, tokens - num_template), dtype=torch.float32)
     if scores.numel():
-        kernels.scores_kernel[(triton_tiles.cdiv(scores.shape[1], triton_tiles.SCORES_BLOCK), batch)](
+        kernels.scores_kernel[(cdiv(scores.shape[1], triton_tiles.SCORES_BLOCK), batch)](
             q, k, lse, scores, *q.stride(), *k.stride(), heads, tokens, num_template, template_token, alpha, beta, delta, scale,
             HEAD_DIM=head_dim, BLOCK_D=triton_tiles.padded(head_dim), BLOCK_N=triton_tiles.SCORES_BLOCK,
             num_warps=triton_tiles.SCORES_WARPS, enable_fp_fusion=True,
@@ -110,11 +92,11 @@ def backward(
     inputs = (*dout.stride(), *q.stride(), *k.stride(), *v.stride())
     sizes = (heads, tokens, alpha, beta, delta, scale)
     tiles = triton_tiles.queries_tiles(head_dim, q.dtype)
-    kernels.queries_kernel[(triton_tiles.cdiv(tokens, tiles.block_m), batch * heads)](
+    kernels.queries_kernel[(cdiv(tokens, tiles.block_m), batch * heads)](
         dout, q, k, v, out, lse, dq, row, *inputs, *out.stride(), *dq.stride(), *sizes, **_options(q, alpha, tiles)
     )
     tiles = triton_tiles.keys_tiles(head_dim, q.dtype)
-    kernels.keys_kernel[(triton_tiles.cdiv(tokens, tiles.block_n), batch * heads)](
+    kernels.keys_kernel[(cdiv(tokens, tiles.block_n), batch * heads)](
         dout, q, k, v, lse, row, dk, dv, *inputs, *dk.stride(), *sizes, **_options(q, alpha, tiles)
     )
     return dq, dk, dv

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 
 import torch
+
+from esat_kernels._triton import cdiv, power_of_two
 
 SCORES_BLOCK = 32
 SCORES_WARPS = 4
@@ -21,19 +22,9 @@ class Tiles:
     num_stages: int
 
 
-def cdiv(a: int, b: int) -> int:
-    return -(-a // b)
-
-
 def padded(head_dim: int) -> int:
     """The head dimension as the matrix product sees it: a power of two of at least 16."""
-    return max(16, 1 << (head_dim - 1).bit_length())
-
-
-@functools.cache
-def multiprocessors(device: torch.device) -> int:
-    """Of a CUDA device; the interpreter counts as one."""
-    return torch.cuda.get_device_properties(device).multi_processor_count if device.type == "cuda" else 1
+    return max(16, power_of_two(head_dim))
 
 
 def forward_tiles(tokens: int, slices: int, head_dim: int, dtype: torch.dtype, multiprocessors: int) -> Tiles:

@@ -9,8 +9,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from esat_kernels import _dispatch
-from esat_kernels.crop import native, reference, reference_regions
+from esat_kernels import _device, _dispatch
+from esat_kernels.crop import native, reference, reference_regions, triton
 from esat_kernels.crop.geometry import Region, region_around
 
 PATCH = 16  # pixels a side
@@ -80,7 +80,7 @@ def crop_regions(
     out: float32, bfloat16 or float16 [B, (size / 16)^2, 768], rows adjacent in themselves; written as `crop_patches` does, normalised.
     Returns the regions, float64 [B, 3]: left, top, side in frame pixels (whole numbers).
     The pixels are OpenCV's, bit for bit. A box that is not finite or has no area gives a black crop and a region of NaN.
-    backend: "auto" or "reference". TypeError for dtypes, ValueError for shapes, devices and numbers.
+    backend: "auto", "triton" (unverified: no GPU has run it) or "reference". TypeError for dtypes, ValueError for shapes, devices and numbers.
     """
     _check_regions(frame, frame_size, boxes, out)
     _check_numbers(factor, size)
@@ -89,8 +89,10 @@ def crop_regions(
         raise ValueError(f"crop: size must be a multiple of {PATCH}, got {size}")
     if tuple(out.shape) != expected or out.stride(2) != 1 or out.stride(1) < expected[2]:
         raise ValueError(f"crop: out must be {expected} with rows adjacent in themselves, got {tuple(out.shape)}, strides {out.stride()}")
-    _dispatch.choose("crop", backend, {"reference": reference_regions.unsupported}, auto=("reference",))
-    return reference_regions.crop_regions(frame, frame_size, boxes, factor, size, PATCH, out, bgr, _SCALE, _BIAS)
+    candidates = {"triton": lambda: triton.unsupported(frame, boxes, out), "reference": reference_regions.unsupported}
+    chosen = _dispatch.choose("crop", backend, candidates, auto=(*_device.verified_backends(frame.device), "reference"))
+    kernel = triton if chosen == "triton" else reference_regions
+    return kernel.crop_regions(frame, frame_size, boxes, factor, size, PATCH, out, bgr, _SCALE, _BIAS)
 
 
 def _check_regions(frame: Tensor, frame_size: Tensor, boxes: Tensor, out: Tensor) -> None:

@@ -7,8 +7,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from esat_kernels import _dispatch
-from esat_kernels.decode import native, reference
+from esat_kernels import _device, _dispatch
+from esat_kernels.decode import native, reference, triton
 
 CLIP_MARGIN = 10  # pixels of the box that always stay inside the frame, and its smallest side
 
@@ -53,12 +53,18 @@ def advance_boxes(
     boxes: float64 [B, 4], x, y, w, h in pixels, OVERWRITTEN: the previous boxes become the decoded ones, clipped to the frame with a margin of
     10 pixels (public OSTrack: `map_box_back`, `clip_box`). frame_size: int32 [2], H and W.
     Returns the record float64 [B, 8]: box x, y, w, h, raw score, weighted score, side of the region, index of the chosen cell.
-    NaN in maps or regions becomes a box of NaN. backend: "auto" or "reference". TypeError for dtypes, ValueError for shapes and devices.
+    NaN in maps or regions becomes a box of NaN.
+    backend: "auto", "triton" (unverified: no GPU has run it) or "reference". TypeError for dtypes, ValueError for shapes and devices.
     """
     _check_maps(score_map, size_map, offset_map, window)
     _check_state(score_map, regions, boxes, frame_size, (size_map, offset_map, window))
-    _dispatch.choose("advance_boxes", backend, {"reference": lambda: reference.unsupported(score_map)}, auto=("reference",))
-    return reference.advance_boxes(score_map, size_map, offset_map, window, regions, boxes, frame_size, CLIP_MARGIN)
+    candidates = {
+        "triton": lambda: triton.unsupported(score_map, (size_map, offset_map, window, regions, boxes)),
+        "reference": lambda: reference.unsupported(score_map),
+    }
+    auto = (*_device.verified_backends(score_map.device), "reference")
+    kernel = triton if _dispatch.choose("advance_boxes", backend, candidates, auto) == "triton" else reference
+    return kernel.advance_boxes(score_map, size_map, offset_map, window, regions, boxes, frame_size, CLIP_MARGIN)
 
 
 def _check_maps(score_map: Tensor, size_map: Tensor, offset_map: Tensor, window: Tensor | None) -> None:

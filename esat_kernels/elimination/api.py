@@ -1,6 +1,7 @@
 """The public calls of candidate elimination.
 
-backend: "auto" (the C++ kernel for plain CPU tensors that need no gradient, else the reference), "cpu" or "reference".
+backend: "auto" (the C++ kernel for plain CPU tensors that need no gradient, else the reference), "cpu", "triton" (unverified: no GPU has run it)
+or "reference". Calls of the last two can be held by a CUDA graph.
 """
 
 from __future__ import annotations
@@ -8,10 +9,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from esat_kernels import _dispatch
-from esat_kernels.elimination import native, reference
-
-_AUTO = ("cpu", "reference")
+from esat_kernels import _device, _dispatch
+from esat_kernels.elimination import native, reference, triton
 
 
 def select_tokens(scores: Tensor, keep: int, backend: str = "auto") -> Tensor:
@@ -19,21 +18,46 @@ def select_tokens(scores: Tensor, keep: int, backend: str = "auto") -> Tensor:
 
     scores float [B, n], 1 <= keep <= n -> int64 [B, keep]. No gradient. ValueError for shapes or keep out of range.
     """
-    if scores.dim() != 2:
-        raise ValueError(f"select_tokens: scores must be [B, n], got {tuple(scores.shape)}")
-    if not 1 <= keep <= scores.shape[1]:
-        raise ValueError(f"select_tokens: keep must lie in [1, {scores.shape[1]}], got {keep}")
+    _check_selection(scores, keep, "select_tokens")
     scores = scores.detach()
-    candidates = {"cpu": lambda: native.unsupported_scores(scores), "reference": lambda: reference.unsupported(scores)}
-    chosen = _dispatch.choose("select_tokens", backend, candidates, _AUTO)
-    return (native if chosen == "cpu" else reference).select_tokens(scores, keep)
+    candidates = {
+        "cpu": lambda: native.unsupported_scores(scores),
+        "triton": lambda: triton.unsupported_scores(scores),
+        "reference": lambda: reference.unsupported(scores),
+    }
+    return _kernel(_dispatch.choose("select_tokens", backend, candidates, _auto(scores))).select_tokens(scores, keep)
+
+
+def eliminate_tokens(
+    scores: Tensor, keep: int, tokens: Tensor, attended: Tensor, num_template: int, backend: str = "auto"
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Selection and gathering of one layer's elimination together: `select_tokens`, and `gather_tokens` of two tensors.
+
+    scores float [B, n]; tokens [B, num_template + n, C] and attended [B, num_template + n, C'], of any dtypes (the residual stream and what
+    attention adds to it) -> kept int64 [B, keep], and both tensors [B, num_template + keep, ...]. Differentiable in tokens and attended.
+    backend: "auto", "triton" (one launch) or "reference". ValueError for shapes or keep out of range.
+    """
+    _check_selection(scores, keep, "eliminate_tokens")
+    for name, tensor in (("tokens", tokens), ("attended", attended)):
+        if tensor.dim() != 3 or tensor.shape[:2] != (scores.shape[0], num_template + scores.shape[1]):
+            expected = f"({scores.shape[0]}, {num_template + scores.shape[1]}, C)"
+            raise ValueError(f"eliminate_tokens: {name} must be {expected}, got {tuple(tensor.shape)}")
+    if num_template < 0:
+        raise ValueError(f"eliminate_tokens: num_template must not be negative, got {num_template}")
+    scores = scores.detach()
+    candidates = {
+        "triton": lambda: triton.unsupported_scores(scores) or triton.unsupported_tokens(tokens, attended),
+        "reference": lambda: reference.unsupported(scores),
+    }
+    chosen = _dispatch.choose("eliminate_tokens", backend, candidates, _auto(scores))
+    return (triton if chosen == "triton" else reference).eliminate_tokens(scores, keep, tokens, attended, num_template)
 
 
 def gather_tokens(tokens: Tensor, kept: Tensor, num_template: int, backend: str = "auto") -> Tensor:
     """The num_template first tokens and the search tokens at `kept`: [B, N, C], int64 [B, n] -> [B, num_template + n, C].
 
     Differentiable in tokens. ValueError for shapes, TypeError for dtypes; a position outside [0, N - num_template) is an IndexError
-    (PyTorch's RuntimeError from the reference).
+    (PyTorch's RuntimeError from the reference; "triton", which cannot raise, gives zeros).
     """
     _check(tokens, kept, "gather_tokens")
     if not 0 <= num_template <= tokens.shape[1]:
@@ -54,6 +78,13 @@ def scatter_tokens(tokens: Tensor, kept: Tensor, length: int, backend: str = "au
     return _choose(tokens, kept, "scatter_tokens", backend).scatter_tokens(tokens, kept, length)
 
 
+def _check_selection(scores: Tensor, keep: int, op: str) -> None:
+    if scores.dim() != 2:
+        raise ValueError(f"{op}: scores must be [B, n], got {tuple(scores.shape)}")
+    if not 1 <= keep <= scores.shape[1]:
+        raise ValueError(f"{op}: keep must lie in [1, {scores.shape[1]}], got {keep}")
+
+
 def _check(tokens: Tensor, kept: Tensor, op: str) -> None:
     if tokens.dim() != 3 or kept.dim() != 2 or tokens.shape[0] != kept.shape[0]:
         raise ValueError(f"{op}: expected tokens [B, N, C] and kept [B, n], got {tuple(tokens.shape)} and {tuple(kept.shape)}")
@@ -62,5 +93,17 @@ def _check(tokens: Tensor, kept: Tensor, op: str) -> None:
 
 
 def _choose(tokens: Tensor, kept: Tensor, op: str, backend: str):  # type: ignore[no-untyped-def]
-    candidates = {"cpu": lambda: native.unsupported_tokens(tokens, kept), "reference": lambda: reference.unsupported(tokens)}
-    return native if _dispatch.choose(op, backend, candidates, _AUTO) == "cpu" else reference
+    candidates = {
+        "cpu": lambda: native.unsupported_tokens(tokens, kept),
+        "triton": lambda: triton.unsupported_tokens(tokens),
+        "reference": lambda: reference.unsupported(tokens),
+    }
+    return _kernel(_dispatch.choose(op, backend, candidates, _auto(tokens)))
+
+
+def _auto(tensor: Tensor) -> tuple[str, ...]:
+    return (*_device.verified_backends(tensor.device), "cpu", "reference")
+
+
+def _kernel(chosen: str):  # type: ignore[no-untyped-def]
+    return {"cpu": native, "triton": triton, "reference": reference}[chosen]

@@ -28,3 +28,9 @@ def scatter_tokens(tokens: Tensor, kept: Tensor, length: int) -> Tensor:
     """Kept tokens back at their places, zeros elsewhere: [B, n, C], [B, n] -> [B, length, C]."""
     out = tokens.new_zeros(tokens.shape[0], length, tokens.shape[-1])
     return out.scatter(1, kept.unsqueeze(-1).expand_as(tokens), tokens)
+
+
+def eliminate_tokens(scores: Tensor, keep: int, tokens: Tensor, attended: Tensor, num_template: int) -> tuple[Tensor, Tensor, Tensor]:
+    """The selection, and both tensors' template tokens and kept search tokens."""
+    kept = select_tokens(scores, keep)
+    return kept, gather_tokens(tokens, kept, num_template), gather_tokens(attended, kept, num_template)

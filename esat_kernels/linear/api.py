@@ -7,8 +7,8 @@ import math
 import torch
 from torch import Tensor
 
-from esat_kernels import _dispatch
-from esat_kernels.linear import reference
+from esat_kernels import _device, _dispatch
+from esat_kernels.linear import reference, triton
 
 _DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
@@ -31,13 +31,15 @@ def linear(
     The product's operands are rounded to weight's dtype and summed in float32; statistics, bias, activation and residual are float32.
     x, weight, bias, residual: float32, bfloat16 or float16, each its own, rows adjacent in themselves.
     dtype of the result: by default the residual's, without one x's.
-    backend: "auto" or "reference". ValueError for shapes, devices and numbers, TypeError for dtypes.
+    backend: "auto", "triton" (unverified: no GPU has run it; no gradient) or "reference".
+    ValueError for shapes, devices and numbers, TypeError for dtypes.
     """
     _check(x, weight, bias, norm_eps, activation, residual, dtype)
     if dtype is None:
         dtype = x.dtype if residual is None else residual.dtype
-    _dispatch.choose("linear", backend, {"reference": lambda: reference.unsupported(x)}, auto=("reference",))
-    return reference.linear(x, weight, bias, norm_eps, activation, residual, dtype)
+    candidates = {"triton": lambda: triton.unsupported(x, weight, bias, residual), "reference": lambda: reference.unsupported(x)}
+    chosen = _dispatch.choose("linear", backend, candidates, auto=(*_device.verified_backends(x.device), "reference"))
+    return (triton if chosen == "triton" else reference).linear(x, weight, bias, norm_eps, activation, residual, dtype)
 
 
 def _check(

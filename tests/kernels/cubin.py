@@ -9,7 +9,7 @@ import subprocess
 import tempfile
 from collections import Counter
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 FLOATS = {"alpha": "fp32", "beta": "fp32", "delta": "fp32", "scale": "fp32"}
 FLOAT32_POINTERS = ("lse_ptr", "row_ptr", "scores_ptr")
@@ -66,31 +66,48 @@ def _run(tool: str, *arguments: object) -> str:
     return subprocess.run([path, *map(str, arguments)], check=True, capture_output=True, text=True).stdout
 
 
+class Compiled(NamedTuple):
+    """Facts of a Triton kernel, the shared bytes that it asks for, and its PTX."""
+
+    facts: Kernel
+    shared: int
+    ptx: str
+
+
 def compile_triton(
-    kernel: Any, architecture: int, dtype: str, constants: dict[str, Any], num_warps: int, num_stages: int
-) -> tuple[Kernel, int]:
-    """Facts of a Triton kernel and the shared bytes that it asks for, compiled as for packed inputs: unit inner strides, 16-byte alignment."""
+    kernel: Any,
+    architecture: int,
+    dtype: str,
+    constants: dict[str, Any],
+    num_warps: int,
+    num_stages: int,
+    types: dict[str, str] | None = None,
+    fp_fusion: bool = True,
+) -> Compiled:
+    """A Triton kernel compiled as for packed inputs: unit inner strides, 16-byte alignment.
+
+    types: of arguments that are not what their name says: pointers to `dtype`, strides and sizes i32. constants: compile-time arguments, and
+    others that the launch would make constant.
+    """
     import triton
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
 
+    given = {**FLOATS, **dict.fromkeys(FLOAT32_POINTERS, "*fp32"), **(types or {})}
     signature, constexprs, attributes = {}, dict(constants), {}
     for index, name in enumerate(kernel.arg_names):
+        signature[name] = given.get(name, f"*{dtype}" if name.endswith("_ptr") else "i32")
         if name in constants:
             signature[name] = "constexpr"
         elif name.endswith("_ptr"):
-            signature[name] = "*fp32" if name in FLOAT32_POINTERS else f"*{dtype}"
             attributes[(index,)] = [["tt.divisibility", 16]]
         elif name.endswith("stride_d"):
             signature[name] = "constexpr"
             constexprs[name] = 1
         elif "stride" in name:
-            signature[name] = "i32"
             attributes[(index,)] = [["tt.divisibility", 16]]
-        else:
-            signature[name] = FLOATS.get(name, "i32")
     source = ASTSource(kernel, signature, constexprs=constexprs, attrs=attributes)
-    options = {"num_warps": num_warps, "num_stages": num_stages, "enable_fp_fusion": True}
+    options = {"num_warps": num_warps, "num_stages": num_stages, "enable_fp_fusion": fp_fusion}
     compiled = triton.compile(source, target=GPUTarget("cuda", architecture, 32), options=options)
     (facts,) = inspect(compiled.asm["cubin"]).values()
-    return facts, compiled.metadata.shared
+    return Compiled(facts, compiled.metadata.shared, compiled.asm["ptx"])

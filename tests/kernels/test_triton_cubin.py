@@ -26,7 +26,7 @@ def _triton():
 
 def _compile(kernel, architecture, dtype, head_dim, tiles, **constants):
     shape = {"HEAD_DIM": head_dim, "BLOCK_D": triton_tiles.padded(head_dim), "BLOCK_M": tiles.block_m, "BLOCK_N": tiles.block_n}
-    facts, shared = cubin.compile_triton(
+    facts, shared, _ = cubin.compile_triton(
         kernel, architecture, dtype, {**shape, "ATTRACT": True, **constants}, tiles.num_warps, tiles.num_stages
     )
     assert shared <= cubin.SHARED_LIMIT[architecture]
@@ -85,5 +85,5 @@ def test_elimination_scores(architecture):
     from esat_kernels.attention.triton_forward import scores_kernel
 
     constants = {"HEAD_DIM": 64, "BLOCK_D": 64, "BLOCK_N": triton_tiles.SCORES_BLOCK}
-    facts, _ = cubin.compile_triton(scores_kernel, architecture, "bf16", constants, triton_tiles.SCORES_WARPS, 3)
-    assert facts.stack == 0
+    compiled = cubin.compile_triton(scores_kernel, architecture, "bf16", constants, triton_tiles.SCORES_WARPS, 3)
+    assert compiled.facts.stack == 0

@@ -19,9 +19,9 @@ BFLOAT16, FLOAT16, FLOAT32 = torch.bfloat16, torch.float16, torch.float32
 TOKENS = [720, 548, 427, 343, 320, 244, 190, 153, 719, 721, 1, 15, 16, 17, 63, 64, 65, 79, 80, 81]
 
 if INTERPRETED:
-    from tests.kernels.interpreter import enable_bfloat16
+    from tests.kernels.interpreter import compute_as_a_gpu
 
-    enable_bfloat16()
+    compute_as_a_gpu()
 
 
 @pytest.fixture(autouse=True)

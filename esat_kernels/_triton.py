@@ -1,0 +1,58 @@
+"""What the Triton backends of all operations share: whether they can run here, and on which device."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import os
+from importlib.util import find_spec
+
+import torch
+from torch import Tensor
+
+from esat_kernels import _device
+
+
+def interpreted() -> bool:
+    """Whether Triton's interpreter runs the kernels, on CPU tensors."""
+    return os.environ.get("TRITON_INTERPRET") == "1"
+
+
+def available() -> str | None:
+    """None if Triton kernels can run here, else why not."""
+    if find_spec("triton") is None:
+        return "Triton is not installed"
+    return None if interpreted() else _device.cuda_unavailable()
+
+
+def unsupported(*tensors: Tensor, differentiable: bool = False) -> str | None:
+    """Why kernels, which have no gradient unless `differentiable`, cannot take these tensors, or None."""
+    reason = available()
+    if reason is not None:
+        return reason
+    for tensor in tensors:
+        if tensor.device.type != "cuda" and not interpreted():
+            return f"the input must be on a CUDA device, got {tensor.device}"
+        if not differentiable and tensor.requires_grad and torch.is_grad_enabled():
+            return "this kernel has no gradient"
+    return None
+
+
+def on_device_of(tensor: Tensor) -> contextlib.AbstractContextManager[object]:
+    """Triton launches on the current device: make it the tensor's."""
+    return torch.cuda.device(tensor.device) if tensor.device.type == "cuda" else contextlib.nullcontext()
+
+
+@functools.cache
+def multiprocessors(device: torch.device) -> int:
+    """Of a CUDA device; the interpreter counts as one."""
+    return torch.cuda.get_device_properties(device).multi_processor_count if device.type == "cuda" else 1
+
+
+def cdiv(a: int, b: int) -> int:
+    return -(-a // b)
+
+
+def power_of_two(n: int) -> int:
+    """The smallest power of two that is at least n."""
+    return 1 << (n - 1).bit_length()

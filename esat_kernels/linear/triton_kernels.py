@@ -1,0 +1,117 @@
+# mypy: disallow-untyped-defs=False
+# ruff: noqa: N803  (the compile-time arguments of a Triton kernel are written in capitals)
+"""activation(norm(x) weight^T + bias) + residual in Triton. Sums are float32; where the inner dimension is split, its parts meet in a fixed order."""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+SQRT_HALF = tl.constexpr(0.7071067811865476)
+
+
+@triton.jit
+def _statistics(x, inner, eps, BLOCK_M: tl.constexpr, BLOCK_K: tl.constexpr):
+    """Mean and 1 / sqrt(variance + eps) of the rows at the pointers x [BLOCK_M]: one pass, tiles merged by Chan's rule, nothing cancels."""
+    mean, squares = tl.zeros([BLOCK_M], tl.float32), tl.zeros([BLOCK_M], tl.float32)
+    for first in range(0, inner, BLOCK_K):
+        column = first + tl.arange(0, BLOCK_K)
+        inside = column[None, :] < inner
+        tile = tl.load(x[:, None] + column[None, :], mask=inside, other=0.0).to(tl.float32)
+        count = tl.minimum(inner - first, BLOCK_K).to(tl.float32)
+        tile_mean = tl.sum(tile, 1) / count
+        centred = tl.where(inside, tile - tile_mean[:, None], 0.0)
+        shift, share = tile_mean - mean, count / (first + count)
+        squares += tl.sum(centred * centred, 1) + shift * shift * (first * share)
+        mean += shift * share
+    return mean, tl.rsqrt(squares / inner + eps)
+
+
+@triton.jit(do_not_specialize=["rows"])
+def normalise_kernel(x_ptr, out_ptr, x_stride_m, rows, inner, eps, BLOCK_M: tl.constexpr, BLOCK_K: tl.constexpr):
+    """Grid (cdiv(rows, BLOCK_M),): (x - mean) / sqrt(variance + eps) of each row, [rows, inner] contiguous."""
+    row = tl.program_id(0) * BLOCK_M + tl.arange(0, BLOCK_M)
+    x = x_ptr + tl.minimum(row, rows - 1).to(tl.int64) * x_stride_m
+    mean, scale = _statistics(x, inner, eps, BLOCK_M, BLOCK_K)
+    for first in range(0, inner, BLOCK_K):
+        column = first + tl.arange(0, BLOCK_K)
+        tile = tl.load(x[:, None] + column[None, :], mask=column[None, :] < inner, other=0.0).to(tl.float32)
+        out = (tile - mean[:, None]) * scale[:, None]
+        inside = (row[:, None] < rows) & (column[None, :] < inner)
+        tl.store(out_ptr + row.to(tl.int64)[:, None] * inner + column[None, :], out.to(out_ptr.dtype.element_ty), mask=inside)
+
+
+@triton.jit
+def _finish(sums, bias_ptr, residual_ptr, out_ptr, row, column, rows, columns, residual_stride_m, ACTIVATION: tl.constexpr):
+    """Bias, activation and residual in float32, rounded once into out [rows, columns] contiguous."""
+    inside = (row[:, None] < rows) & (column[None, :] < columns)
+    if bias_ptr is not None:
+        sums += tl.load(bias_ptr + column, mask=column < columns, other=0.0).to(tl.float32)[None, :]
+    if ACTIVATION == "gelu":
+        sums = 0.5 * sums * (1.0 + tl.erf(sums * SQRT_HALF))
+    elif ACTIVATION == "relu":
+        sums = tl.where(sums < 0.0, 0.0, sums)  # NaN stays
+    row = row.to(tl.int64)[:, None]
+    if residual_ptr is not None:
+        sums += tl.load(residual_ptr + row * residual_stride_m + column[None, :], mask=inside, other=0.0).to(tl.float32)
+    tl.store(out_ptr + row * columns + column[None, :], sums.to(out_ptr.dtype.element_ty), mask=inside)
+
+
+@triton.jit(do_not_specialize=["rows"])
+def product_kernel(
+    x_ptr, weight_ptr, bias_ptr, residual_ptr, out_ptr, x_stride_m, weight_stride_n, residual_stride_m, rows, inner, columns, eps,
+    NORM: tl.constexpr, ACTIVATION: tl.constexpr, SPLITS: tl.constexpr, WHOLE_K: tl.constexpr,
+    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
+):  # fmt: skip
+    """Grid (cdiv(rows, BLOCK_M) * cdiv(columns, BLOCK_N), SPLITS). Programs that follow each other share a tile of the weight.
+
+    SPLITS == 1: out is the result. Otherwise out is float32 [SPLITS, rows, columns], the parts' sums, for `sum_kernel` to finish.
+    WHOLE_K: inner is a multiple of BLOCK_K.
+    """
+    row_tiles = tl.cdiv(rows, BLOCK_M)
+    row = (tl.program_id(0) % row_tiles) * BLOCK_M + tl.arange(0, BLOCK_M)
+    column = (tl.program_id(0) // row_tiles) * BLOCK_N + tl.arange(0, BLOCK_N)
+    # Rows and columns beyond the last repeat it: no masks in the loop, and they are not stored.
+    x = x_ptr + tl.minimum(row, rows - 1).to(tl.int64) * x_stride_m
+    weight = weight_ptr + tl.minimum(column, columns - 1).to(tl.int64) * weight_stride_n
+    if NORM:
+        mean, scale = _statistics(x, inner, eps, BLOCK_M, BLOCK_K)
+    part = tl.cdiv(tl.cdiv(inner, BLOCK_K), SPLITS) * BLOCK_K
+    start = tl.program_id(1) * part
+    sums = tl.zeros([BLOCK_M, BLOCK_N], tl.float32)
+    for first in range(start, tl.minimum(start + part, inner), BLOCK_K):
+        k = first + tl.arange(0, BLOCK_K)
+        if WHOLE_K:
+            x_tile = tl.load(x[:, None] + k[None, :])
+            weight_tile = tl.load(weight[None, :] + k[:, None])
+        else:
+            x_tile = tl.load(x[:, None] + k[None, :], mask=k[None, :] < inner, other=0.0)
+            weight_tile = tl.load(weight[None, :] + k[:, None], mask=k[:, None] < inner, other=0.0)
+        if NORM:
+            x_tile = (x_tile.to(tl.float32) - mean[:, None]) * scale[:, None]
+            if not WHOLE_K:
+                x_tile = tl.where(
+                    k[None, :] < inner, x_tile, 0.0
+                )  # may be infinite in float16, and the weight's zero there would make it NaN
+        sums = tl.dot(x_tile.to(weight_tile.dtype), weight_tile, sums, input_precision="ieee")
+    if SPLITS == 1:
+        _finish(sums, bias_ptr, residual_ptr, out_ptr, row, column, rows, columns, residual_stride_m, ACTIVATION)
+    else:
+        out_ptr += tl.program_id(1).to(tl.int64) * rows * columns
+        _finish(sums, None, None, out_ptr, row, column, rows, columns, 0, None)
+
+
+@triton.jit(do_not_specialize=["rows"])
+def sum_kernel(
+    parts_ptr, bias_ptr, residual_ptr, out_ptr, residual_stride_m, rows, columns,
+    ACTIVATION: tl.constexpr, SPLITS: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
+):  # fmt: skip
+    """Grid (cdiv(rows, BLOCK_M), cdiv(columns, BLOCK_N)): the parts float32 [SPLITS, rows, columns] in their order, and what follows the product."""
+    row = tl.program_id(0) * BLOCK_M + tl.arange(0, BLOCK_M)
+    column = tl.program_id(1) * BLOCK_N + tl.arange(0, BLOCK_N)
+    inside = (row[:, None] < rows) & (column[None, :] < columns)
+    at = row.to(tl.int64)[:, None] * columns + column[None, :]
+    sums = tl.zeros([BLOCK_M, BLOCK_N], tl.float32)
+    for part in tl.static_range(SPLITS):
+        sums += tl.load(parts_ptr + part * rows.to(tl.int64) * columns + at, mask=inside, other=0.0)
+    _finish(sums, bias_ptr, residual_ptr, out_ptr, row, column, rows, columns, residual_stride_m, ACTIVATION)

@@ -1,0 +1,114 @@
+"""Launch shapes of the Triton products: a pure function of shape, dtypes and device, nothing is tuned at first use.
+
+Devices that `python -m benchmarks.gpu.tune` has measured have a table in `esat_kernels/tuned`; others get the tiles that the estimate below
+finds cheapest. Its constants are those of an H100's data sheet; no GPU has confirmed them yet.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+import torch
+
+from esat_kernels import _tuned
+from esat_kernels._triton import cdiv
+
+SUM_BLOCK_M, SUM_BLOCK_N, SUM_WARPS = 4, 256, 4
+NORMALISE_BLOCK_M, NORMALISE_BLOCK_K, NORMALISE_WARPS = 4, 256, 4
+
+# Estimates for one multiprocessor, by cycle.
+_FLOPS = 2900  # of the 16-bit matrix units, as far as tiles keep them busy
+_SHARED_BYTES = 24  # from L2 when all multiprocessors read
+_OWN_BYTES = 64  # from L2 at most
+_BLOCK_CYCLES = 1500  # filling the pipeline, epilogue
+_LAUNCH_CYCLES = 2500  # a further kernel
+_SHARED_MEMORY = 160 * 1024  # bytes that a block may take on sm_80 and sm_90
+
+
+@dataclasses.dataclass(frozen=True)
+class Tiles:
+    """Rows, columns and inner elements of a tile (powers of two), parts of the inner dimension, warps, depth of the software pipeline."""
+
+    block_m: int
+    block_n: int
+    block_k: int
+    splits: int
+    num_warps: int
+    num_stages: int
+
+    def shared_bytes(self, x_size: int, weight_size: int) -> int:
+        """What the pipeline's stages hold, for elements of these bytes."""
+        return self.num_stages * self.block_k * (self.block_m * x_size + self.block_n * weight_size)
+
+
+_HALF = (
+    Tiles(128, 256, 64, 1, 8, 3),
+    Tiles(128, 128, 64, 1, 8, 3),
+    Tiles(128, 64, 64, 1, 4, 4),
+    Tiles(64, 128, 64, 1, 4, 4),
+    Tiles(64, 64, 64, 1, 4, 4),
+    Tiles(32, 128, 64, 1, 4, 4),
+    Tiles(32, 64, 64, 1, 4, 4),
+    Tiles(16, 64, 128, 1, 4, 4),
+)
+_FULL = (Tiles(64, 64, 16, 1, 8, 3), Tiles(32, 64, 16, 1, 4, 3), Tiles(16, 32, 32, 1, 4, 3))
+_SPLITS = (1, 2, 3, 4, 6)
+
+
+def candidates(inner: int, x_dtype: torch.dtype, weight_dtype: torch.dtype) -> list[Tiles]:
+    """All tiles that may be chosen for an inner dimension and operands of these dtypes."""
+    shapes = _FULL if weight_dtype == torch.float32 else _HALF
+    fitting = [tiles for tiles in shapes if tiles.shared_bytes(x_dtype.itemsize, weight_dtype.itemsize) <= _SHARED_MEMORY]
+    return [
+        dataclasses.replace(tiles, splits=splits)
+        for tiles in fitting
+        for splits in _SPLITS
+        if splits == 1 or inner >= 4 * splits * tiles.block_k
+    ]
+
+
+def estimated_cycles(
+    tiles: Tiles, rows: int, inner: int, columns: int, x_dtype: torch.dtype, weight_dtype: torch.dtype, multiprocessors: int
+) -> float:
+    """The largest of three ceilings, matrix units, L2 as a whole and one multiprocessor's share of it, and what every block and launch costs."""
+    blocks = cdiv(rows, tiles.block_m) * cdiv(columns, tiles.block_n) * tiles.splits
+    waves = cdiv(blocks, multiprocessors)
+    steps = cdiv(cdiv(inner, tiles.block_k), tiles.splits)
+    flops = 2 * tiles.block_m * tiles.block_n * tiles.block_k * steps
+    read = steps * tiles.shared_bytes(x_dtype.itemsize, weight_dtype.itemsize) // tiles.num_stages
+    cycles = (
+        max(waves * flops / _FLOPS, blocks * read / (_SHARED_BYTES * multiprocessors), waves * read / _OWN_BYTES) + waves * _BLOCK_CYCLES
+    )
+    if tiles.splits > 1:
+        moved = 2 * 4 * tiles.splits * rows * columns
+        cycles += _LAUNCH_CYCLES + moved / (_SHARED_BYTES * multiprocessors)
+    return cycles
+
+
+def product_tiles(
+    rows: int, inner: int, columns: int, x_dtype: torch.dtype, weight_dtype: torch.dtype, multiprocessors: int, device: str = ""
+) -> Tiles:
+    """Tiles for x [rows, inner] and weight [columns, inner]: the device's measured ones if there are any, else the cheapest estimate."""
+    measured = _tuned.find(device, "linear", shape_key(rows, inner, columns, x_dtype, weight_dtype))
+    if measured is not None:
+        return Tiles(*measured)
+    return min(
+        candidates(inner, x_dtype, weight_dtype),
+        key=lambda tiles: estimated_cycles(tiles, rows, inner, columns, x_dtype, weight_dtype, multiprocessors),
+    )
+
+
+def shape_key(rows: int, inner: int, columns: int, x_dtype: torch.dtype, weight_dtype: torch.dtype) -> str:
+    """How a problem is named in a device's table."""
+    names = (str(dtype).removeprefix("torch.") for dtype in (x_dtype, weight_dtype))
+    return f"{rows}x{inner}x{columns} {' '.join(names)}"
+
+
+def fuse_norm(
+    rows: int, inner: int, columns: int, tiles: Tiles, x_dtype: torch.dtype, weight_dtype: torch.dtype, multiprocessors: int
+) -> bool:
+    """Whether each tile computes its rows' statistics itself: it saves a launch, but every column of tiles reads x twice and unrounded."""
+    column_tiles = cdiv(columns, tiles.block_n)
+    repeated = rows * inner * column_tiles * (2 * x_dtype.itemsize - weight_dtype.itemsize)
+    separate = rows * inner * (x_dtype.itemsize + weight_dtype.itemsize)
+    return (repeated - separate) / (_SHARED_BYTES * multiprocessors) < _LAUNCH_CYCLES

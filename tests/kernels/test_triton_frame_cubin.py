@@ -1,0 +1,125 @@
+"""Machine code for sm_80 and sm_90 of the kernels around attention: crop, elimination, the step to the next boxes, products."""
+
+from __future__ import annotations
+
+import importlib.util
+
+import pytest
+import torch
+
+from esat_kernels.crop import triton as crop
+from esat_kernels.decode import triton as decode
+from esat_kernels.elimination import triton as elimination
+from esat_kernels.linear import triton_tiles
+from tests.kernels import cubin
+from tests.require import require
+
+pytestmark = [pytest.mark.cubin, pytest.mark.parametrize("architecture", [80, 90])]
+
+DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
+MULTIPROCESSORS = {80: 108, 90: 132}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _triton():
+    require("triton", None if importlib.util.find_spec("triton") else "Triton is not installed")
+    require("triton", None if cubin.find_tool("cuobjdump") else "no cuobjdump")
+
+
+def compiled(kernel, architecture, constants, num_warps, num_stages=3, dtype="bf16", types=None, fp_fusion=True):
+    found = cubin.compile_triton(kernel, architecture, dtype, constants, num_warps, num_stages, types, fp_fusion)
+    assert found.shared <= cubin.SHARED_LIMIT[architecture]
+    assert found.facts.stack == 0, "registers spill"
+    assert found.facts.instructions["LDL"] + found.facts.instructions["STL"] == 0
+    assert found.facts.registers * num_warps * 32 <= 65536
+    return found
+
+
+def test_crop(architecture):
+    from esat_kernels.crop.triton_kernel import crop_kernel
+
+    types = {"frame_ptr": "*u8", "frame_size_ptr": "*i32", "boxes_ptr": "*fp64", "regions_ptr": "*fp64", "frame_bytes": "i64"}
+    types |= {f"{name}_{channel}": "fp32" for name in ("scale", "bias") for channel in range(3)}
+    constants = {"FACTOR": 4.1, "LARGEST_SIDE": 2**40, "SIZE": 384, "PATCH": 16, "REVERSE": True, "boxes_stride_b": 4, "boxes_stride_x": 1}
+    for dtype in ("bf16", "fp32"):
+        found = compiled(crop_kernel, architecture, constants, crop.WARPS, dtype=dtype, types=types, fp_fusion=False)
+        # As many roundings as in geometry.py: a whole double as factor, exact square root and division, no fused step in float64.
+        assert "0d4010666666666666" in found.ptx.lower()
+        assert "sqrt.rn.f64" in found.ptx
+        assert "div.rn.f64" in found.ptx
+        assert "fma.rn.f64" not in found.ptx
+        pixels = 16 * 16 // (32 * crop.WARPS)
+        assert found.facts.instructions["LDG"] >= 3 * 4 * pixels  # three channels of four neighbours
+
+
+def test_the_step_to_the_next_boxes(architecture):
+    from esat_kernels.decode.triton_kernel import advance_kernel
+
+    types = {"regions_ptr": "*fp64", "boxes_ptr": "*fp64", "frame_size_ptr": "*i32", "record_ptr": "*fp64", "window_ptr": "*fp32"}
+    for side in (16, 24, decode.LARGEST_MAP):
+        constants = {"MARGIN": 10, "SIDE": side, "BLOCK": 1 << (side * side - 1).bit_length(), "boxes_stride_b": 4, "boxes_stride_x": 1}
+        found = compiled(advance_kernel, architecture, constants, decode.warps(side), dtype="fp32", types=types, fp_fusion=False)
+        assert "div.rn.f32" in found.ptx
+        assert "fma.rn.f64" not in found.ptx
+
+
+@pytest.mark.parametrize("block", [256, 1024, elimination.LARGEST_COUNT])
+def test_selection(architecture, block):
+    from esat_kernels.elimination.triton_kernels import eliminate_kernel, select_kernel
+
+    pointers = {"kept_ptr": "*i64", "scores_ptr": "*fp32"}
+    constants = {"scores_stride_n": 1, "BLOCK": block}
+    compiled(select_kernel, architecture, constants, elimination.WARPS, types=pointers)
+    streams = {"first_ptr": "*fp32", "first_out_ptr": "*fp32"}
+    constants |= {"first_stride_c": 1, "second_stride_c": 1, "ROWS": elimination.eliminate_rows(block), "BLOCK_C": elimination.BLOCK_C}
+    compiled(eliminate_kernel, architecture, constants, elimination.WARPS, types=pointers | streams)
+
+
+@pytest.mark.parametrize("dtype", ["bf16", "fp32", "i8"])
+def test_gather_and_scatter(architecture, dtype):
+    from esat_kernels.elimination.triton_kernels import gather_kernel, scatter_kernel
+
+    shape = {"ROWS": elimination.ROWS, "BLOCK_C": elimination.BLOCK_C, "tokens_stride_c": 1}
+    pointers = {"kept_ptr": "*i64"}
+    compiled(gather_kernel, architecture, shape, elimination.WARPS, dtype=dtype, types=pointers)
+    compiled(scatter_kernel, architecture, {**shape, "BLOCK_N": elimination.BLOCK_N}, elimination.WARPS, dtype=dtype, types=pointers)
+
+
+def product(architecture, tiles, stream, dtype, **changes):
+    """The product with everything around it; `stream` is the dtype of x and the residual."""
+    from esat_kernels.linear.triton_kernels import product_kernel
+
+    constants = {"NORM": False, "ACTIVATION": "gelu", "SPLITS": tiles.splits, "WHOLE_K": True}
+    constants |= {"BLOCK_M": tiles.block_m, "BLOCK_N": tiles.block_n, "BLOCK_K": tiles.block_k, **changes}
+    types = {"x_ptr": f"*{stream}", "residual_ptr": "*fp32", "bias_ptr": "*fp32", "eps": "fp32"}
+    types["out_ptr"] = "*fp32" if tiles.splits > 1 else f"*{dtype}"
+    found = compiled(product_kernel, architecture, constants, tiles.num_warps, tiles.num_stages, dtype, types)
+    matrix = found.facts.instructions["HMMA"] + found.facts.instructions["HGMMA"]
+    assert (matrix > 0) == (dtype != "fp32")
+    return found
+
+
+@pytest.mark.parametrize(("stream", "dtype"), [("bf16", "bf16"), ("fp32", "bf16"), ("fp32", "fp32")])
+def test_every_tile_of_the_product(architecture, stream, dtype):
+    for tiles in triton_tiles.candidates(768, DTYPES[stream], DTYPES[dtype]):
+        if tiles.splits == 1:
+            product(architecture, tiles, stream, dtype)
+
+
+def test_fused_statistics_ragged_and_split_products(architecture):
+    chosen = triton_tiles.product_tiles(1, 768, 2304, torch.float32, torch.bfloat16, MULTIPROCESSORS[architecture])
+    product(architecture, chosen, "fp32", "bf16", NORM=True)
+    product(architecture, chosen, "fp32", "bf16", NORM=True, WHOLE_K=False)
+    split = triton_tiles.product_tiles(343, 3072, 768, torch.bfloat16, torch.bfloat16, MULTIPROCESSORS[architecture])
+    assert split.splits > 1
+    product(architecture, split, "bf16", "bf16", ACTIVATION=None)
+
+
+def test_sum_and_normalise(architecture):
+    from esat_kernels.linear.triton_kernels import normalise_kernel, sum_kernel
+
+    constants = {"ACTIVATION": "gelu", "SPLITS": 4, "BLOCK_M": triton_tiles.SUM_BLOCK_M, "BLOCK_N": triton_tiles.SUM_BLOCK_N}
+    compiled(sum_kernel, architecture, constants, triton_tiles.SUM_WARPS, dtype="fp32")
+    constants = {"BLOCK_M": triton_tiles.NORMALISE_BLOCK_M, "BLOCK_K": triton_tiles.NORMALISE_BLOCK_K}
+    types = {"x_ptr": "*fp32", "eps": "fp32"}
+    compiled(normalise_kernel, architecture, constants, triton_tiles.NORMALISE_WARPS, types=types)
