@@ -89,9 +89,9 @@ class GpuNetwork:
                 attended, scores = self._attend(qkv, eliminate)
             if eliminate:
                 with record_function("elimination"):
-                    chosen = esat_kernels.select_tokens(scores, keep, backend=self.kernels.others)
-                    attended = esat_kernels.gather_tokens(attended, chosen, first, backend=self.kernels.others)
-                    tokens = esat_kernels.gather_tokens(tokens, chosen, first, backend=self.kernels.others)
+                    chosen, tokens, attended = esat_kernels.eliminate_tokens(
+                        scores, keep, tokens, attended, first, backend=self.kernels.others
+                    )
                     kept = chosen if kept is None else kept.gather(1, chosen)
             last = index == len(layers) - 1
             if last:  # the head reads search tokens only
