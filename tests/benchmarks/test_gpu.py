@@ -79,7 +79,7 @@ def run(monkeypatch, tmp_path):
         monkeypatch.setattr(command, "PARTS", parts)
         monkeypatch.setattr(sys, "argv", ["gpu", "--output", str(tmp_path), *arguments])
         code = command.main()
-        return code, {path.stem.removeprefix("gpu_"): json.loads(path.read_text()) for path in tmp_path.iterdir()}
+        return code, {path.stem.removeprefix("gpu_"): json.loads(path.read_text()) for path in tmp_path.glob("*.json")}
 
     return call
 

@@ -194,7 +194,7 @@ def test_every_wait_is_needed(in_order, ignored):
     def wrong(policy):
         try:
             return _follow(LateStreams(policy, [ignored]), 20) != in_order
-        except AssertionError:  # a result was read before there was one
+        except (AssertionError, ZeroDivisionError):  # a result was read before there was one
             return True
 
     assert any(wrong(policy) for policy in POLICIES)
