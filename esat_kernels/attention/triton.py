@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from esat_kernels import _triton
+from esat_kernels import _triton, _tuned
 from esat_kernels._triton import available as available
 from esat_kernels._triton import cdiv, multiprocessors
 from esat_kernels.attention import gpu_checks, triton_tiles
@@ -54,7 +54,16 @@ def _options(q: Tensor, alpha: float, tiles: Tiles) -> dict[str, Any]:
 
 
 def forward(
-    q: Tensor, k: Tensor, v: Tensor, alpha: float, beta: float, delta: float, scale: float, num_template: int, template_token: int
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    alpha: float,
+    beta: float,
+    delta: float,
+    scale: float,
+    num_template: int,
+    template_token: int,
+    tiles: Tiles | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """out [B, H, N, D] (stored as [B, N, H, D]), scores float32 [B, N - num_template] ([B, 0] if template_token < 0), lse float32 [B, H, N]."""
     from esat_kernels.attention import triton_forward as kernels
@@ -62,7 +71,9 @@ def forward(
     batch, heads, tokens, head_dim = q.shape
     out = _empty_out(q)
     lse = q.new_empty((batch, heads, tokens), dtype=torch.float32)
-    tiles = triton_tiles.forward_tiles(tokens, batch * heads, head_dim, q.dtype, multiprocessors(q.device))
+    if tiles is None:
+        device = _tuned.device_name(q.device)
+        tiles = triton_tiles.forward_tiles(tokens, batch * heads, head_dim, q.dtype, multiprocessors(q.device), device)
     kernels.forward_kernel[(cdiv(tokens, tiles.block_m), batch * heads)](
         q, k, v, out, lse, *q.stride(), *k.stride(), *v.stride(), *out.stride(), heads, tokens, alpha, beta, delta, scale,
         REPEL=beta * delta > 0, **_options(q, alpha, tiles),

@@ -14,6 +14,28 @@ import triton.language as tl
 from esat_kernels.attention.triton_forward import LOG2E, attraction, load_tile, squared_norm
 
 
+@triton.jit
+def _gradients(
+    rows, columns, row_values, column_values, key_norm, row_norm, column_norm, lse, row, alpha, beta, delta, scale, ATTRACT: tl.constexpr
+):
+    """P, dS and G f of a tile [R, C], whichever way round it lies: rows and columns are q and k, row_values and column_values dout and v, or
+    both the other way; row_norm and column_norm are |rows|^2, |columns|^2; key_norm, lse (+ beta delta |q|^2) and row broadcast to the tile.
+    """
+    product = tl.dot(rows, tl.trans(columns), input_precision="ieee")
+    factor = scale + 2.0 * beta * delta
+    logit = factor * product - (beta * delta) * key_norm
+    if ATTRACT:
+        attracted = alpha * attraction(product, row_norm, column_norm, delta)
+        logit += attracted
+    probability = tl.exp2((logit - lse) * LOG2E)
+    g = probability * (tl.dot(row_values, tl.trans(column_values), input_precision="ieee") - row)
+    if ATTRACT:
+        # Without rounding the beta part of this sum is zero. With it, where k is close to q it cancels an error of the product with k.
+        return probability, g * (factor + 2.0 * delta * attracted), g * (beta + attracted)
+    else:
+        return probability, g * factor, g * beta
+
+
 @triton.jit(do_not_specialize=["heads", "tokens"])
 def queries_kernel(
     dout_ptr,
@@ -78,7 +100,6 @@ def queries_kernel(
     tl.store(row_ptr + slice_offset + rows, row, mask=rows < tokens)
     q_norm = squared_norm(q)
     lse = tl.load(lse_ptr + slice_offset + rows, mask=rows < tokens, other=float("inf")) + beta * delta * q_norm
-    factor = scale + 2.0 * beta * delta
 
     dq = tl.zeros([BLOCK_M, BLOCK_D], tl.float32)
     radial = tl.zeros([BLOCK_M], tl.float32)
@@ -87,20 +108,11 @@ def queries_kernel(
         k = load_tile(k_base, keys, k_stride_n, k_stride_d, tokens, HEAD_DIM, BLOCK_D, True)
         v = load_tile(v_base, keys, v_stride_n, v_stride_d, tokens, HEAD_DIM, BLOCK_D, True)
         k_norm = squared_norm(k)
-        product = tl.dot(q, tl.trans(k), input_precision="ieee")
-        logit = factor * product - (beta * delta) * k_norm[None, :]
-        if ATTRACT:
-            attracted = alpha * attraction(product, q_norm, k_norm, delta)
-            logit += attracted
-        probability = tl.where(keys[None, :] < tokens, tl.exp2((logit - lse[:, None]) * LOG2E), 0.0)
-        g = probability * (tl.dot(dout, tl.trans(v), input_precision="ieee") - row[:, None])
-        if ATTRACT:
-            # Without rounding the beta part of this sum is zero. With it, where k is close to q it cancels an error of the product with k.
-            radial += tl.sum(g * (beta + attracted), 1)
-            d_product = g * (factor + 2.0 * delta * attracted)
-        else:
-            radial += tl.sum(g, 1) * beta
-            d_product = g * factor
+        tile_lse = tl.where(keys[None, :] < tokens, lse[:, None], float("inf"))  # no probability beyond the last key
+        _, d_product, force = _gradients(
+            q, k, dout, v, k_norm[None, :], q_norm, k_norm, tile_lse, row[:, None], alpha, beta, delta, scale, ATTRACT
+        )
+        radial += tl.sum(force, 1)
         dq = tl.dot(d_product.to(k.dtype), k, dq, input_precision="ieee")
     dq -= (2.0 * delta) * radial[:, None] * q.to(tl.float32)
     columns = tl.arange(0, BLOCK_D)
@@ -160,7 +172,6 @@ def keys_kernel(
     k = load_tile(k_ptr + batch * k_stride_b + head * k_stride_h, keys, k_stride_n, k_stride_d, tokens, HEAD_DIM, BLOCK_D, True)
     v = load_tile(v_ptr + batch * v_stride_b + head * v_stride_h, keys, v_stride_n, v_stride_d, tokens, HEAD_DIM, BLOCK_D, True)
     k_norm = squared_norm(k)
-    factor = scale + 2.0 * beta * delta
 
     dk = tl.zeros([BLOCK_N, BLOCK_D], tl.float32)
     dv = tl.zeros([BLOCK_N, BLOCK_D], tl.float32)
@@ -172,20 +183,11 @@ def keys_kernel(
         q_norm = squared_norm(q)
         lse = tl.load(lse_ptr + slice_offset + rows, mask=rows < tokens, other=float("inf")) + beta * delta * q_norm
         row = tl.load(row_ptr + slice_offset + rows, mask=rows < tokens, other=0.0)
-        product = tl.dot(k, tl.trans(q), input_precision="ieee")
-        logit = factor * product - (beta * delta) * k_norm[:, None]
-        if ATTRACT:
-            attracted = alpha * attraction(product, k_norm, q_norm, delta)
-            logit += attracted
-        probability = tl.exp2((logit - lse[None, :]) * LOG2E)  # 0 beyond the last query, whose lse is infinite
+        probability, d_product, force = _gradients(  # no probability beyond the last query, whose lse is infinite
+            k, q, v, dout, k_norm[:, None], k_norm, q_norm, lse[None, :], row[None, :], alpha, beta, delta, scale, ATTRACT
+        )
         dv = tl.dot(probability.to(dout.dtype), dout, dv, input_precision="ieee")
-        g = probability * (tl.dot(v, tl.trans(dout), input_precision="ieee") - row[None, :])
-        if ATTRACT:
-            radial += tl.sum(g * (beta + attracted), 1)
-            d_product = g * (factor + 2.0 * delta * attracted)
-        else:
-            radial += tl.sum(g, 1) * beta
-            d_product = g * factor
+        radial += tl.sum(force, 1)
         dk = tl.dot(d_product.to(q.dtype), q, dk, input_precision="ieee")
     dk -= (2.0 * delta) * radial[:, None] * k.to(tl.float32)
     columns = tl.arange(0, BLOCK_D)

@@ -6,6 +6,7 @@ import dataclasses
 
 import torch
 
+from esat_kernels import _tuned
 from esat_kernels._triton import cdiv, power_of_two
 
 SCORES_BLOCK = 32
@@ -27,14 +28,27 @@ def padded(head_dim: int) -> int:
     return max(16, power_of_two(head_dim))
 
 
-def forward_tiles(tokens: int, slices: int, head_dim: int, dtype: torch.dtype, multiprocessors: int) -> Tiles:
-    """Tiles for `slices` = batch * heads problems of N = tokens: the tallest that still gives every multiprocessor a block."""
+def forward_candidates(head_dim: int, dtype: torch.dtype) -> list[Tiles]:
+    """All tiles that the forward may take, the tallest first."""
     if dtype == torch.float32:
-        return Tiles(32, 32, 4, 2) if head_dim <= 64 else Tiles(32, 16, 8, 2)
-    for height in (128, 64):
-        if cdiv(tokens, height) * slices >= multiprocessors:
-            return Tiles(height, 64 if height == 128 or head_dim <= 64 else 32, height // 16, 3)
-    return Tiles(32, 64, 4, 3)
+        return [Tiles(32, 32, 4, 2) if head_dim <= 64 else Tiles(32, 16, 8, 2)]
+    return [Tiles(128, 64, 8, 3), Tiles(64, 64 if head_dim <= 64 else 32, 4, 3), Tiles(32, 64, 4, 3)]
+
+
+def forward_key(tokens: int, slices: int, head_dim: int, dtype: torch.dtype) -> str:
+    """How a problem is named in a device's table."""
+    return f"{tokens}x{slices}x{head_dim} {str(dtype).removeprefix('torch.')}"
+
+
+def forward_tiles(tokens: int, slices: int, head_dim: int, dtype: torch.dtype, multiprocessors: int, device: str = "") -> Tiles:
+    """Tiles for `slices` = batch * heads problems of N = tokens: the device's measured ones if there are any (`esat_kernels/tuned`), else the
+    tallest that still give every multiprocessor a block.
+    """
+    measured = _tuned.find(device, "attention", forward_key(tokens, slices, head_dim, dtype))
+    if measured is not None:
+        return Tiles(*measured)
+    candidates = forward_candidates(head_dim, dtype)
+    return next((tiles for tiles in candidates if cdiv(tokens, tiles.block_m) * slices >= multiprocessors), candidates[-1])
 
 
 def queries_tiles(head_dim: int, dtype: torch.dtype) -> Tiles:

@@ -8,6 +8,7 @@ from torch import Tensor
 from esat_kernels import _triton, _tuned
 from esat_kernels._triton import cdiv
 from esat_kernels.linear import triton_tiles as tiling
+from esat_kernels.linear.triton_tiles import Tiles
 
 _MAX_ROWS = 2**31 - 2**8  # row numbers are 32-bit, offsets 64-bit
 
@@ -32,32 +33,16 @@ def linear(
     dtype: torch.dtype,
 ) -> Tensor:
     """As the reference."""
-    from esat_kernels.linear import triton_kernels as kernels
-
     rows, inner, columns = *x.shape, weight.shape[0]
     processors, device = _triton.multiprocessors(x.device), _tuned.device_name(x.device)
     tiles = tiling.product_tiles(rows, inner, columns, x.dtype if norm_eps is None else weight.dtype, weight.dtype, processors, device)
     fused = norm_eps is not None and tiling.fuse_norm(rows, inner, columns, tiles, x.dtype, weight.dtype, processors)
     if fused:
         tiles = tiling.product_tiles(rows, inner, columns, x.dtype, weight.dtype, processors, device)
-    out = x.new_empty(rows, columns, dtype=dtype)
-    sums = out if tiles.splits == 1 else x.new_empty(tiles.splits, rows, columns, dtype=torch.float32)
-    residual_stride = 0 if residual is None else residual.stride(0)
     with _triton.on_device_of(x):
         if norm_eps is not None and not fused:
-            x = normalise(x, norm_eps, weight.dtype)
-        kernels.product_kernel[(cdiv(rows, tiles.block_m) * cdiv(columns, tiles.block_n), tiles.splits)](
-            x, weight, bias, residual, sums, x.stride(0), weight.stride(0), residual_stride, rows, inner, columns, norm_eps or 0.0,
-            NORM=fused, ACTIVATION=activation, SPLITS=tiles.splits, WHOLE_K=inner % tiles.block_k == 0,
-            BLOCK_M=tiles.block_m, BLOCK_N=tiles.block_n, BLOCK_K=tiles.block_k,
-            num_warps=tiles.num_warps, num_stages=tiles.num_stages, enable_fp_fusion=True,
-        )  # fmt: skip
-        if tiles.splits > 1:
-            kernels.sum_kernel[(cdiv(rows, tiling.SUM_BLOCK_M), cdiv(columns, tiling.SUM_BLOCK_N))](
-                sums, bias, residual, out, residual_stride, rows, columns, ACTIVATION=activation, SPLITS=tiles.splits,
-                BLOCK_M=tiling.SUM_BLOCK_M, BLOCK_N=tiling.SUM_BLOCK_N, num_warps=tiling.SUM_WARPS, enable_fp_fusion=True,
-            )  # fmt: skip
-    return out
+            x, norm_eps = normalise(x, norm_eps, weight.dtype), None
+        return run(x, weight, bias, norm_eps, activation, residual, dtype, tiles)
 
 
 @linear.register_fake
@@ -75,4 +60,35 @@ def normalise(x: Tensor, eps: float, dtype: torch.dtype) -> Tensor:
         x, out, x.stride(0), rows, inner, eps, BLOCK_M=tiling.NORMALISE_BLOCK_M, BLOCK_K=tiling.NORMALISE_BLOCK_K,
         num_warps=tiling.NORMALISE_WARPS, enable_fp_fusion=True,
     )  # fmt: skip
+    return out
+
+
+def run(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    norm_eps: float | None,
+    activation: str | None,
+    residual: Tensor | None,
+    dtype: torch.dtype,
+    tiles: Tiles,
+) -> Tensor:
+    """The linear layer with these tiles, which compute the statistics of x themselves unless norm_eps is None."""
+    from esat_kernels.linear.triton_kernels import product_kernel, sum_kernel
+
+    rows, inner, columns = *x.shape, weight.shape[0]
+    out = x.new_empty(rows, columns, dtype=dtype)
+    sums = out if tiles.splits == 1 else x.new_empty(tiles.splits, rows, columns, dtype=torch.float32)
+    residual_stride = 0 if residual is None else residual.stride(0)
+    product_kernel[(cdiv(rows, tiles.block_m) * cdiv(columns, tiles.block_n), tiles.splits)](
+        x, weight, bias, residual, sums, x.stride(0), weight.stride(0), residual_stride, rows, inner, columns, norm_eps or 0.0,
+        NORM=norm_eps is not None, ACTIVATION=activation, SPLITS=tiles.splits, WHOLE_K=inner % tiles.block_k == 0,
+        BLOCK_M=tiles.block_m, BLOCK_N=tiles.block_n, BLOCK_K=tiles.block_k,
+        num_warps=tiles.num_warps, num_stages=tiles.num_stages, enable_fp_fusion=True,
+    )  # fmt: skip
+    if tiles.splits > 1:
+        sum_kernel[(cdiv(rows, tiling.SUM_BLOCK_M), cdiv(columns, tiling.SUM_BLOCK_N))](
+            sums, bias, residual, out, residual_stride, rows, columns, ACTIVATION=activation, SPLITS=tiles.splits,
+            BLOCK_M=tiling.SUM_BLOCK_M, BLOCK_N=tiling.SUM_BLOCK_N, num_warps=tiling.SUM_WARPS, enable_fp_fusion=True,
+        )  # fmt: skip
     return out

@@ -94,7 +94,13 @@ def product_kernel(
                     k[None, :] < inner, x_tile, 0.0
                 )  # may be infinite in float16, and the weight's zero there would make it NaN
         sums = tl.dot(x_tile.to(weight_tile.dtype), weight_tile, sums, input_precision="ieee")
-    if SPLITS == 1:
+    if SPLITS == 1 and BLOCK_N > 128:  # in halves, which need half the registers
+        left, right = tl.split(tl.permute(tl.reshape(sums, [BLOCK_M, 2, BLOCK_N // 2]), [0, 2, 1]))
+        column = (tl.program_id(0) // row_tiles) * BLOCK_N + tl.arange(0, BLOCK_N // 2)
+        _finish(left, bias_ptr, residual_ptr, out_ptr, row, column, rows, columns, residual_stride_m, ACTIVATION)
+        column += BLOCK_N // 2
+        _finish(right, bias_ptr, residual_ptr, out_ptr, row, column, rows, columns, residual_stride_m, ACTIVATION)
+    elif SPLITS == 1:
         _finish(sums, bias_ptr, residual_ptr, out_ptr, row, column, rows, columns, residual_stride_m, ACTIVATION)
     else:
         out_ptr += tl.program_id(1).to(tl.int64) * rows * columns

@@ -84,7 +84,7 @@ def compile_triton(
     types: dict[str, str] | None = None,
     fp_fusion: bool = True,
 ) -> Compiled:
-    """A Triton kernel compiled as for packed inputs: unit inner strides, 16-byte alignment.
+    """A Triton kernel compiled as for packed inputs: unit inner strides, addresses, strides and row lengths multiples of 16.
 
     types: of arguments that are not what their name says: pointers to `dtype`, strides and sizes i32. constants: compile-time arguments, and
     others that the launch would make constant.
@@ -104,7 +104,7 @@ def compile_triton(
         elif name.endswith("stride_d"):
             signature[name] = "constexpr"
             constexprs[name] = 1
-        elif "stride" in name:
+        elif "stride" in name or name.endswith(("inner", "columns")):
             attributes[(index,)] = [["tt.divisibility", 16]]
     source = ASTSource(kernel, signature, constexprs=constexprs, attrs=attributes)
     options = {"num_warps": num_warps, "num_stages": num_stages, "enable_fp_fusion": fp_fusion}

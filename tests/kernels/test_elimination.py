@@ -140,7 +140,17 @@ def test_export_uses_the_reference() -> None:
     assert torch.equal(exported(tokens, scores), Model()(tokens, scores))
 
 
+def test_selection_and_both_gathers_in_one_call() -> None:
+    tokens, _ = case(torch.float32, 8)
+    attended, scores = tokens.bfloat16(), torch.rand(2, 30)
+    kept, gathered, gathered_attended = esat_kernels.eliminate_tokens(scores, 21, tokens, attended, 9)
+    assert torch.equal(kept, native.select_tokens(scores, 21))
+    assert torch.equal(gathered, native.gather_tokens(tokens, kept, 9))
+    assert torch.equal(gathered_attended, native.gather_tokens(attended, kept, 9))
+
+
 TOKENS, KEPT = case(torch.float32, 8)
+SCORES = torch.zeros(2, 30)
 BAD_CALLS = [
     (lambda b: esat_kernels.select_tokens(torch.zeros(5), 2, b), ValueError, "scores must be [B, n], got (5,)"),
     (lambda b: esat_kernels.select_tokens(torch.zeros(1, 5), 0, b), ValueError, "keep must lie in [1, 5], got 0"),
@@ -152,7 +162,16 @@ BAD_CALLS = [
     (lambda b: esat_kernels.gather_tokens(TOKENS, KEPT, -1, b), ValueError, "num_template must lie in [0, 39], got -1"),
     (lambda b: esat_kernels.scatter_tokens(TOKENS, KEPT, 30, b), ValueError, "kept must be (2, 39), got (2, 11)"),
     (lambda b: esat_kernels.scatter_tokens(TOKENS[:, :11], KEPT, 10, b), ValueError, "length must be at least the number of tokens, 11"),
-    (lambda b: esat_kernels.gather_tokens(TOKENS, KEPT, 9, "triton"), NotImplementedError, "has no kernel for this operation"),
+    (lambda b: esat_kernels.gather_tokens(TOKENS, KEPT, 9, "cuda"), NotImplementedError, "has no kernel for this operation"),
+    (
+        lambda b: esat_kernels.eliminate_tokens(SCORES, 31, TOKENS, TOKENS, 9),
+        ValueError,
+        "eliminate_tokens: keep must lie in [1, 30], got 31",
+    ),
+    (lambda b: esat_kernels.eliminate_tokens(SCORES, 3, TOKENS, TOKENS, 8), ValueError, "tokens must be (2, 38, C), got (2, 39, 8)"),
+    (lambda b: esat_kernels.eliminate_tokens(SCORES, 3, TOKENS, TOKENS[:1], 9), ValueError, "attended must be (2, 39, C), got (1, 39, 8)"),
+    (lambda b: esat_kernels.eliminate_tokens(torch.zeros(2, 40), 3, TOKENS, TOKENS, -1), ValueError, "must not be negative, got -1"),
+    (lambda b: esat_kernels.eliminate_tokens(SCORES, 3, TOKENS, TOKENS, 9, "cpu"), NotImplementedError, "has no kernel for this operation"),
     (lambda b: esat_kernels.gather_tokens(TOKENS, KEPT, 9, "gpu"), ValueError, "backend must be auto, cpu"),
 ]
 

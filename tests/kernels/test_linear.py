@@ -5,9 +5,12 @@ from __future__ import annotations
 import pytest
 import torch
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn import functional
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import esat_kernels
+from esat_kernels.linear import reference
 
 BFLOAT16, FLOAT16, FLOAT32 = torch.bfloat16, torch.float16, torch.float32
 
@@ -65,6 +68,29 @@ def test_gradients_go_through_the_reference() -> None:
     given = {name: t.requires_grad_() for name, t in operands(3, 16, 8).items()}
     esat_kernels.linear(**given, norm_eps=1e-6, activation="gelu").sum().backward()
     assert all(t.grad is not None and t.grad.abs().sum() > 0 for t in given.values())
+
+
+def test_on_a_gpu_the_reference_uses_the_matrix_units() -> None:
+    """Fake tensors on a device that need not be there: the product in bfloat16 with a float32 result exists for CUDA only."""
+    with FakeTensorMode():
+        x, weight = torch.empty(3, 8, device="cuda"), torch.empty(5, 8, dtype=BFLOAT16, device="cuda")
+        with _Calls() as calls:
+            out = reference.linear(x, weight, None, 1e-6, "gelu", None, BFLOAT16)
+    assert out.shape == (3, 5)
+    assert out.dtype == BFLOAT16
+    assert torch.ops.aten.mm.dtype in calls.seen
+
+
+class _Calls(TorchDispatchMode):
+    """Which operators run."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: set[object] = set()
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
+        self.seen.add(func)
+        return func(*args, **(kwargs or {}))
 
 
 X, WEIGHT = torch.zeros(3, 8), torch.zeros(5, 8)

@@ -7,6 +7,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 import esat_kernels
 from esat_kernels.crop import reference
@@ -117,6 +118,19 @@ def test_a_frame_size_larger_than_the_buffer_reads_nothing_behind_it() -> None:
     pixels = out.view(3, 16, 16)[0]
     assert (pixels[:9] > 2).all()
     assert (pixels[11:] < -2).all()
+
+
+def test_a_frame_s_steps_read_nothing_on_the_host() -> None:
+    """Fake tensors have no values: whoever asks for one raises."""
+    with FakeTensorMode():
+        boxes, frame_size = torch.empty(2, 4, dtype=torch.float64), torch.empty(2, dtype=torch.int32)
+        patches = torch.empty(2, 4, 768)
+        regions = esat_kernels.crop_regions(torch.empty(3000, dtype=torch.uint8), frame_size, boxes, 4.0, 32, patches)
+        tokens = esat_kernels.linear(patches.view(8, 768), torch.empty(16, 768), norm_eps=1e-6).view(2, 4, 16)
+        kept, tokens, _ = esat_kernels.eliminate_tokens(torch.empty(2, 3), 2, tokens, tokens, 1, backend="reference")
+        tokens = esat_kernels.scatter_tokens(tokens[:, 1:], kept, 4, backend="reference")
+        maps = (tokens[:, :, :1].reshape(2, 1, 2, 2), *(tokens[:, :, :2].reshape(2, 2, 2, 2) for _ in range(2)), torch.empty(2, 2))
+        assert esat_kernels.advance_boxes(*maps, regions, boxes, frame_size).shape == (2, 8)
 
 
 BUFFER, SIZE = torch.zeros(30 * 40 * 3, dtype=torch.uint8), torch.tensor([30, 40], dtype=torch.int32)

@@ -16,10 +16,11 @@ from tests.conftest import REPOSITORY
 from tests.require import require
 
 
-def test_the_kernels_in_the_interpreter():
+@pytest.mark.parametrize("cases", ["triton_cases.py", "triton_frame_cases.py"])
+def test_the_kernels_in_the_interpreter(cases):
     require("triton", None if importlib.util.find_spec("triton") else "Triton is not installed")
     environment = {**os.environ, "TRITON_INTERPRET": "1", "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-m", "pytest", "--no-header", "-x", "-p", "no:cacheprovider", "tests/kernels/triton_cases.py"]
+    command = [sys.executable, "-m", "pytest", "--no-header", "-x", "-p", "no:cacheprovider", f"tests/kernels/{cases}"]
     done = subprocess.run(command, cwd=REPOSITORY, env=environment, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-2000:]
     assert " passed" in done.stdout
