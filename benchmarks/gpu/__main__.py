@@ -61,6 +61,8 @@ def _pack(folder: Path, target: Path) -> None:
     with tarfile.open(target, "w:gz") as archive:
         for path in sorted((*folder.glob("gpu_*"), *folder.glob("table2.json"))):
             archive.add(path, path.name)
+        for path in sorted((REPOSITORY / "esat_kernels" / "tuned").glob("*.json")):  # what the part `tune` writes
+            archive.add(path, f"tuned/{path.name}")
 
 
 def main() -> int:

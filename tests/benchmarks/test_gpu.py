@@ -118,7 +118,7 @@ def test_all_results_fit_into_one_file(run, tmp_path):
         str(packed),
     )
     with tarfile.open(packed) as archive:
-        assert archive.getnames() == ["gpu_draws.json", "gpu_draws.png", "gpu_works.json"]
+        assert [name for name in archive.getnames() if "/" not in name] == ["gpu_draws.json", "gpu_draws.png", "gpu_works.json"]
 
 
 @pytest.mark.parametrize("name", ["small_plain.npz", "small_fda.npz", "small_fda_paper.npz"])
