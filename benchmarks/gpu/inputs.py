@@ -16,9 +16,9 @@ from engine.weights.io import Weights
 
 
 @functools.cache
-def model_weights(name: str, **changes: object) -> Weights:
+def model_weights(name: str) -> Weights:
     """A preset with parameters by the golden files' rule: speed does not depend on them."""
-    return golden.draw_weights(preset(name).replace(**changes), 12, 1.0, Path(name))
+    return golden.draw_weights(preset(name), 12, 1.0, Path(name))
 
 
 def small_weights() -> Weights:

@@ -15,7 +15,7 @@ import sys
 from pathlib import Path
 
 TOOLS = ("memcheck", "racecheck")
-LIMIT_S = 22  # for each of the six runs
+LIMIT_S = 20  # for each of the six runs
 REFUSALS = ("Device not supported", "not supported on this", "Unable to initialize", "LibraryNotLoaded", "error 999")
 
 

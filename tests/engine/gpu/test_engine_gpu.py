@@ -128,14 +128,19 @@ def test_a_larger_frame_captures_once_more(runner):
     assert plan.captures == captures + 1
 
 
-def test_several_targets_equal_separate_ones(runner):
+def test_several_targets_equal_separate_ones():
+    """In float32: in bf16 the tiles, which follow the batch, round differently, and random weights carry that far."""
+    require("triton", esat_kernels.backends()["triton"])
+    runner = GpuRunner(models.weights(), "cuda", "fp32", "triton")
+    torch.backends.cudnn.allow_tf32 = False
     pictures = models.frames(4)
     multi, alone = MultiTracker(runner), [Tracker(runner), Tracker(runner)]
     for tracker, box in zip(alone, (BOX, OTHER), strict=True):
         multi.add(pictures[0], box)
         tracker.init(pictures[0], box)
-    for found, tracker in zip(multi.update(pictures[1]).values(), alone, strict=True):
-        np.testing.assert_allclose(found.box, tracker.update(pictures[1]).box, rtol=0, atol=0.5)  # tiles follow the batch: other roundings
+    for picture in pictures[1:]:
+        for found, tracker in zip(multi.update(picture).values(), alone, strict=True):
+            np.testing.assert_allclose(found.box, tracker.update(picture).box, rtol=0, atol=0.01)
 
 
 def test_a_capture_leaves_the_state_alone():
