@@ -114,7 +114,7 @@ def _on_same_stream(captured: Callable[[], Any], work: Callable[[Any], Any]) -> 
     return result
 
 
-def repetitions_equal(replay: Callable[[], Seen], count: int = REPETITIONS) -> bool:
+def repetitions_equal(replay: Callable[[], Seen], count: int) -> bool:
     """Whether all replays give the bits of the first."""
     first = replay().maps.score.clone()
     different = torch.zeros((), dtype=torch.int64, device=DEVICE)
@@ -129,7 +129,7 @@ def model_errors(weights: Weights, backends: list[str]) -> dict[str, float]:
     Without elimination: random weights leave near ties, which rounding would decide.
     """
     weights = dataclasses.replace(weights, config=weights.config.replace(keep_ratio=1.0))
-    template, search = images(weights.config, 1)
+    template, search = images(weights.config, 1, DEVICE)
     model = weights.model("reference").to(DEVICE)
     with torch.inference_mode():
         exact = model(template, search).score_map
@@ -147,7 +147,7 @@ def engine_rows(weights: Weights, backend: str, batches: tuple[int, ...], accura
     name = weights.config.name
     network = GpuNetwork(weights, DEVICE, DTYPE, Kernels.of(backend))
     for batch in batches:
-        alone = NetworkFrame(network, *images(weights.config, batch))
+        alone = NetworkFrame(network, *images(weights.config, batch, DEVICE))
         eager, replay = alone.eager(), alone.captured()
         equal = _on_same_stream(
             replay,
@@ -155,7 +155,7 @@ def engine_rows(weights: Weights, backend: str, batches: tuple[int, ...], accura
         )
         checks = {"graph_equals_eager": equal, "ok": equal and accurate}
         if batch == 1:
-            checks["repetitions_equal"] = repetitions_equal(replay)
+            checks["repetitions_equal"] = repetitions_equal(replay, REPETITIONS)
             checks["ok"] = checks["ok"] and checks["repetitions_equal"]
             rows.append(_timed(_row("ours", name, backend, "eager", "network", batch, **checks), alone.eager))
         rows.append(_timed(_row("ours", name, backend, "graph", "network", batch, **checks), replay))
@@ -167,7 +167,7 @@ def engine_rows(weights: Weights, backend: str, batches: tuple[int, ...], accura
 def peer_rows(weights: Weights) -> list[dict[str, Any]]:
     """The public formulation in PyTorch, bf16, N x N matrices, eager and as a graph."""
     model: EsatNetwork = weights.model("reference").to(DEVICE, DTYPE)
-    template, search = (image.to(DTYPE) for image in images(weights.config, 1))
+    template, search = (image.to(DTYPE) for image in images(weights.config, 1, DEVICE))
 
     @torch.no_grad()
     def eager() -> Tensor:

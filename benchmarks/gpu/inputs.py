@@ -36,7 +36,7 @@ def patch_rows(images: Tensor) -> Tensor:
     return images.view(batch, 3, grid, 16, grid, 16).permute(0, 2, 4, 1, 3, 5).reshape(batch, grid * grid, 768)
 
 
-def images(config: ModelConfig, batch: int, device: str = "cuda") -> tuple[Tensor, Tensor]:
+def images(config: ModelConfig, batch: int, device: torch.device) -> tuple[Tensor, Tensor]:
     """Template and search images [B, 3, S, S], float32 with values that bf16 holds exactly."""
     generator = torch.Generator().manual_seed(batch)
     sizes = (config.template_size, config.search_size)

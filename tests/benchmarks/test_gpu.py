@@ -16,7 +16,7 @@ import torch
 
 from benchmarks import golden as golden_files
 from benchmarks.golden_findings import Target
-from benchmarks.gpu import golden, inputs, machine, pipeline, plots, products, sanitize
+from benchmarks.gpu import frame, golden, inputs, machine, pipeline, plots, products, sanitize
 from benchmarks.gpu.parts import EXTRA, PARTS, Part
 from engine.gpu.frame import FramePlan
 from engine.gpu.network import GpuNetwork, Kernels
@@ -159,6 +159,30 @@ def test_the_pipeline_is_checked_and_timed(monkeypatch):
     [row] = pipeline.measure(inputs.small_weights(), "reference", "cpu", "fp32", count=4)
     assert not row["ok"]
     assert "fps" not in row
+
+
+def test_a_frames_checks_and_rows(monkeypatch):
+    """On the CPU with the reference kernels: what the GPU does but for its clock, and an engine that is too far off gets no time."""
+    monkeypatch.setattr(frame, "DEVICE", torch.device("cpu"))
+    monkeypatch.setattr(frame, "REPETITIONS", 3)
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda: None)
+    monkeypatch.setattr(frame, "_times", lambda call: call() and {"median_ms": 2.0, "p99_ms": 3.0})
+    weights = inputs.small_weights()
+    errors = frame.model_errors(weights, ["reference"])
+    assert 0 < errors["reference"] <= 2 * errors["eager"]
+    rows = frame.engine_rows(weights, "reference", (1, 2), accurate=True)
+    assert [(row["mode"], row["scope"], row["batch"]) for row in rows] == [
+        *(("eager", "network", 1), ("graph", "network", 1), ("graph", "tracker", 1)),
+        *(("graph", "network", 2), ("graph", "tracker", 2)),
+    ]
+    assert all(row["ok"] and row["fps"] == 500 * row["batch"] for row in rows)
+    assert not any("fps" in row for row in frame.engine_rows(weights, "reference", (1,), accurate=False))
+    maps = frame.NetworkFrame(
+        GpuNetwork(weights, frame.DEVICE, torch.float32, Kernels.of("reference")), *inputs.images(weights.config, 1, frame.DEVICE)
+    )
+    assert frame.repetitions_equal(maps.eager, 3)
+    shaky = iter([maps.eager()] * 3 + [maps.eager()._replace(maps=maps.eager().maps._replace(score=torch.zeros(1, 1, 6, 6)))])
+    assert not frame.repetitions_equal(lambda: next(shaky), 3)
 
 
 def test_every_product_of_a_frame_is_measured(monkeypatch):
