@@ -141,14 +141,15 @@ def stored_fps(variant: Variant, results: Path = RESULTS) -> dict[str, dict[str,
     return found
 
 
-def measure(device: str, dtype: str, protocols: list[str], seconds: float) -> list[dict[str, Any]]:
-    """Frames/s of the networks that differ in the table, each for about `seconds`."""
+def measure(device: str, dtype: str, protocols: list[str], seconds: float, backend: str = "auto") -> list[dict[str, Any]]:
+    """Frames/s of the networks that differ in the table, each for about `seconds`. backend: of the engine's protocol."""
     measurements = []
     for fda in (False, True):
         variant = next(entry for entry in VARIANTS if entry.fda == fda and (entry.absolute, entry.positive) == (True, True))
         for protocol in protocols:
             for position in (False, True) if protocol == "public" else (False,):
-                latencies = _PROTOCOLS[protocol](variant, position, device, dtype, seconds)
+                named = {"backend": backend} if protocol == "engine" else {}
+                latencies = _PROTOCOLS[protocol](variant, position, device, dtype, seconds, **named)
                 middle = statistics.median(latencies) if protocol != "public" else statistics.fmean(latencies)
                 measurements.append(
                     {
@@ -190,18 +191,18 @@ def _honest(variant: Variant, position: bool, device: str, dtype: str, seconds: 
     return _repeat(frame, seconds)
 
 
-def _engine(variant: Variant, position: bool, device: str, dtype: str, seconds: float) -> list[float]:
+def _engine(variant: Variant, position: bool, device: str, dtype: str, seconds: float, backend: str = "auto") -> list[float]:
     import numpy as np
 
     weights = golden.draw_weights(variant.config, 12, 1.0, Path("table2"))
-    runner = make_runner(weights, device, dtype)
+    runner = make_runner(weights, device, dtype, backend)
     picture = np.random.default_rng(0).integers(0, 256, (720, 1280, 3), np.uint8)
     box = (600.0, 300.0, 90.0, 60.0)
     template = runner.encode_template(picture, box, True)
     return _repeat(lambda: runner.observe(picture, [box], [template], True), seconds)
 
 
-_PROTOCOLS: dict[str, Callable[[Variant, bool, str, str, float], list[float]]] = {"public": _public, "honest": _honest, "engine": _engine}
+_PROTOCOLS: dict[str, Callable[..., list[float]]] = {"public": _public, "honest": _honest, "engine": _engine}
 
 
 def _repeat(frame: Callable[[], object], seconds: float) -> list[float]:
@@ -252,6 +253,11 @@ def _measure_and_store(device: str, dtype: str, protocols: str, seconds: float, 
         for entry in measurements:
             print(json.dumps(entry), file=sys.stderr)
         return
+    store_measurements(measurements, store)
+
+
+def store_measurements(measurements: list[dict[str, Any]], store: Path) -> None:
+    """Put them into `table2.json` of a device's folder, in place of earlier ones of the same networks, protocols and dtypes."""
     path = store / "table2.json"
     kept = json.loads(path.read_text())["measurements"] if path.is_file() else []
     keys = ("fda", "position", "protocol", "dtype")

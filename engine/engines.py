@@ -8,9 +8,11 @@ import esat_kernels
 from engine.config import ModelConfig
 from engine.cpu.runner import CpuRunner, unsupported
 from engine.errors import ConfigError, DeviceError
+from engine.gpu.runner import GpuRunner
 from engine.runner import DTYPES, Runner
 from engine.torch_runner import TorchRunner
 from engine.weights.io import Weights
+from esat_kernels import _device
 
 
 def make_runner(weights: Weights, device: str = "auto", dtype: str = "auto", backend: str = "auto") -> Runner:
@@ -18,7 +20,8 @@ def make_runner(weights: Weights, device: str = "auto", dtype: str = "auto", bac
 
     device: "auto" (CUDA if there is one), "cpu", "cuda" or "cuda:N". dtype: "auto", "fp32", "bf16" or "fp16";
     "auto" is bf16 on CUDA and where the CPU engine has it (AVX-512 with bf16, AMX), otherwise fp32.
-    backend: the attention kernel's, "auto" for the fastest. DeviceError or ConfigError if what was named is not there.
+    backend: the attention kernel's, "auto" for the fastest. On CUDA "triton" and "cuda" name the GPU engine, and "auto" takes it where its
+    kernels have been verified on this device; otherwise PyTorch runs the network. DeviceError or ConfigError if what was named is not there.
     """
     device = resolve_device(device)
     if dtype == "auto":
@@ -30,7 +33,19 @@ def make_runner(weights: Weights, device: str = "auto", dtype: str = "auto", bac
         raise DeviceError(f"attention backend {backend!r} cannot run here: {reason}")
     if cpu_engine_unsupported(weights.config, dtype, device, backend) is None:
         return CpuRunner(weights, dtype)
+    kernels = _gpu_kernels(device, backend)
+    if kernels is not None:
+        return GpuRunner(weights, device, dtype, kernels)
     return TorchRunner(weights.model(backend), device, dtype)
+
+
+def _gpu_kernels(device: str, backend: str) -> str | None:
+    """The kernels of the GPU engine: those that were named, or the fastest that were verified on this device; None: not this engine."""
+    if not device.startswith("cuda"):
+        return None
+    if backend == "auto":
+        return next(iter(_device.verified_backends(torch.device(device))), None)
+    return backend if backend in ("triton", "cuda") else None
 
 
 def cpu_engine_unsupported(config: ModelConfig, dtype: str, device: str = "cpu", backend: str = "auto") -> str | None:

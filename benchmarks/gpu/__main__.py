@@ -3,7 +3,7 @@
 Each part runs in a process of its own and leaves one JSON file, so that a part that fails takes nothing with it, and a second call goes on where
 the first one stopped. Without a CUDA device every part says what it would do.
 
-    python -m benchmarks.gpu [--parts build,tests,...] [--peers] [--again] [--output DIR]
+    python -m benchmarks.gpu [--parts build,tests,...] [--peers] [--again] [--output DIR] [--tar FILE]
 """
 
 from __future__ import annotations
@@ -14,11 +14,12 @@ import os
 import signal
 import subprocess
 import sys
+import tarfile
 import time
 from pathlib import Path
 
 from benchmarks.gpu import machine
-from benchmarks.gpu.parts import PARTS, PEERS, Part
+from benchmarks.gpu.parts import EXTRA, PARTS, PEERS, Part
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 
@@ -56,19 +57,30 @@ def _run(part: Part, folder: Path, facts: dict[str, object]) -> bool:
     return bool(found["ok"])
 
 
+def _pack(folder: Path, target: Path) -> None:
+    with tarfile.open(target, "w:gz") as archive:
+        for path in sorted((*folder.glob("gpu_*"), *folder.glob("table2.json"))):
+            archive.add(path, path.name)
+        for path in sorted((REPOSITORY / "esat_kernels" / "tuned").glob("*.json")):  # what the part `tune` writes
+            archive.add(path, f"tuned/{path.name}")
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.gpu", description="Build, test, sanitise and time the GPU kernels.")
-    names = [part.name for part in (*PARTS, PEERS)]
+    names = [part.name for part in (*PARTS, *EXTRA)]
     parser.add_argument("--parts", help=f"only these, with commas: {','.join(names)}")
     parser.add_argument("--peers", action="store_true", help="only the slow peers (torch.compile and FlexAttention, autotuned)")
     parser.add_argument("--again", action="store_true", help="run parts that an earlier call finished on this commit once more")
     parser.add_argument("--output", type=Path, help="folder of the JSON files; default benchmarks/results/<device>")
+    parser.add_argument(
+        "--tar", type=Path, help="pack that folder into this one file after every part, for machines that hand back few files"
+    )
     options = parser.parse_args()
     chosen = options.parts.split(",") if options.parts else [PEERS.name] if options.peers else [part.name for part in PARTS]
     unknown = sorted(set(chosen) - set(names))
     if unknown:
         parser.error(f"unknown parts {', '.join(unknown)}: expected some of {', '.join(names)}")
-    parts = [part for part in (*PARTS, PEERS) if part.name in chosen]
+    parts = [part for part in (*PARTS, *EXTRA) if part.name in chosen]
 
     reason = machine.no_gpu()
     folder = options.output or REPOSITORY / "benchmarks" / "results" / (machine.device_folder() if reason is None else "DEVICE")
@@ -77,6 +89,8 @@ def main() -> int:
         for part in parts:
             print(f"{part.name}: {part.purpose} (at most {part.limit_s} s)")
             print("    " + " ".join(part.command(folder / f"gpu_{part.name}.json")))
+        if options.parts is None and not options.peers:
+            print(f"Only when named with --parts: {', '.join(f'{part.name} ({part.purpose})' for part in EXTRA)}")
         return 0
     folder.mkdir(parents=True, exist_ok=True)
     facts = machine.facts(REPOSITORY)
@@ -88,6 +102,8 @@ def main() -> int:
             failed.append(part.name)
             if part.name == "build":
                 print("== the build failed: the CUDA kernel will be missing from the other parts")
+        if options.tar is not None:
+            _pack(folder, options.tar)
     print(f"failed: {', '.join(failed)}" if failed else "all parts ok")
     return 1 if failed else 0
 

@@ -1,13 +1,19 @@
-"""A frame's network on the GPU: the PyTorch model with each attention backend, eager and as one CUDA graph.
+"""A frame on the GPU: the engine's network alone and the whole frame (crop, network, decode), batches 1 to 32, beside PyTorch's eager model.
 
-Weights are random (speed does not depend on them), but every engine is checked: its bf16 score map may be at most twice as far from float32 as that
-of the reference attention in bf16, and a replayed graph has to equal the eager call bit for bit.
+An engine has a speed only if its bf16 score map is at most twice as far from float32 as that of the eager model in bf16, if a replayed graph
+equals the eager calls bit for bit, and if 1000 replays give equal bits. `ostrack-384` is the same engine without forces: the cost of FDA.
+
+    python -m benchmarks.gpu.frame OUTPUT         # all of it
+    python -m benchmarks.gpu.frame --nvtx         # one eager frame with an NVTX range for each stage, for nsys and ncu
 """
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,144 +21,219 @@ import torch
 from torch import Tensor
 
 import esat_kernels
+from benchmarks.gpu.inputs import boxes, images, model_weights, patch_rows, pictures
 from benchmarks.gpu.timing import summary
-from engine.config import ModelConfig, preset
-from engine.model.network import EsatNetwork, Prediction
+from engine.gpu.choices import choices_for
+from engine.gpu.frame import FramePlan, FrameResult, crop_template
+from engine.gpu.network import GpuNetwork, Kernels, Seen
+from engine.gpu.streams import streams_for
+from engine.model.network import EsatNetwork
+from engine.weights.io import Weights
 
 BATCHES = (1, 4, 16, 32)
-ROUNDS = 60
+ROUNDS, REPETITIONS = 60, 1000
+DEVICE, DTYPE = torch.device("cuda"), torch.bfloat16
+STAGES = ("crop", "embed", "qkv", "attention", "elimination", "projection and MLP", "head", "decode")
 
 
-class GraphedNetwork:
-    """A network in eval mode whose forward, captured once, is replayed: static inputs are overwritten, static outputs are read."""
+class NetworkFrame:
+    """The engine's network on fixed search regions, eager and captured."""
 
-    def __init__(self, network: EsatNetwork, batch: int):
-        parameter = next(network.parameters())
-        sizes = (network.config.template_size, network.config.search_size)
-        self.template, self.search = (torch.randn(batch, 3, s, s, device=parameter.device, dtype=parameter.dtype) for s in sizes)
-        stream = torch.cuda.Stream()
-        stream.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(stream), torch.inference_mode():
-            for _ in range(3):
-                network(self.template, self.search)
-        torch.cuda.current_stream().wait_stream(stream)
-        self._graph = torch.cuda.CUDAGraph()
-        with torch.inference_mode(), torch.cuda.graph(self._graph):
-            self.prediction: Prediction = network(self.template, self.search)
+    def __init__(self, network: GpuNetwork, template: Tensor, search: Tensor):
+        self.patches = patch_rows(search).to(network.dtype)
+        self._network = network
+        self._inputs = network.inputs(len(search))
+        with torch.no_grad():
+            for place, patches in enumerate(patch_rows(template).to(network.dtype)):
+                for part, value in zip(self._inputs, network.encode_template(patches), strict=True):
+                    part[place, : network.config.num_template] = value
+        torch.cuda.synchronize()
 
-    def __call__(self, template: Tensor, search: Tensor) -> Prediction:
-        self.template.copy_(template)
-        self.search.copy_(search)
-        self._graph.replay()
-        return self.prediction
+    @torch.no_grad()
+    def eager(self) -> Seen:
+        return self._network.run(self.patches, self._inputs)
+
+    def captured(self) -> Callable[[], Seen]:
+        return streams_for(DEVICE).capture(self.eager, ())
 
 
-def _network(config: ModelConfig, backend: str, dtype: torch.dtype) -> EsatNetwork:
-    torch.manual_seed(0)
-    network = EsatNetwork(config, backend)
-    for parameter in (network.backbone.pos_embed_z, network.backbone.pos_embed_x):
-        torch.nn.init.normal_(parameter, std=0.02)
-    return network.to("cuda", dtype).eval()
+class WholeFrame:
+    """Crop, network and next boxes of several targets in one 1080p frame that lies on the device."""
+
+    def __init__(self, network: GpuNetwork, batch: int):
+        self.plan = FramePlan(network, streams_for(DEVICE), [batch])
+        staging, memory = self.plan.staging(), self.plan.frames[0][0]
+        used = staging.fill(pictures(1)[0])
+        memory.memory[:used].copy_(staging.memory[:used])
+        for place, box in enumerate(boxes(batch)):
+            self.plan.place(place, crop_template(network, memory, box, True))
+            self.plan.boxes[place] = torch.tensor(box, dtype=torch.float64)
+        torch.cuda.synchronize()
+
+    def eager(self) -> FrameResult:
+        return self.plan.step(0, True)
+
+    def captured(self) -> Callable[[], FrameResult]:
+        return self.plan.executable(0, True)
 
 
-def _times(call: Any, inputs: tuple[Tensor, Tensor]) -> list[float]:
-    """Milliseconds from the call to the end of its work, by events, with a synchronisation per frame."""
-    times = []
+def _times(call: Callable[[], object]) -> dict[str, float]:
+    """Milliseconds by events around a call, and by the host's clock from the call to the end of a synchronisation."""
+    device_ms, host_ms = [], []
     for index in range(ROUNDS + 5):
         start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+        torch.cuda.synchronize()
+        begin = time.perf_counter()
         start.record()
-        call(*inputs)
+        call()
         end.record()
         end.synchronize()
         if index >= 5:
-            times.append(start.elapsed_time(end))
-    return times
+            device_ms.append(start.elapsed_time(end))
+            host_ms.append(1e3 * (time.perf_counter() - begin))
+    found = summary(device_ms)
+    return {"median_ms": found["median"], "p99_ms": found["p99"], "host_median_ms": summary(host_ms)["median"]}
 
 
-def _row(name: str, backend: str, engine: str, batch: int, times: list[float] | None, **checks: Any) -> dict[str, Any]:
-    """One result; without times where a check failed."""
-    row: dict[str, Any] = {"impl": "ours" if backend != "reference" else "eager", "model": name, "attention": backend, "engine": engine}
-    row |= {"scope": "network", "dtype": "bf16", "batch": batch, **checks}
-    if times is not None:
-        found = summary(times)
-        row |= {"median_ms": found["median"], "p99_ms": found["p99"], "fps": 1e3 * batch / found["median"]}
+def _row(impl: str, model: str, backend: str, mode: str, scope: str, batch: int, **checks: Any) -> dict[str, Any]:
+    return {"impl": impl, "model": model, "backend": backend, "mode": mode, "scope": scope, "dtype": "bf16", "batch": batch, **checks}
+
+
+def _timed(row: dict[str, Any], call: Callable[[], object]) -> dict[str, Any]:
+    """The row with times, if its checks hold."""
+    if row["ok"]:
+        row |= _times(call)
+        row["fps"] = 1e3 * row["batch"] / row["median_ms"]
     return row
 
 
-def _inputs(config: ModelConfig, batch: int) -> tuple[Tensor, Tensor]:
-    """The same random template and search image for every network."""
-    torch.manual_seed(batch)
-    sizes = (config.template_size, config.search_size)
-    template, search = (torch.randn(batch, 3, s, s, device="cuda", dtype=torch.bfloat16) for s in sizes)
-    return template, search
+def _on_same_stream(captured: Callable[[], Any], work: Callable[[Any], Any]) -> Any:
+    """Replay and look at the result in one stream."""
+    result = work(captured())
+    torch.cuda.synchronize()
+    return result
 
 
-def _score_map(network: EsatNetwork, dtype: torch.dtype) -> Tensor:
-    """float32, without elimination: random weights leave near ties, which rounding would decide."""
-    template, search = _inputs(network.config, 1)
-    return network(template.to(dtype), search.to(dtype), keep_ratio=1.0).score_map.float()
+def repetitions_equal(replay: Callable[[], Seen], count: int) -> bool:
+    """Whether all replays give the bits of the first."""
+    first = replay().maps.score.clone()
+    different = torch.zeros((), dtype=torch.int64, device=DEVICE)
+    for _ in range(count):
+        different += (replay().maps.score != first).sum()
+    return int(different) == 0
 
 
-def accuracy(name: str, backends: list[str]) -> dict[str, float]:
-    """Largest error of the score map against float32 on the same rounded weights, for the reference attention and each backend in bf16."""
-    config = preset(name)
+def model_errors(weights: Weights, backends: list[str]) -> dict[str, float]:
+    """Largest error of the bf16 score map against the model in float32, of the eager model ("eager") and of the engine with each backend.
+
+    Without elimination: random weights leave near ties, which rounding would decide.
+    """
+    weights = dataclasses.replace(weights, config=weights.config.replace(keep_ratio=1.0))
+    template, search = images(weights.config, 1, DEVICE)
+    model = weights.model("reference").to(DEVICE)
     with torch.inference_mode():
-        exact = _score_map(_network(config, "reference", torch.bfloat16).float(), torch.float32)
-        found = {}
-        for backend in ("reference", *backends):
-            found[backend] = float((_score_map(_network(config, backend, torch.bfloat16), torch.bfloat16) - exact).abs().max())
+        exact = model(template, search).score_map
+        eager = model.to(DTYPE)(template.to(DTYPE), search.to(DTYPE)).score_map
+        found = {"eager": float((eager.float() - exact).abs().max())}
+        for backend in backends:
+            seen = NetworkFrame(GpuNetwork(weights, DEVICE, DTYPE, Kernels.of(backend)), template, search).eager()
+            found[backend] = float((seen.maps.score - exact).abs().max())
     return found
 
 
-def measure(name: str, backend: str, batch: int, accurate: bool) -> list[dict[str, Any]]:
-    """Eager and graphed rows of one model, backend and batch."""
-    config = preset(name)
-    network = _network(config, backend, torch.bfloat16)
-    inputs = _inputs(config, batch)
-    graphed = GraphedNetwork(network, batch)
-    with torch.inference_mode():
-        eager = network(*inputs)
-        replayed = graphed(*inputs)
-        equal = torch.equal(eager.score_map, replayed.score_map) and torch.equal(eager.box, replayed.box)
+def engine_rows(weights: Weights, backend: str, batches: tuple[int, ...], accurate: bool) -> list[dict[str, Any]]:
+    """The engine's rows of one model and backend."""
+    rows = []
+    name = weights.config.name
+    network = GpuNetwork(weights, DEVICE, DTYPE, Kernels.of(backend))
+    for batch in batches:
+        alone = NetworkFrame(network, *images(weights.config, batch, DEVICE))
+        eager, replay = alone.eager(), alone.captured()
+        equal = _on_same_stream(
+            replay,
+            lambda seen, eager=eager: torch.equal(seen.maps.score, eager.maps.score) and torch.equal(seen.maps.size, eager.maps.size),
+        )
         checks = {"graph_equals_eager": equal, "ok": equal and accurate}
-        engines = {"eager": network, "graph": graphed}
-        return [_row(name, backend, key, batch, _times(call, inputs) if checks["ok"] else None, **checks) for key, call in engines.items()]
+        if batch == 1:
+            checks["repetitions_equal"] = repetitions_equal(replay, REPETITIONS)
+            checks["ok"] = checks["ok"] and checks["repetitions_equal"]
+            rows.append(_timed(_row("ours", name, backend, "eager", "network", batch, **checks), alone.eager))
+        rows.append(_timed(_row("ours", name, backend, "graph", "network", batch, **checks), replay))
+        whole = WholeFrame(network, batch)
+        rows.append(_timed(_row("ours", name, backend, "graph", "tracker", batch, ok=checks["ok"]), whole.captured()))
+    return rows
 
 
-def _profile(name: str, backend: str) -> list[dict[str, Any]]:
-    """The kernels of one frame by time."""
-    config = preset(name)
-    network = _network(config, backend, torch.bfloat16)
-    inputs = _inputs(config, 1)
-    activities = [torch.profiler.ProfilerActivity.CUDA]
-    with torch.inference_mode():
-        network(*inputs)
-        with torch.profiler.profile(activities=activities) as profiler:
-            network(*inputs)
-            torch.cuda.synchronize()
-    events = sorted(profiler.key_averages(), key=lambda event: -event.device_time_total)
-    return [{"kernel": event.key[:120], "calls": event.count, "total_us": event.device_time_total} for event in events[:20]]
+def peer_rows(weights: Weights) -> list[dict[str, Any]]:
+    """The public formulation in PyTorch, bf16, N x N matrices, eager and as a graph."""
+    model: EsatNetwork = weights.model("reference").to(DEVICE, DTYPE)
+    template, search = (image.to(DTYPE) for image in images(weights.config, 1, DEVICE))
+
+    @torch.no_grad()
+    def eager() -> Tensor:
+        return model(template, search).score_map
+
+    replay = streams_for(DEVICE).capture(eager, ())
+    modes = {"eager": eager, "graph": replay}
+    return [_timed(_row("eager", weights.config.name, "reference", mode, "network", 1, ok=True), call) for mode, call in modes.items()]
+
+
+def stages(weights: Weights, backend: str) -> dict[str, float]:
+    """Microseconds of kernels in each stage of one eager frame."""
+    whole = WholeFrame(GpuNetwork(weights, DEVICE, DTYPE, Kernels.of(backend)), 1)
+    whole.eager()
+    activities = [torch.profiler.ProfilerActivity.CPU, torch.profiler.ProfilerActivity.CUDA]
+    with torch.profiler.profile(activities=activities) as profiler:
+        whole.eager()
+        torch.cuda.synchronize()
+    events = profiler.key_averages()
+    host = torch.autograd.DeviceType.CPU  # a stage is a range of the host; its time is that of the kernels that were launched in it
+    found = {event.key: float(event.device_time_total) for event in events if event.key in STAGES and event.device_type == host}
+    kernels = [event for event in events if event.device_type != host and event.key not in STAGES]
+    kernels.sort(key=lambda event: -event.device_time_total)
+    for event in kernels[:25]:
+        found[f"kernel: {event.key[:100]} x {event.count}"] = float(event.device_time_total)
+    return found
+
+
+def nvtx() -> None:
+    """One eager frame of esat-384 with NVTX ranges, for a profiler around this process."""
+    backend = "cuda" if esat_kernels.backends()["cuda"] is None else "triton"
+    whole = WholeFrame(GpuNetwork(model_weights("esat-384"), DEVICE, DTYPE, Kernels.of(backend)), 1)
+    whole.eager()
+    torch.cuda.synchronize()
+    with torch.autograd.profiler.emit_nvtx():
+        whole.eager()
+        torch.cuda.synchronize()
 
 
 def main(output: Path) -> int:
     backends = [name for name in ("cuda", "triton") if esat_kernels.backends()[name] is None]
     rows: list[dict[str, Any]] = []
     errors = {}
+    good = False
     for name in ("esat-384", "ostrack-384", "esat-s-256"):
-        errors[name] = accuracy(name, backends)
-        for backend in (*backends, "reference"):
-            accurate = errors[name][backend] <= 2 * errors[name]["reference"]
-            for batch in BATCHES if name == "esat-384" and backend != "reference" else BATCHES[:1]:
-                rows += measure(name, backend, batch, accurate)
+        weights = model_weights(name)
+        errors[name] = model_errors(weights, backends)
+        rows += peer_rows(weights)
+        for backend in backends:
+            batches = BATCHES if name == "esat-384" and backend == backends[0] else BATCHES[:1]
+            rows += engine_rows(weights, backend, batches, errors[name][backend] <= 2 * errors[name]["eager"])
         good = bool(backends) and all(row["ok"] for row in rows)
         output.write_text(json.dumps({"ok": good, "rows": rows, "score_map_errors": errors}))
     for row in rows:
         took = f"{row['median_ms']:.3f} ms, {row['fps']:.0f} frames/s" if row["ok"] else f"wrong: {row}"
-        print(f"{row['model']} {row['attention']} {row['engine']} batch {row['batch']}: {took}")
-    profile = {backend: _profile("esat-384", backend) for backend in backends}
-    output.write_text(json.dumps({"ok": good, "rows": rows, "score_map_errors": errors, "profile": profile}))
+        print(f"{row['model']} {row['impl']} {row['backend']} {row['mode']} {row['scope']} batch {row['batch']}: {took}")
+    profile = {backend: stages(model_weights("esat-384"), backend) for backend in backends}
+    verified = choices_for(DEVICE).verified
+    output.write_text(
+        json.dumps({"ok": good, "rows": rows, "score_map_errors": errors, "stages_us": profile, "choices_verified": verified})
+    )
     return 0 if good else 1
 
 
 if __name__ == "__main__":
-    sys.exit(main(Path(sys.argv[1])))
+    if sys.argv[1] == "--nvtx":
+        nvtx()
+    else:
+        sys.exit(main(Path(sys.argv[1])))

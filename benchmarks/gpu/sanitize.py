@@ -1,6 +1,7 @@
-"""compute-sanitizer over small calls of every attention kernel. Some virtual machines refuse it: that is recorded, and is no failure of the kernels.
+"""compute-sanitizer over small calls of every attention kernel, and over a frame of the engine (not as a graph), which calls all others.
+Some virtual machines refuse it: that is recorded, and is no failure of the kernels.
 
-`--all OUTPUT` starts the tools; `--calls BACKEND` makes the calls that they watch.
+`--all OUTPUT` starts the tools; `--calls cuda|triton|frame` makes the calls that they watch.
 """
 
 from __future__ import annotations
@@ -14,13 +15,16 @@ import sys
 from pathlib import Path
 
 TOOLS = ("memcheck", "racecheck")
-LIMIT_S = 30  # for each of the four runs
+LIMIT_S = 20  # for each of the six runs
 REFUSALS = ("Device not supported", "not supported on this", "Unable to initialize", "LibraryNotLoaded", "error 999")
 
 
 def calls(backend: str) -> None:
     """Ragged sizes, every tile height and head dimension of one backend."""
     import torch
+
+    if backend == "frame":
+        return frame()
 
     from esat_kernels import testing
     from esat_kernels.attention import cuda, triton
@@ -39,6 +43,29 @@ def calls(backend: str) -> None:
     torch.cuda.synchronize()
 
 
+def frame() -> None:
+    """Two targets of a small network in one frame, cut off at its border: crop, products, elimination, decode, by the Triton kernels."""
+    import torch
+
+    from benchmarks.gpu.inputs import pictures, small_weights
+    from engine.gpu.frame import FramePlan, crop_template
+    from engine.gpu.network import GpuNetwork, Kernels
+    from engine.gpu.streams import HostStreams
+
+    network = GpuNetwork(small_weights(), torch.device("cuda"), torch.bfloat16, Kernels.of("triton"))
+    plan = FramePlan(network, HostStreams(), [2])
+    picture = pictures(1, 97, 131)[0]
+    staging = plan.staging()
+    used = staging.fill(picture)
+    memory = plan.frames[0][0]
+    memory.memory[:used].copy_(staging.memory[:used])
+    for place, box in enumerate(((3.0, 5.0, 30.0, 24.0), (100.0, 60.0, 25.0, 30.0))):
+        plan.place(place, crop_template(network, memory, box, True))
+        plan.boxes[place] = torch.tensor(box, dtype=torch.float64)
+    plan.step(0, True)
+    torch.cuda.synchronize()
+
+
 def _verdict(code: int, text: str) -> str:
     if any(refusal in text for refusal in REFUSALS):
         return "refused by this machine"
@@ -51,8 +78,8 @@ def main(output: Path) -> int:
 
     found: dict[str, object] = {}
     tool = shutil.which("compute-sanitizer") or shutil.which("/usr/local/cuda/bin/compute-sanitizer")
-    for backend in ("cuda", "triton"):
-        reason = backends()[backend]
+    for backend in ("cuda", "triton", "frame"):
+        reason = backends()["triton" if backend == "frame" else backend]
         for name in TOOLS:
             if tool is None or reason is not None:
                 found[f"{backend} {name}"] = {"verdict": "not run", "why": reason or "compute-sanitizer is not installed"}

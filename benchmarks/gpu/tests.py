@@ -12,7 +12,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-FILES = ("tests/kernels/test_triton_gpu.py", "tests/kernels/test_cuda_gpu.py")
+FILES = sorted(str(path.relative_to(REPOSITORY)) for path in (REPOSITORY / "tests").rglob("test_*_gpu.py"))
 
 
 def main(output: Path) -> int:
@@ -20,7 +20,7 @@ def main(output: Path) -> int:
         report = Path(folder, "report.xml")
         command = [sys.executable, "-m", "pytest", "--tb=short", "-p", "no:cacheprovider", f"--junitxml={report}", *FILES]
         if find_spec("xdist") is not None:  # most of the time goes into compiling Triton's variants
-            command += ["-n", "4"]
+            command += ["-n", "8"]
         environment = {**os.environ, "ESAT_REQUIRE": "cuda,triton", "PYTHONPATH": str(REPOSITORY)}
         code = subprocess.run(command, cwd=REPOSITORY, env=environment).returncode
         cases = list(ElementTree.parse(report).iter("testcase")) if report.is_file() else []

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from engine.config import ModelConfig
 from engine.model.head import BRANCHES
+from engine.weights.folding import folded_convolution, folded_linear
 
 _HUGE_PAGE = 2 << 20
 PANEL = 32  # outputs of a panel and inputs of a step: both are padded to multiples of it
@@ -115,18 +116,11 @@ class PackedWeights:
 
 
 def _product(state: Mapping[str, Tensor], dtype: torch.dtype, name: str, norm: str | None = None) -> PackedProduct:
-    weight, bias = state[f"{name}.weight"], state[f"{name}.bias"]
-    if norm is not None:  # W (g x + b) + c = (W g) x + (W b + c)
-        bias = bias + weight @ state[f"{norm}.bias"]
-        weight = weight * state[f"{norm}.weight"]
-    return PackedProduct.of(weight, bias, dtype)
+    return PackedProduct.of(*folded_linear(state, name, norm), dtype)
 
 
 def _convolution(state: Mapping[str, Tensor], dtype: torch.dtype, name: str) -> PackedConvolution:
-    weight, bias = state[f"{name}.0.weight"], state[f"{name}.0.bias"]
-    gain = state[f"{name}.1.weight"] / torch.sqrt(state[f"{name}.1.running_var"] + 1e-5)
-    weight = weight * gain.view(-1, 1, 1, 1)
-    bias = (bias - state[f"{name}.1.running_mean"]) * gain + state[f"{name}.1.bias"]
+    weight, bias = folded_convolution(state, name)
     outputs, inputs = weight.shape[:2]
     square = weight.new_zeros(padded(outputs), 9, padded(inputs))
     square[:outputs, :, :inputs] = weight.permute(0, 2, 3, 1).reshape(outputs, 9, inputs)

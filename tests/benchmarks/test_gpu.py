@@ -8,11 +8,20 @@ import json
 import os
 import subprocess
 import sys
+import tarfile
 
+import numpy as np
 import pytest
+import torch
 
-from benchmarks.gpu import machine, sanitize
-from benchmarks.gpu.parts import PARTS, PEERS, Part
+from benchmarks import golden as golden_files
+from benchmarks.golden_findings import Target
+from benchmarks.gpu import frame, golden, inputs, machine, pipeline, plots, products, sanitize
+from benchmarks.gpu.parts import EXTRA, PARTS, Part
+from engine.gpu.frame import FramePlan
+from engine.gpu.network import GpuNetwork, Kernels
+from engine.gpu.products import Product
+from engine.gpu.streams import HostStreams
 from tests.conftest import REPOSITORY
 
 command = importlib.import_module("benchmarks.gpu.__main__")
@@ -28,12 +37,14 @@ def test_without_a_gpu_every_part_says_what_it_would_do():
     for part in PARTS:
         assert f"{part.name}: {part.purpose}" in done.stdout
         assert f"-m benchmarks.gpu.{part.module}" in done.stdout
+    for part in EXTRA:
+        assert f"{part.name} ({part.purpose})" in done.stdout
 
 
 def test_all_parts_fit_into_ten_minutes_and_exist():
     assert sum(part.limit_s for part in PARTS) < 600
-    assert PEERS.limit_s < 600
-    for part in (*PARTS, PEERS):
+    assert all(part.limit_s < 600 for part in EXTRA)
+    for part in (*PARTS, *EXTRA):
         assert (REPOSITORY / "benchmarks" / "gpu" / f"{part.module}.py").is_file()
 
 
@@ -68,7 +79,7 @@ def run(monkeypatch, tmp_path):
         monkeypatch.setattr(command, "PARTS", parts)
         monkeypatch.setattr(sys, "argv", ["gpu", "--output", str(tmp_path), *arguments])
         code = command.main()
-        return code, {path.stem.removeprefix("gpu_"): json.loads(path.read_text()) for path in tmp_path.iterdir()}
+        return code, {path.stem.removeprefix("gpu_"): json.loads(path.read_text()) for path in tmp_path.glob("*.json")}
 
     return call
 
@@ -97,6 +108,118 @@ def test_a_second_call_goes_on_where_the_first_stopped(run, capsys):
     assert "works: finished by an earlier call" in capsys.readouterr().out
     run((works, mended), "--again")
     assert "finished by an earlier call" not in capsys.readouterr().out
+
+
+def test_all_results_fit_into_one_file(run, tmp_path):
+    packed = tmp_path.parent / f"{tmp_path.name}.tar"
+    run(
+        (Fake("works", "", "", 60, code=WRITES), Fake("draws", "", "", 60, code=f"{WRITES}; open(OUTPUT[:-4] + 'png', 'w')")),
+        "--tar",
+        str(packed),
+    )
+    with tarfile.open(packed) as archive:
+        assert [name for name in archive.getnames() if "/" not in name] == ["gpu_draws.json", "gpu_draws.png", "gpu_works.json"]
+
+
+@pytest.mark.parametrize("name", ["small_plain.npz", "small_fda.npz", "small_fda_paper.npz"])
+def test_the_engine_agrees_with_golden_files(name):
+    path = REPOSITORY / "tests" / "golden" / name
+    assert path in golden.files()
+    row = golden.check_engine(path, golden_files.load(path), Target("reference", "fp32", "cpu"))
+    assert row["ok"]
+    assert row["removed_equal"]
+    assert row["max_abs_error"] < 1e-5
+
+
+def test_a_wrong_engine_disagrees_with_golden_files():
+    path = REPOSITORY / "tests" / "golden" / "small_fda.npz"
+    content = golden_files.load(path)
+    content["spec"] = np.array(json.dumps(json.loads(str(content["spec"])) | {"fda": [0.0, 0.0, 0.02]}))
+    assert not golden.check_engine(path, content, Target("reference", "fp32", "cpu"))["ok"]
+
+
+def test_a_golden_file_that_cannot_be_checked_says_why(tmp_path):
+    [row] = golden.rows(tmp_path / "missing.npz", Target("triton", "bf16", "cuda"))
+    assert not row["ok"]
+    assert "no such file" in row["error"]
+
+
+def test_the_pipeline_is_checked_and_timed(monkeypatch):
+    """On the CPU with a small network: every arrangement runs, and a loop whose boxes differ gets no speed."""
+    monkeypatch.setattr(pipeline, "WARM_UP", 1)
+    monkeypatch.setattr(pipeline, "DISTINCT", 2)
+    rows = pipeline.measure(inputs.small_weights(), "reference", "cpu", "fp32", count=4)
+    assert {(row["targets"], row["frames"]) for row in rows} == {
+        *((name, "pinned") for name in pipeline.ARRANGEMENTS),
+        ("1 target", "NumPy"),
+        ("1 target", "NumPy, Tracker.update"),
+    }
+    assert all(row["ok"] and row["fps"] > 0 and row["box_error_px"] <= 0.01 for row in rows)
+    monkeypatch.setattr(pipeline, "loop_error", lambda *_: 0.5)
+    [row] = pipeline.measure(inputs.small_weights(), "reference", "cpu", "fp32", count=4)
+    assert not row["ok"]
+    assert "fps" not in row
+
+
+def test_a_frames_checks_and_rows(monkeypatch):
+    """On the CPU with the reference kernels: what the GPU does but for its clock, and an engine that is too far off gets no time."""
+    monkeypatch.setattr(frame, "DEVICE", torch.device("cpu"))
+    monkeypatch.setattr(frame, "REPETITIONS", 3)
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda: None)
+    monkeypatch.setattr(frame, "_times", lambda call: call() and {"median_ms": 2.0, "p99_ms": 3.0})
+    weights = inputs.small_weights()
+    errors = frame.model_errors(weights, ["reference"])
+    assert 0 < errors["reference"] <= 2 * errors["eager"]
+    rows = frame.engine_rows(weights, "reference", (1, 2), accurate=True)
+    assert [(row["mode"], row["scope"], row["batch"]) for row in rows] == [
+        *(("eager", "network", 1), ("graph", "network", 1), ("graph", "tracker", 1)),
+        *(("graph", "network", 2), ("graph", "tracker", 2)),
+    ]
+    assert all(row["ok"] and row["fps"] == 500 * row["batch"] for row in rows)
+    assert not any("fps" in row for row in frame.engine_rows(weights, "reference", (1,), accurate=False))
+    maps = frame.NetworkFrame(
+        GpuNetwork(weights, frame.DEVICE, torch.float32, Kernels.of("reference")), *inputs.images(weights.config, 1, frame.DEVICE)
+    )
+    assert frame.repetitions_equal(maps.eager, 3)
+    shaky = iter([maps.eager()] * 3 + [maps.eager()._replace(maps=maps.eager().maps._replace(score=torch.zeros(1, 1, 6, 6)))])
+    assert not frame.repetitions_equal(lambda: next(shaky), 3)
+
+
+def test_every_product_of_a_frame_is_measured(monkeypatch):
+    """The shapes that `products` times are those that a frame runs."""
+    weights = inputs.small_weights()
+    seen = set()
+    product = Product.__call__
+
+    def spy(self, x, residual=None):
+        outputs, width = self._weight.shape
+        seen.add((x.numel() // width, outputs, width, self._norm, self._gelu, residual is not None))
+        return product(self, x, residual)
+
+    network = GpuNetwork(weights, torch.device("cpu"), torch.float32, Kernels.of("reference"))
+    plan = FramePlan(network, HostStreams(), [2])
+    monkeypatch.setattr(Product, "__call__", spy)
+    plan.step(0, True)
+    counts, dimensions = products.shapes(weights.config, 2), products.dimensions(weights.config)
+    assert {(rows, *dimensions[name]) for name, all_rows in counts.items() for rows in all_rows} == seen
+
+
+def test_plots_show_what_was_measured(tmp_path):
+    assert plots.main(tmp_path / "gpu_plots.json") == 1
+    frame = {"impl": "ours", "model": "esat-384", "backend": "cuda", "mode": "graph", "scope": "network"}
+    content = {
+        "attention": {"rows": [{"impl": "ours", "backend": "cuda", "tokens": n, "median_us": n / 100} for n in (343, 720)]},
+        "frame": {
+            "rows": [{**frame, "batch": n, "median_ms": n / 2} for n in (1, 4)],
+            "stages_us": {"cuda": {"head": 3.0, "kernel: x": 1.0}},
+        },
+        "pipeline": {"rows": [{"model": "m", "backend": "cuda", "targets": "1 target", "frames": "pinned", "fps": 5.0}]},
+    }
+    for part, found in content.items():
+        (tmp_path / f"gpu_{part}.json").write_text(json.dumps(found))
+    assert plots.main(tmp_path / "gpu_plots.json") == 0
+    assert json.loads((tmp_path / "gpu_plots.json").read_text())["files"] == ["gpu_attention.png", "gpu_frame.png", "gpu_pipeline.png"]
+    assert all((tmp_path / f"gpu_{name}.png").stat().st_size > 5000 for name in content)
 
 
 @pytest.mark.parametrize(
