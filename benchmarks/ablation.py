@@ -20,32 +20,28 @@ from pathlib import Path
 
 import torch
 
-from benchmarks.ablation_report import Run, Table, write_report
+from benchmarks.ablation_report import Run, Variant, report, write_report
 from engine.training.config import TrainConfig, read_config
+from engine.training.data import read_data
 from engine.training.layouts import Pictures
 from engine.training.losses import overlaps
 from engine.training.memory import keep_freed_memory
-from engine.training.pairs import AugmentConfig, PairMaker
-from engine.training.sources import Clip, Pool, read_pool
-from engine.training.trainer import LOG, Trainer, to_device
+from engine.training.pairs import PairMaker
+from engine.training.settings import AugmentConfig
+from engine.training.sources import Clip, Pool
+from engine.training.trainer import LOG, Trainer, normalise
 from engine.training.validate import sequences
 
 _POSITION_WEIGHTS = ((0.001, 0), (0.01, 0), (0.1, 0), (0, 0.01), (0, 0.1), (0, 1), (0.01, 0.01), (0.01, 0.1), (0.1, 0.01), (0.1, 0.1))
 _LAST = 20  # steps at a run's end whose losses are averaged
 _HELD_OUT_GROUP = "held out"
+_RUNS = "runs.jsonl"
 
 
-@dataclasses.dataclass(frozen=True, order=True)
-class Variant:
-    """Weights of the position losses (0: no such loss) and alpha = beta."""
-
-    absolute: float
-    positive: float
-    force: float
-
-    def apply(self, config: TrainConfig) -> TrainConfig:
-        losses = dataclasses.replace(config.losses, absolute=self.absolute, positive=self.positive)
-        return config.replace(losses=losses, model=config.model.replace(alpha=self.force, beta=self.force))
+def apply(variant: Variant, config: TrainConfig) -> TrainConfig:
+    """The configuration with the variant's loss weights and forces."""
+    losses = dataclasses.replace(config.losses, absolute=variant.absolute, positive=variant.positive)
+    return config.replace(losses=losses, model=config.model.replace(alpha=variant.force, beta=variant.force))
 
 
 def rows(table: int) -> dict[str, Variant]:
@@ -85,21 +81,27 @@ def mean_iou(trainer: Trainer, pairs: PairMaker, batches: int) -> float:
     total = 0.0
     for index in range(batches):
         batch = pairs.batch(index, trainer.config.batch)
-        template, search = (to_device(crops, trainer.device) for crops in (batch.template, batch.search))
+        template, search = (normalise(crops, trainer.device) for crops in (batch.template, batch.search))
         box = trainer.averaged.network(template, search).box
-        total += float(overlaps(box.float(), torch.from_numpy(batch.boxes).to(trainer.device))[0].mean())
+        total += float(overlaps(box.float(), batch.boxes.to(trainer.device))[0].mean())
     return total / batches
 
 
 def _train(variant: Variant, seed: int, config: TrainConfig, pool: Pool, held_out: PairMaker, place: Path, batches: int) -> Run:
-    settings = variant.apply(config).replace(seed=seed)
+    settings = apply(variant, config).replace(seed=seed)
     trainer = Trainer(settings, PairMaker(pool, settings.model, settings.augment, seed), place)
     trainer.run()
     log = [json.loads(line) for line in (place / LOG).read_text().splitlines()][-_LAST:]
     training = sum(record["iou"] for record in log) / len(log)
-    run = Run(variant.absolute, variant.positive, variant.force, seed, config.steps, mean_iou(trainer, held_out, batches), training)
+    run = Run(variant, seed, config.steps, mean_iou(trainer, held_out, batches), training)
     shutil.rmtree(place)
     return run
+
+
+def finished(out: Path) -> list[Run]:
+    """The runs that `out` holds."""
+    file = out / _RUNS
+    return [Run.read(json.loads(line)) for line in file.read_text().splitlines()] if file.exists() else []
 
 
 def ablate(
@@ -107,9 +109,7 @@ def ablate(
 ) -> list[Run]:
     """Train every variant of the tables with every seed, a seed after the other; runs that are in `out`/runs.jsonl are taken from there."""
     out.mkdir(parents=True, exist_ok=True)
-    file = out / "runs.jsonl"
-    done = [Run(**json.loads(line)) for line in file.read_text().splitlines()] if file.exists() else []
-    known = {(run.absolute, run.positive, run.force, run.seed, run.steps): run for run in done}
+    known = {(*dataclasses.astuple(run.variant), run.seed, run.steps): run for run in finished(out)}
     wanted = list(dict.fromkeys(variant for table in tables for variant in rows(table).values()))  # tables share rows
     found = []
     for seed, variant in itertools.product(seeds, wanted):
@@ -117,8 +117,8 @@ def ablate(
         if key not in known:
             place = out / "-".join(str(part) for part in key)  # a run that was cut off goes on from its checkpoint
             known[key] = _train(variant, seed, config, pool, held_out, place, batches)
-            with file.open("a") as target:
-                target.write(json.dumps(dataclasses.asdict(known[key])) + "\n")
+            with (out / _RUNS).open("a") as target:
+                target.write(json.dumps(known[key].record()) + "\n")
         found.append(known[key])
     return found
 
@@ -133,14 +133,20 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--init", help="as in the configuration")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--report", type=Path, help="folder for ablation.json, ablation.md, ablation.png")
+    parser.add_argument("--finished", action="store_true", help="report what is finished, train nothing")
     options = parser.parse_args(arguments)
-    torch.set_num_threads(options.threads)
-    keep_freed_memory()
     config = read_config(options.config, **({"init": options.init} if options.init else {}))
-    pool = read_pool(Path(config.data), Path(config.pseudo) if config.pseudo else None)
-    runs = ablate(config, pool, held_out_pairs(options.held_out, config), options.tables, options.seeds, options.out)
-    tables = {number: Table({label: dataclasses.astuple(variant) for label, variant in rows(number).items()}) for number in options.tables}
-    print(write_report(runs, tables, config, options.report))
+    if options.finished:
+        runs = [run for run in finished(options.out) if run.steps == config.steps]
+    else:
+        torch.set_num_threads(options.threads)
+        keep_freed_memory()
+        pairs = held_out_pairs(options.held_out, config)
+        runs = ablate(config, read_data(config), pairs, options.tables, options.seeds, options.out)
+    tables = {number: rows(number) for number in options.tables}
+    print(report(runs, tables, config))
+    if options.report:
+        write_report(runs, tables, config, options.report)
 
 
 if __name__ == "__main__":
