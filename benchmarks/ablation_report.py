@@ -106,10 +106,10 @@ def report(runs: Sequence[Run], tables: Mapping[int, Mapping[str, Variant]], con
     lines = [
         "# Ablations, a replication at small scale",
         "",
-        f"`python -m benchmarks.ablation`: {model.depth} layers of {model.dim}, {model.template_size}-px templates, {model.search_size}-px search "
-        f"regions, {config.steps} steps of {config.batch} pairs ({pairs} pairs; the paper: 18 million), from a pretrained backbone. Mean IoU on "
-        "pairs of sequences that no run was trained on; spread: standard deviation over seeds. Gain: difference to the first row, seed by seed, with its "
-        "95 % interval. "
+        f"`python -m benchmarks.ablation`: {model.depth} layers of {model.dim}, {model.template_size}-px templates, {model.search_size}-px "
+        f"search regions, {config.steps} steps of {config.batch} pairs ({pairs} in all; the paper: 18 million), from a pretrained backbone. "
+        "Mean IoU on pairs of sequences that no run was trained on; spread: standard deviation over seeds. Gain: difference to the first row, "
+        "seed by seed, with its 95 % interval. "
         "Runs this short compare how fast a model begins to learn, not what it reaches.",
     ]
     for table in tables:

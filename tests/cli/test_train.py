@@ -3,6 +3,8 @@
 import json
 import os
 import signal
+import subprocess
+import sys
 import threading
 import time
 
@@ -88,3 +90,10 @@ def test_a_run_on_packed_data_needs_nothing_else(tmp_path, capsys):
     (data / "train_images").rename(tmp_path / "gone")
     assert run(["train", configuration(tmp_path), "--data", str(shards), "--run", str(tmp_path / "run"), "--minutes", "1"]) == 0
     assert "boxes: coco 4" in capsys.readouterr().err
+
+
+def test_training_on_packed_data_needs_no_video_library():
+    """The machine with the GPU has PyTorch, OpenCV and what reads YAML and draws plots, and nothing else."""
+    blocked = ";".join(f"sys.modules[{name!r}] = None" for name in ("av", "onnx"))
+    modules = "engine.cli.app, engine.training.trainer, engine.training.data, engine.training.curves, engine.training.export"
+    subprocess.run([sys.executable, "-c", f"import sys;{blocked};import {modules}"], check=True, timeout=120)
