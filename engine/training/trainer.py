@@ -178,6 +178,8 @@ class Trainer:
         self.device = choose_device(config.device)
         if self.device.type == "cuda":
             torch.cuda.set_device(self.device)
+            if config.precision == "bf16" and not torch.cuda.is_bf16_supported(including_emulation=False):
+                raise ConfigError(f"precision 'bf16' needs a GPU that computes in it, {torch.cuda.get_device_name()} does not: set 'fp32'")
         if config.augment_on == "device" or (config.augment_on == "auto" and self.device.type == "cuda" and pairs.pool.in_memory):
             pairs.painter = Painter(pairs.pool, self.device)
         self.group = join(self.device)
