@@ -23,6 +23,7 @@ import torch
 from benchmarks.ablation_report import Run, Variant, report, write_report
 from engine.training.config import TrainConfig, read_config
 from engine.training.data import read_data
+from engine.training.export import commit
 from engine.training.layouts import Pictures
 from engine.training.losses import overlaps
 from engine.training.memory import keep_freed_memory
@@ -93,7 +94,7 @@ def _train(variant: Variant, seed: int, config: TrainConfig, pool: Pool, held_ou
     trainer.run()
     log = [json.loads(line) for line in (place / LOG).read_text().splitlines()][-_LAST:]
     training = sum(record["iou"] for record in log) / len(log)
-    run = Run(variant, seed, config.steps, mean_iou(trainer, held_out, batches), training)
+    run = Run(variant, seed, config.steps, mean_iou(trainer, held_out, batches), training, commit())
     shutil.rmtree(place)
     return run
 

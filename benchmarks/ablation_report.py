@@ -36,6 +36,7 @@ class Run:
     steps: int
     iou: float
     training_iou: float
+    commit: str = "unknown"  # of the code that trained it
 
     def record(self) -> dict[str, Any]:
         """As one flat mapping."""
