@@ -1,6 +1,6 @@
 """What training costs: a step with the fused backward against eager FDA, and the painting of training pairs, in pairs a second.
 
-    python -m benchmarks.training [--data DIR] [--dtypes bf16,fp32] [--batch 8] [--threads 2] [--seconds 20] [--json FILE|-]
+    python -m benchmarks.training [--data DIR] [--dtypes bf16,fp32] [--batch 4] [--threads 2] [--seconds 20] [--json FILE|-]
 
 A step is forward, equation 8, backward, clipping and AdamW of `esat-s-256` on random crops; variants differ in the attention alone. Painting is
 measured on one thread at a time with real pictures (without `--data`, not at all): OpenCV, and PyTorch on this device.
@@ -76,7 +76,7 @@ def _painting(data: Path, batch: int) -> dict[str, Callable[[], object]]:
 def main(
     data: Annotated[Path | None, typer.Option(help="Folder with train_images/ and train_video/.")] = None,
     dtypes: Annotated[str, typer.Option(help="bf16, fp32, with commas.")] = "bf16,fp32",
-    batch: Annotated[int, typer.Option(min=1)] = 8,
+    batch: Annotated[int, typer.Option(min=1)] = 4,
     threads: Annotated[int, typer.Option(min=1)] = 2,
     seconds: Annotated[float, typer.Option(help="For each group of variants.")] = 20.0,
     json: Annotated[str | None, typer.Option("--json", help="File for JSON lines, - for standard output.")] = None,
