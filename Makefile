@@ -9,7 +9,7 @@ NATIVE_SOURCES := $(shell find csrc -type f 2>/dev/null)
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check -c $(CONSTRAINTS)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check setup native ctest sanitize wheel bench gpu gpu-peers clean
+.PHONY: help demo test check setup native ctest sanitize wheel bench gpu gpu-peers gpu-train clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -96,6 +96,17 @@ gpu: ## on a CUDA machine: build, test, sanitise and time the GPU kernels (says 
 
 gpu-peers: ## the slow peers: torch.compile and FlexAttention, autotuned
 	$(GPU_PYTHON) -m benchmarks.gpu --peers
+
+SHARDS ?= carry/shards
+MINUTES ?= 9
+OUTPUT ?= out
+TRAINING ?= configs/esat-s-256-gpu.yaml
+gpu-train: ## train on packed data for MINUTES, going on where the last call stopped; weights in parts of 15 MiB in OUTPUT
+	$(GPU_PYTHON) -m engine train $(TRAINING) --data $(SHARDS) --run runs/gpu-train --minutes $(MINUTES) --export runs/gpu-train/weights.safetensors
+	mkdir -p $(OUTPUT) && rm -f $(OUTPUT)/esat_s_256.part-*
+	split -b 15M -d runs/gpu-train/weights.safetensors $(OUTPUT)/esat_s_256.part-
+	sha256sum < runs/gpu-train/weights.safetensors > $(OUTPUT)/sha256
+	cp runs/gpu-train/log.jsonl runs/gpu-train/curves.png $(OUTPUT)
 
 clean: ## remove what was built, but not .venv
 	rm -rf $(BUILD) dist out *.egg-info

@@ -25,6 +25,7 @@ def _register() -> None:
     from engine.cli.explain import explain
     from engine.cli.export import export
     from engine.cli.info import info
+    from engine.cli.pack import pack
     from engine.cli.serve import serve
     from engine.cli.track import track
     from engine.cli.train import train
@@ -37,6 +38,7 @@ def _register() -> None:
     app.command("eval")(evaluate)
     app.command()(export)
     app.command()(info)
+    app.command()(pack)
     app.command()(serve)
     app.command()(track)
     app.command()(train)

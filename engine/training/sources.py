@@ -39,15 +39,24 @@ class Still:
 
 @dataclasses.dataclass(frozen=True)
 class Clip:
-    """Frames (uint8 BGR) and one object's boxes [n, 4], NaN where it has none. Tracks of one video share their frames."""
+    """Frames (uint8 BGR) and one object's boxes [n, 4], NaN where it has none. Tracks of one video share their frames.
+
+    `numbers` [n]: which frames of the video these are, where some were left out.
+    """
 
     frames: Sequence[np.ndarray]
     boxes: np.ndarray
+    numbers: np.ndarray | None = None
 
     @property
     def valid(self) -> np.ndarray:
         """Indices of frames that have a usable box."""
         return np.flatnonzero(np.isfinite(self.boxes).all(1) & (self.boxes[:, 2:] >= _MIN_SIDE).all(1))
+
+    @property
+    def times(self) -> np.ndarray:
+        """The number of each frame in its video."""
+        return np.arange(len(self.boxes)) if self.numbers is None else self.numbers
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,6 +65,17 @@ class Pool:
 
     stills: dict[str, list[Still]]
     clips: dict[str, list[Clip]]
+
+    def picture_lists(self) -> list[Sequence[np.ndarray]]:
+        """Every sequence of pictures once, in the pool's order."""
+        stills = (still.pictures for group in self.stills.values() for still in group)
+        frames = (clip.frames for group in self.clips.values() for clip in group)
+        return list({id(pictures): pictures for pictures in (*stills, *frames)}.values())
+
+    @property
+    def in_memory(self) -> bool:
+        """Whether all pictures are decoded, not read from files when they are drawn."""
+        return all(isinstance(pictures, list) for pictures in self.picture_lists())
 
     def describe(self) -> dict[str, int]:
         """Boxes in each group of stills, frames with a box in each group of clips."""
@@ -68,7 +88,8 @@ def usable(boxes: np.ndarray) -> np.ndarray:
     return (boxes[:, 2:] >= _MIN_SIDE).all(1) & (np.sqrt(boxes[:, 2:].prod(1)) >= _MIN_SIZE)
 
 
-def _shrink(image: np.ndarray, longest: int) -> tuple[np.ndarray, float]:
+def shrink(image: np.ndarray, longest: int) -> tuple[np.ndarray, float]:
+    """The picture with a longer side of at most `longest` pixels, and the factor."""
     factor = min(1.0, longest / max(image.shape[:2]))
     if factor == 1.0:
         return image, 1.0
@@ -91,7 +112,7 @@ def read_stills(folder: Path, longest: int = 512) -> list[Still]:
         image = cv2.imread(str(folder / "img" / name), cv2.IMREAD_COLOR)
         if image is None:
             raise DatasetError(f"{folder}: cannot read the picture img/{name}")
-        image, factor = _shrink(image, longest)
+        image, factor = shrink(image, longest)
         table = np.array(rows[name])
         boxes, classes = table[:, :4] * factor, table[:, 4].astype(int)
         keep = usable(boxes)
@@ -105,7 +126,7 @@ def read_video(path: Path, longest: int = 640) -> tuple[list[np.ndarray], float]
     capture = cv2.VideoCapture(str(path))
     frames, factor = [], 1.0
     while (read := capture.read())[0]:
-        image, factor = _shrink(read[1], longest)
+        image, factor = shrink(read[1], longest)
         frames.append(image)
     if not frames:
         raise DatasetError(f"{path}: no frame could be read")

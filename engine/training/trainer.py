@@ -14,7 +14,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -25,7 +24,9 @@ from engine.preprocess import IMAGENET_MEAN, IMAGENET_STD
 from engine.training.attention import drop_attraction
 from engine.training.config import TrainConfig
 from engine.training.distributed import join
+from engine.training.drop_path import add_drop_path
 from engine.training.losses import total_loss
+from engine.training.paint_device import Painter
 from engine.training.pairs import Batch, PairMaker
 
 _SCORE_PRIOR = -4.0  # logit of a cell's score before training: nearly all cells are background (focal loss, Lin et al. 2017)
@@ -41,6 +42,7 @@ class TrainingModel(nn.Module):
         self.network: EsatNetwork = build_model(config.model, backend="auto")
         if config.attention == "repulsion":
             drop_attraction(self.network)
+        add_drop_path(self.network, config.drop_path)
         self.position = PositionHeads(config.model, config.position_shared) if config.losses.position else None
         nn.init.constant_(self.network.box_head.get_parameter("conv5_ctr.bias"), _SCORE_PRIOR)
 
@@ -161,9 +163,9 @@ class Loader:
             self._tasks.put(None)
 
 
-def to_device(crops: np.ndarray, device: torch.device) -> Tensor:
-    """uint8 RGB [B, S, S, 3] -> normalised float32 [B, 3, S, S]."""
-    images = torch.from_numpy(crops).to(device, non_blocking=True).permute(0, 3, 1, 2).float()
+def normalise(crops: Tensor, device: torch.device) -> Tensor:
+    """uint8 RGB [B, S, S, 3] -> normalised float32 [B, 3, S, S] on the device."""
+    images = crops.to(device, non_blocking=True).permute(0, 3, 1, 2).float()
     mean, std = (torch.tensor(values, device=device).view(1, 3, 1, 1) * 255 for values in (IMAGENET_MEAN, IMAGENET_STD))
     return (images - mean) / std
 
@@ -174,6 +176,12 @@ class Trainer:
     def __init__(self, config: TrainConfig, pairs: PairMaker, run: str | Path):
         self.config, self.pairs, self.run_dir = config, pairs, Path(run)
         self.device = choose_device(config.device)
+        if self.device.type == "cuda":
+            torch.cuda.set_device(self.device)
+            if config.precision == "bf16" and not torch.cuda.is_bf16_supported(including_emulation=False):
+                raise ConfigError(f"precision 'bf16' needs a GPU that computes in it, {torch.cuda.get_device_name()} does not: set 'fp32'")
+        if config.augment_on == "device" or (config.augment_on == "auto" and self.device.type == "cuda" and pairs.pool.in_memory):
+            pairs.painter = Painter(pairs.pool, self.device)
         self.group = join(self.device)
         self._part = self.group.part(config.batch)
         if (self._part.stop - self._part.start) % self._chunk:
@@ -192,6 +200,7 @@ class Trainer:
         self.optimizer = torch.optim.AdamW(parameter_groups(self.model, config), fused=True)
         if not self._fresh:
             self._resume()
+        self._cut_log()
         self._stop = False
 
     @property
@@ -214,6 +223,17 @@ class Trainer:
         for group, (rate, decay) in zip(self.optimizer.param_groups, rates, strict=True):
             group["base_lr"], group["weight_decay"] = rate, decay  # the configuration decides, so that a run may be continued with others
         self.step, self.seconds = state["step"], state["seconds"]
+
+    def _cut_log(self) -> None:
+        """Drop the log's records of steps that the checkpoint does not hold and that will be made again: the run before was killed."""
+        log = self.run_dir / LOG
+        if self.group.rank == 0 and log.exists():
+            kept = [
+                line for line in log.read_text().splitlines(keepends=True) if line.endswith("\n") and json.loads(line)["step"] <= self.step
+            ]
+            partial = log.with_suffix(".partial")
+            partial.write_text("".join(kept))
+            os.replace(partial, log)
 
     def save(self) -> None:
         """Write the checkpoint; it appears under its name only when it is complete. The first process of a group writes, the others do not."""
@@ -253,14 +273,15 @@ class Trainer:
         factor = rate_factor(self.step, config)
         for group in self.optimizer.param_groups:
             group["lr"] = group["base_lr"] * factor
+        torch.manual_seed((config.seed * 1_000_003 + self.step) * self.group.size + self.group.rank)  # stochastic depth, if any
         self.optimizer.zero_grad(set_to_none=True)
         sums: dict[str, Tensor] = {}
         ratio = keep_ratio(self.step, config)
         share = self._chunk / len(batch.boxes)
         for start in range(0, len(batch.boxes), self._chunk):
             part = slice(start, start + self._chunk)
-            template, search = (to_device(crops[part], self.device) for crops in (batch.template, batch.search))
-            boxes = torch.from_numpy(batch.boxes[part]).to(self.device)
+            template, search = (normalise(crops[part], self.device) for crops in (batch.template, batch.search))
+            boxes = batch.boxes[part].to(self.device)
             with self._autocast():
                 prediction, position = self.model(template, search, ratio)
             loss, terms = total_loss(prediction, position, boxes, config.model, config.losses)
@@ -273,7 +294,8 @@ class Trainer:
         self.optimizer.step()
         self._average()
         self.step += 1
-        return {name: float(value) for name, value in sums.items()} | {"norm": float(norm), "lr": factor, "keep": ratio}
+        values = torch.stack([*sums.values(), norm]).tolist()  # the step's only wait for a GPU
+        return dict(zip((*sums, "norm"), values, strict=True)) | {"lr": factor, "keep": ratio}
 
     @torch.no_grad()
     def _average(self) -> None:
@@ -284,12 +306,12 @@ class Trainer:
         for mean, value in zip(self.averaged.buffers(), self.model.buffers(), strict=True):
             mean.copy_(value)
 
-    def run(self, on_step: Callable[[dict[str, float]], None] | None = None) -> None:
-        """Train up to `config.steps`, or until `stop` is called; saves now and then and at the end."""
+    def run(self, on_step: Callable[[dict[str, float]], None] | None = None, minutes: float = math.inf) -> None:
+        """Train up to `config.steps`, until `stop` is called, or for so many minutes; saves now and then and at the end."""
         config = self.config
         self.run_dir.mkdir(parents=True, exist_ok=True)
         loader = Loader(lambda step: self.pairs.batch(step, config.batch, self._part), self.step, config.loader_threads)
-        saved = time.monotonic()
+        saved = started = time.monotonic()
         try:
             with open(os.devnull if self.group.rank else self.run_dir / LOG, "a") as log:
                 for record in self._steps(loader):
@@ -300,6 +322,8 @@ class Trainer:
                     if time.monotonic() - saved > 60 * config.checkpoint_minutes:
                         self.save()
                         saved = time.monotonic()
+                    if time.monotonic() - started > 60 * minutes:
+                        self.stop()
         finally:
             loader.close()
             self.save()

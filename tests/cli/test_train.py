@@ -1,8 +1,15 @@
 """`esat train`: a whole small run, and bad input."""
 
 import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
 
 import pytest
+import torch
 import yaml
 
 from engine.cli.app import main
@@ -48,3 +55,45 @@ def test_bad_configurations_are_exit_code_2(tmp_path, capsys):
     assert run(["train", configuration(tmp_path, batch=0)]) == 2
     assert run(["train", configuration(tmp_path), "--validation", str(tmp_path)]) == 2
     assert "batch must be a positive integer" in capsys.readouterr().err
+
+
+def test_ctrl_c_saves_and_the_same_command_goes_on(tmp_path):
+    data = write_folder(tmp_path / "data")
+    common = ["train", configuration(tmp_path, steps=20), "--data", str(data), "--threads", "1"]
+    assert run([*common, "--run", str(tmp_path / "whole"), "--export", str(tmp_path / "whole.safetensors")]) == 0
+    log = tmp_path / "parts" / "log.jsonl"
+
+    def press():
+        while not (log.exists() and len(log.read_text().splitlines()) >= 2):
+            time.sleep(0.01)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    before = signal.getsignal(signal.SIGINT)
+    thread = threading.Thread(target=press)
+    thread.start()
+    assert run([*common, "--run", str(log.parent)]) == 0
+    thread.join()
+    assert signal.getsignal(signal.SIGINT) == before
+    assert 2 <= len(log.read_text().splitlines()) < 20
+    assert run([*common, "--run", str(log.parent), "--export", str(tmp_path / "parts.safetensors")]) == 0
+    one, two = (load_weights(tmp_path / f"{name}.safetensors").state_dict for name in ("whole", "parts"))
+    assert all(torch.equal(one[name], two[name]) for name in one)
+
+
+def test_a_run_on_packed_data_needs_nothing_else(tmp_path, capsys):
+    data, shards = write_folder(tmp_path / "data"), tmp_path / "shards"
+    arguments = ["pack", configuration(tmp_path), "--data", str(data), "--out", str(shards), "--limit-mb", "1", "--shard-mb", "1"]
+    assert run(arguments) == 0
+    assert "1 shards" in capsys.readouterr().err
+    assert run(arguments) == 2
+    assert "holds shards already" in capsys.readouterr().err
+    (data / "train_images").rename(tmp_path / "gone")
+    assert run(["train", configuration(tmp_path), "--data", str(shards), "--run", str(tmp_path / "run"), "--minutes", "1"]) == 0
+    assert "boxes: coco 4" in capsys.readouterr().err
+
+
+def test_training_on_packed_data_needs_no_video_library():
+    """The machine with the GPU has PyTorch, OpenCV and what reads YAML and draws plots, and nothing else."""
+    blocked = ";".join(f"sys.modules[{name!r}] = None" for name in ("av", "onnx"))
+    modules = "engine.cli.app, engine.training.trainer, engine.training.data, engine.training.curves, engine.training.export"
+    subprocess.run([sys.executable, "-c", f"import sys;{blocked};import {modules}"], check=True, timeout=120)

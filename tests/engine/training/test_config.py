@@ -19,7 +19,16 @@ def test_shipped_files_are_valid():
     assert (paper.backbone_lr, paper.head_lr, paper.weight_decay, paper.batch) == (4e-5, 4e-4, 1e-4, 16)
     assert paper.steps == 300 * 60000 // 16
     assert (paper.decay, paper.decay_shape, paper.losses.box_cells) == (0.2, "step", "peak")
-    assert (paper.augment.centre_jitter, paper.augment.scale_jitter, paper.augment.max_gap) == (4.5, 0.5, 200)
+    assert (paper.augment.centre_jitter, paper.augment.max_gap, paper.augment.grey, paper.augment.brightness) == (4.5, 200, 0.05, 0.2)
+    assert paper.augment.scale_jitter == pytest.approx(0.5 / 2**0.5, abs=1e-3)  # public code: 0.5 on width and height, each by itself
+    assert (paper.drop_path, paper.position_shared, paper.precision, paper.clip) == (0.1, True, "fp32", 0.1)
+
+
+@pytest.mark.parametrize("path", sorted(FOLDER.glob("*.yaml")), ids=lambda path: path.stem)
+def test_every_shipped_file_names_its_settings_rightly(path):
+    config = read_config(path)
+    if path.stem != "ablation-small":
+        assert config.model == preset(path.stem.removesuffix("-gpu"))
 
 
 def test_overrides_and_defaults(tmp_path):
@@ -41,6 +50,9 @@ def test_overrides_and_defaults(tmp_path):
         ({"decay": 2}, "decay"),
         ({"frozen_layers": 13}, r"\[0, 12\]"),
         ({"head_lr": 0}, "head_lr"),
+        ({"augment_on": "gpu"}, "augment_on must be 'auto', 'cpu' or 'device', got 'gpu'"),
+        ({"drop_path": 1}, r"drop_path must lie in \[0, 1\), got 1"),
+        ({"augment": {"brightness": 2}}, "brightness must lie in"),
         ({"losses": {"l2": 1}}, "losses: unknown keys"),
         ({"augment": [1]}, "augment: expected a mapping"),
         ({"model": "esat-9"}, "unknown model"),

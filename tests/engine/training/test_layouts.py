@@ -8,7 +8,8 @@ import pytest
 
 from engine.errors import ConfigError, DatasetError
 from engine.training.layouts import read_layouts
-from engine.training.pairs import AugmentConfig, PairMaker
+from engine.training.pairs import PairMaker
+from engine.training.settings import AugmentConfig
 from tests.engine.training.data import TINY, picture
 
 BOXES = np.array([[60 + 10 * t, 80, 50, 40] for t in range(5)], float)
@@ -58,7 +59,7 @@ def test_clips(tmp_path, name, make):
         assert clip.frames[index][y + 2 : y + h - 2, x + 2 : x + w - 2, 2].min() > 150
     assert len(clip.frames[1:3]) == 2
     maker = PairMaker(pool, TINY, AugmentConfig(groups={name: 1.0}), seed=0)
-    assert maker.pair(3)[1].shape == (128, 128, 3)
+    assert maker.batch(3, 1).search.shape == (1, 128, 128, 3)
 
 
 def test_coco(tmp_path):

@@ -4,9 +4,10 @@ import numpy as np
 import pytest
 
 from engine.errors import ConfigError, DatasetError
-from engine.training.pairs import AugmentConfig, PairMaker
-from engine.training.sources import Clip, read_boxes, read_pool, usable
-from tests.engine.training.data import COLOUR, TINY, small_pool, write_folder
+from engine.training.pairs import PairMaker
+from engine.training.settings import AugmentConfig
+from engine.training.sources import Clip, Pool, read_boxes, read_pool, usable
+from tests.engine.training.data import COLOUR, TINY, picture, small_pool, write_folder
 
 PLAIN = {
     "composite": 0,
@@ -22,6 +23,12 @@ PLAIN = {
 }
 
 
+def painted(maker, index):
+    """Template crop, search crop, box."""
+    batch = maker.batch(index, 1)
+    return batch.template[0].numpy(), batch.search[0].numpy(), batch.boxes[0].numpy()
+
+
 def found_box(crop, size):
     """cx, cy, w, h over the crop's side of what has the object's colour (RGB crop)."""
     distance = np.abs(crop.astype(int) - np.array(COLOUR[::-1])).sum(-1)
@@ -34,7 +41,7 @@ def test_boxes_are_where_the_object_is():
     config = AugmentConfig(groups={"coco": 0.5, "video": 0.5}, rotation=0, aspect=0.2, centre_jitter=1.5, **PLAIN)
     maker = PairMaker(small_pool(), TINY, config, seed=3)
     for index in range(30):
-        template, search, box = maker.pair(index)
+        template, search, box = painted(maker, index)
         assert template.shape == (64, 64, 3)
         assert search.shape == (128, 128, 3)
         assert np.abs(found_box(search, 128) - box).max() < 0.015
@@ -44,18 +51,18 @@ def test_boxes_are_where_the_object_is():
 def test_a_pair_depends_on_seed_and_index_only():
     maker, again, other = (PairMaker(small_pool(), TINY, AugmentConfig(), seed) for seed in (5, 5, 6))
     batch = maker.batch(7, 4)
-    pairs = [again.pair(28 + index) for index in (3, 1, 0, 2)]
+    pairs = [painted(again, 28 + index) for index in (3, 1, 0, 2)]
     for place, index in enumerate((3, 1, 0, 2)):
         assert np.array_equal(batch.search[index], pairs[place][1])
         assert np.allclose(batch.boxes[index], pairs[place][2])
-    assert not np.array_equal(other.pair(28)[1], batch.search[0])
+    assert not np.array_equal(painted(other, 28)[1], batch.search[0])
 
 
 def test_every_augmentation_keeps_shape_and_a_sane_box():
     always = dict.fromkeys(("composite", "fill", "distractor", "occlusion", "grey", "low_resolution", "blur", "noise"), 1.0)
     maker = PairMaker(small_pool(), TINY, AugmentConfig(**always), seed=0)
     for index in range(20):
-        template, search, box = maker.pair(index)
+        template, search, box = painted(maker, index)
         assert template.dtype == search.dtype == np.uint8
         assert (template.shape, search.shape) == ((64, 64, 3), (128, 128, 3))
         assert ((box > 0) & (box < 1)).all()
@@ -63,9 +70,34 @@ def test_every_augmentation_keeps_shape_and_a_sane_box():
 
 def test_grey_is_grey_in_both_crops():
     maker = PairMaker(small_pool(), TINY, AugmentConfig(**(PLAIN | {"grey": 1.0})), seed=0)
-    for crop in maker.pair(0)[:2]:
+    for crop in painted(maker, 0)[:2]:
         assert np.array_equal(crop[..., 0], crop[..., 1])
         assert np.array_equal(crop[..., 0], crop[..., 2])
+
+
+def test_flips_of_one_crop_turn_its_box_alone():
+    plain, apart = (AugmentConfig(**(PLAIN | {"flip": 0.0, "flip_apart": chance})) for chance in (0.0, 1.0))
+    for index in range(4):
+        one, other = (painted(PairMaker(small_pool(), TINY, config, seed=2), index) for config in (plain, apart))
+        assert found_box(other[1], 128) == pytest.approx(other[2], abs=0.015)
+        assert one[0].shape == other[0].shape
+
+
+def test_brightness_is_a_factor_of_each_crop():
+    maker = PairMaker(small_pool(), TINY, AugmentConfig(**(PLAIN | {"brightness": 0.2})), seed=0)
+    looks = [look for index in range(50) for look in (maker.recipe(index).template.look, maker.recipe(index).search.look)]
+    gains = np.array([look.table[200, 0] / 200 for look in looks])
+    assert 0.8 <= gains.min() < 0.85
+    assert 1.15 < gains.max() <= 1.2
+    assert {look.saturation for look in looks} == {1.0}
+
+
+def test_gaps_are_counted_in_frames_of_the_video():
+    track = np.array([[60 + 10 * t, 80, 50, 40] for t in range(4)], float)
+    clip = Clip([picture(box) for box in track], track, np.array([0, 50, 100, 150]))
+    maker = PairMaker(Pool({}, {"video": [clip]}), TINY, AugmentConfig(max_gap=60, **PLAIN), 0)
+    gaps = {abs(recipe.template.layers[0].index - recipe.search.layers[0].index) for recipe in map(maker.recipe, range(40))}
+    assert gaps == {0, 1}
 
 
 def test_clips_use_only_frames_that_have_a_box():

@@ -1,4 +1,4 @@
-"""Curves, label plots, ablation tables, validation."""
+"""Curves, label plots, validation."""
 
 import json
 
@@ -8,14 +8,13 @@ import pytest
 
 from engine.config import preset
 from engine.errors import DatasetError
-from engine.training.ablation import ablate, variants
 from engine.training.curves import plot_curves, read_log, smooth
 from engine.training.export import export_checkpoint
 from engine.training.label_plots import plot_labels
 from engine.training.trainer import CHECKPOINT
 from engine.training.validate import validate
-from tests.engine.training.data import picture, small_pool
-from tests.engine.training.test_trainer import settings, trainer
+from tests.engine.training.data import picture
+from tests.engine.training.test_trainer import trainer
 
 
 def test_curves_survive_a_cut_line(tmp_path):
@@ -36,26 +35,6 @@ def test_smooth_is_a_running_mean():
 def test_label_plot(tmp_path):
     plot_labels([0.5, 0.4, 0.3, 0.4], preset("esat-s-256"), tmp_path / "labels.png")
     assert cv2.imread(str(tmp_path / "labels.png")).std() > 0
-
-
-def test_ablation_has_the_papers_rows():
-    config = settings()
-    rows = variants(config, 2)
-    assert list(rows) == ["base", "FDA", "PN", "PN+FDA", "ABS", "ABS+FDA", "ABS+PN", "ABS+PN+FDA"]
-    assert (rows["base"].model.beta, rows["base"].losses.position) == (0, False)
-    assert (rows["ABS+PN+FDA"].losses.absolute, rows["ABS+PN+FDA"].losses.positive, rows["FDA"].model.alpha) == (0.01, 0.1, 0.1)
-    assert len(variants(config, 3)) == 10
-    assert [row.model.beta for row in variants(config, 4).values()] == [1.0, 0.1, 0.01]
-
-
-def test_ablation_trains_each_variant_once(tmp_path):
-    config = settings(steps=1)
-    first = ablate(config, small_pool(), [4], [0, 1], tmp_path, batches=1)
-    assert [row["seeds"] for row in first] == [2, 2, 2]
-    assert all(0 <= row["iou"] <= 1 and row["spread"] >= 0 for row in first)
-    stamp = (tmp_path / "results.jsonl").read_text()
-    assert ablate(config, small_pool(), [4], [0, 1], tmp_path, batches=1) == first
-    assert (tmp_path / "results.jsonl").read_text() == stamp
 
 
 def test_validation_tracks_every_sequence(tmp_path):

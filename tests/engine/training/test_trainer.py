@@ -2,6 +2,7 @@
 
 import json
 import math
+import random
 
 import numpy as np
 import pytest
@@ -11,8 +12,10 @@ from engine.errors import ConfigError, DeviceError, WeightsError
 from engine.training.config import TrainConfig
 from engine.training.export import export_checkpoint
 from engine.training.losses import LossConfig
-from engine.training.pairs import AugmentConfig, PairMaker
-from engine.training.trainer import CHECKPOINT, LOG, Loader, Trainer, choose_device, keep_ratio, rate_factor
+from engine.training.paint_device import Painter
+from engine.training.pairs import PairMaker
+from engine.training.settings import AugmentConfig
+from engine.training.trainer import CHECKPOINT, LOG, Loader, Trainer, TrainingModel, choose_device, keep_ratio, rate_factor
 from engine.weights.io import load_weights
 from tests.engine.training.data import TINY, small_pool
 
@@ -40,7 +43,7 @@ def records(folder):
 def test_interrupted_runs_give_the_same_weights(tmp_path):
     whole = trainer(tmp_path / "whole")
     whole.run()
-    for stop in (1, 3, 5):  # in the warm-up, while the keep ratio falls, in the decay
+    for stop in sorted(random.sample(range(1, 6), 3)):
         first = trainer(tmp_path / str(stop))
         first.run(lambda record, run=first, at=stop: run.stop() if record["step"] == at else None)
         assert first.step == stop
@@ -52,6 +55,67 @@ def test_interrupted_runs_give_the_same_weights(tmp_path):
         for name, value in whole.averaged.state_dict().items():
             assert torch.equal(value, second.averaged.state_dict()[name]), name
         assert [record["step"] for record in records(tmp_path / str(stop))] == list(range(1, 7))
+
+
+def test_a_killed_run_goes_on_from_its_last_checkpoint(tmp_path):
+    whole = trainer(tmp_path / "whole")
+    whole.run()
+    killed = trainer(tmp_path / "killed", checkpoint_minutes=1e-9)
+
+    def die(record):
+        if record["step"] == 4:  # the log holds step 4, the checkpoint step 3; `run` saves on its way out, a killed process does not
+            killed.save = lambda: None
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        killed.run(die)
+    with (tmp_path / "killed" / LOG).open("a") as log:
+        log.write('{"step": 5, "tot')
+    second = trainer(tmp_path / "killed")
+    assert second.step == 3
+    second.run()
+    for name, value in whole.model.state_dict().items():
+        assert torch.equal(value, second.model.state_dict()[name]), name
+    assert [record["step"] for record in records(tmp_path / "killed")] == list(range(1, 7))
+    (tmp_path / "killed" / CHECKPOINT).unlink()  # and one that was killed before its first checkpoint starts again
+    trainer(tmp_path / "killed", steps=1).run()
+    assert [record["step"] for record in records(tmp_path / "killed")] == [1]
+
+
+def test_a_run_stops_after_its_minutes(tmp_path):
+    run = trainer(tmp_path)
+    run.run(minutes=0)
+    assert run.step == 1
+    assert trainer(tmp_path).step == 1
+
+
+def test_painting_on_the_device_resumes_exactly_too(tmp_path):
+    whole = trainer(tmp_path / "whole", augment_on="device", drop_path=0.5)
+    assert isinstance(whole.pairs.painter, Painter)
+    whole.run()
+    first = trainer(tmp_path / "parts", augment_on="device", drop_path=0.5)
+    first.run(lambda record: first.stop() if record["step"] == 2 else None)
+    second = trainer(tmp_path / "parts", augment_on="device", drop_path=0.5)
+    second.run()
+    for name, value in whole.model.state_dict().items():
+        assert torch.equal(value, second.model.state_dict()[name]), name
+
+
+def test_drop_path_leaves_branches_out_in_training_only(tmp_path):
+    model = TrainingModel(settings(drop_path=0.8))
+    images = torch.randn(64, 3, 64, 64), torch.randn(64, 3, 128, 128)
+    seen = {}
+    for index, block in enumerate(model.network.backbone.blocks):
+        block.mlp.register_forward_hook(lambda module, inputs, output, index=index: seen.update({index: output.detach()}))
+    model(*images, 1.0)
+    dropped = [float((seen[index].flatten(1).abs().amax(1) == 0).float().mean()) for index in range(3)]
+    assert dropped[0] == 0
+    assert 0.2 < dropped[1] < 0.6  # 0.4 at the middle layer
+    assert 0.6 < dropped[2] < 0.95
+    model.eval()
+    first, second = model(*images, 1.0)[0].score_map, model(*images, 1.0)[0].score_map
+    assert torch.equal(first, second)
+    assert all(value.flatten(1).abs().amax(1).min() > 0 for value in seen.values())
 
 
 def test_every_loss_falls(tmp_path):

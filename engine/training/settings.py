@@ -1,0 +1,54 @@
+"""How pairs are made: the distribution that `pairs` and `looks` draw recipes from."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from engine.errors import ConfigError
+
+
+@dataclasses.dataclass(frozen=True)
+class AugmentConfig:
+    """Probabilities unless said otherwise; `groups` weighs the data's parts (a missing part counts nothing)."""
+
+    groups: dict[str, float] = dataclasses.field(
+        default_factory=lambda: {"coco": 0.4, "imagenet": 0.25, "bsds": 0.08, "video": 0.27, "pseudo": 0.4}
+    )
+    max_gap: int = 100  # frames between template and search of a clip
+    centre_jitter: float = 3.0  # range of the target's place, in target sizes (public code: 3 at 256 px, 4.5 at 384)
+    scale_jitter: float = 0.3  # standard deviation of the log of the crop's size
+    rotation: float = 6.0  # standard deviation in degrees, stills only
+    aspect: float = 0.1  # standard deviation of the log of the aspect ratio, stills only
+    flip: float = 0.5  # both crops together
+    flip_apart: float = 0.0  # each crop by itself, after that
+    composite: float = 0.2  # the target moved onto another picture
+    fill: float = 0.5  # outside of the picture: another picture instead of black
+    distractor: float = 0.5  # other objects pasted beside the target
+    occlusion: float = 0.15
+    grey: float = 0.08
+    low_resolution: float = 0.4
+    blur: float = 0.2
+    noise: float = 0.1
+    colours: float = 0.7  # strength of the colour jitter
+    brightness: float = 0.0  # every value times a factor of 1 +- this, each crop by itself
+    hue: float = 0.2  # all hues turned, both crops together
+
+    def __post_init__(self) -> None:
+        probabilities = (
+            "flip",
+            "flip_apart",
+            "composite",
+            "fill",
+            "distractor",
+            "occlusion",
+            "grey",
+            "low_resolution",
+            "blur",
+            "noise",
+            "hue",
+        )
+        for name in (*probabilities, "brightness"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ConfigError(f"augment: {name} must lie in [0, 1], got {getattr(self, name)!r}")
+        if not self.groups or min(self.groups.values()) < 0:
+            raise ConfigError(f"augment: groups must name parts of the data with weights of zero or more, got {self.groups!r}")
