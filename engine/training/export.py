@@ -56,7 +56,7 @@ def export_checkpoint(checkpoint: str | Path, path: str | Path, config: TrainCon
         state = read_checkpoint(checkpoint)
         averaged, step = find_state_dict(state["averaged"]), int(state["step"])
         model = ModelConfig.from_dict(state["model_config"])
-    except (EsatError, KeyError, TypeError, ValueError, OverflowError) as error:
+    except (EsatError, LookupError, TypeError, ValueError, OverflowError) as error:
         raise WeightsError(f"{checkpoint} is not the checkpoint of a training run: {error}") from error
     history = {
         "steps": str(step),
