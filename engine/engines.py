@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 
 import esat_kernels
+from engine import forks
 from engine.config import ModelConfig
 from engine.cpu.runner import CpuRunner, unsupported
 from engine.errors import ConfigError, DeviceError
@@ -20,6 +21,7 @@ def make_runner(weights: Weights, device: str = "auto", dtype: str = "auto", bac
     "auto" is bf16 on CUDA and where the CPU engine runs (processors with AMX tiles), otherwise fp32.
     backend: the attention kernel's, "auto" for the fastest. DeviceError or ConfigError if what was named is not there.
     """
+    forks.prepare()
     device = resolve_device(device)
     amx_missing = _amx_missing(weights.config, device, backend)
     if dtype == "auto":

@@ -109,7 +109,7 @@ def _build(kind: type, values: Any, what: str) -> Any:
         raise ConfigError(f"{what}: unknown keys {unknown}, known are {known}")
     try:
         return kind(**values)
-    except TypeError as error:
+    except (TypeError, AttributeError) as error:  # a text where a number is needed, a number where a mapping is
         raise ConfigError(f"{what}: {error}") from error
 
 

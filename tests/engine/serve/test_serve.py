@@ -134,10 +134,12 @@ def test_paths_as_they_stand_lead_nowhere(runner, clip_folder, tmp_path, path):
     from engine.serve.clips import ClipStore
     from tests.engine.serve.browser import serving
 
-    with serving(runner, ClipStore(clip_folder, tmp_path, 1000)) as address:
-        with socket.create_connection(("127.0.0.1", urlsplit(address).port), timeout=10) as connection:
-            connection.sendall(f"GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n".encode())
-            answer = b"".join(iter(lambda: connection.recv(65536), b""))
+    with (
+        serving(runner, ClipStore(clip_folder, tmp_path, 1000)) as address,
+        socket.create_connection(("127.0.0.1", urlsplit(address).port), timeout=10) as connection,
+    ):
+        connection.sendall(f"GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n".encode())
+        answer = b"".join(iter(lambda: connection.recv(65536), b""))
     assert answer.startswith(b"HTTP/1.1 404")
     assert b"no clip\n" not in answer
     assert b"import" not in answer
