@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import io
 import re
 import shutil
 import sys
 import tempfile
 from pathlib import Path
+
+from PIL import Image
 
 from engine.serve.clips import ClipStore
 from engine.tracker import open_runner
@@ -24,8 +27,11 @@ def main() -> None:
             see(page, "#hint", re.compile("^Draw"))
             draw_box(page, *(float(value) for value in box.split(",")))
             page.click("#start")
-            see(page, "#index", frame)
-            page.screenshot(path=target)
+            see(page, "#index", re.compile("[0-9]"))
+            while int(page.locator("#index").inner_text()) < int(frame):
+                page.wait_for_timeout(20)
+            picture = Image.open(io.BytesIO(page.screenshot())).convert("RGB")
+    picture.quantize(192).save(target, optimize=True)
 
 
 if __name__ == "__main__":
