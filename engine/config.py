@@ -8,6 +8,8 @@ from typing import Any
 
 from engine.errors import ConfigError
 
+_MAX_SIZE, _MAX_DEPTH, _MAX_FACTOR = 8192, 256, 64
+
 
 @dataclasses.dataclass(frozen=True)
 class ModelConfig:
@@ -38,7 +40,8 @@ class ModelConfig:
         object.__setattr__(self, "elimination_layers", tuple(self.elimination_layers))
         for field in ("dim", "heads", "depth", "patch_size", "template_size", "search_size", "head_channels"):
             value = getattr(self, field)
-            need(isinstance(value, int) and value > 0, f"{field} must be a positive integer, got {value!r}")
+            limit = _MAX_DEPTH if field == "depth" else _MAX_SIZE  # a damaged file must not keep the machine busy for hours
+            need(type(value) is int and 0 < value <= limit, f"{field} must be an integer from 1 to {limit}, got {value!r}")
         need(self.dim % self.heads == 0, f"dim must be a multiple of heads, got {self.dim} and {self.heads}")
         need(self.head_channels % 8 == 0, f"head_channels must be a multiple of 8, got {self.head_channels}")
         for field in ("template_size", "search_size"):
@@ -46,7 +49,7 @@ class ModelConfig:
             need(value % self.patch_size == 0, f"{field} must be a multiple of patch_size {self.patch_size}, got {value}")
         for field in ("template_factor", "search_factor", "mlp_ratio"):
             value = getattr(self, field)
-            need(math.isfinite(value) and value > 0, f"{field} must be a positive number, got {value!r}")
+            need(math.isfinite(value) and 0 < value <= _MAX_FACTOR, f"{field} must be a positive number up to {_MAX_FACTOR}, got {value!r}")
         for field in ("alpha", "beta"):
             value = getattr(self, field)
             need(math.isfinite(value) and value >= 0, f"{field} must be zero or a positive number, got {value!r}")
@@ -111,8 +114,10 @@ class ModelConfig:
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> ModelConfig:
         """The inverse of `to_dict`; unknown keys are an error (ConfigError), missing ones take their defaults."""
+        if not isinstance(values, dict):
+            raise ConfigError(f"model config: expected a mapping, got {values!r}")
         known = {field.name for field in dataclasses.fields(cls)}
-        unknown = sorted(set(values) - known)
+        unknown = sorted(map(str, set(values) - known))
         if unknown:
             raise ConfigError(f"model config: unknown keys {unknown}, known are {sorted(known)}")
         try:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 
 import esat_kernels
+from engine import forks
 from engine.config import ModelConfig
 from engine.cpu.runner import CpuRunner, unsupported
 from engine.errors import ConfigError, DeviceError
@@ -23,6 +24,7 @@ def make_runner(weights: Weights, device: str = "auto", dtype: str = "auto", bac
     backend: the attention kernel's, "auto" for the fastest. On CUDA "triton" and "cuda" name the GPU engine, and "auto" takes it where its
     kernels have been verified on this device; otherwise PyTorch runs the network. DeviceError or ConfigError if what was named is not there.
     """
+    forks.prepare()
     device = resolve_device(device)
     if dtype == "auto":
         dtype = "bf16" if device.startswith("cuda") or cpu_engine_unsupported(weights.config, "bf16", device, backend) is None else "fp32"

@@ -27,9 +27,10 @@ def to_frame(box_in_region: Box, region_side: float, previous: Box) -> Box:
 
 
 def clip(box: Box, frame_width: int, frame_height: int, margin: int = CLIP_MARGIN) -> Box:
-    """The box with x1 in [0, W - margin], x2 in [margin, W], and sides of at least `margin`; likewise y."""
+    """The box with x1 in [0, W - margin], x2 in [margin, W], and sides of at least `margin`; likewise y. A frame below the margin is its own."""
     x1, y1, w, h = box
     x2, y2 = x1 + w, y1 + h
-    x1, x2 = min(max(0.0, x1), frame_width - margin), min(max(margin, x2), frame_width)
-    y1, y2 = min(max(0.0, y1), frame_height - margin), min(max(margin, y2), frame_height)
-    return x1, y1, max(margin, x2 - x1), max(margin, y2 - y1)
+    across, down = min(margin, frame_width), min(margin, frame_height)
+    x1, x2 = min(max(0.0, x1), frame_width - across), min(max(across, x2), frame_width)
+    y1, y2 = min(max(0.0, y1), frame_height - down), min(max(down, y2), frame_height)
+    return x1, y1, max(across, x2 - x1), max(down, y2 - y1)

@@ -88,7 +88,7 @@ def unsupported_tensors(*tensors: Tensor) -> str | None:
     """Why the library's plain functions, which read memory and know no gradients, cannot take these tensors, or None."""
     if _REASON is not None:
         return _REASON
-    if torch.compiler.is_compiling() or torch.jit.is_tracing():
+    if torch.compiler.is_compiling() or torch.jit.is_tracing():  # type: ignore[attr-defined]
         return "the call is being traced"
     for tensor in tensors:
         if type(tensor) not in (Tensor, torch.nn.Parameter):

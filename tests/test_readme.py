@@ -1,5 +1,6 @@
 """The examples in the README run as they stand."""
 
+import ast
 import re
 
 import av
@@ -9,7 +10,9 @@ import pytest
 from engine.weights import DEFAULT_MODEL, shipped_path
 from tests.conftest import REPOSITORY
 
-EXAMPLES = re.findall(r"```python\n(.*?)```", (REPOSITORY / "README.md").read_text(), re.DOTALL)
+README = (REPOSITORY / "README.md").read_text()
+EXAMPLES = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+FEATURES = [line.split("|") for line in README.partition("\n## Features\n")[2].partition("\n## ")[0].splitlines() if line.startswith("|")]
 
 
 @pytest.fixture
@@ -39,3 +42,22 @@ def test_example_runs(example, clip, capsys):
     printed = capsys.readouterr().out
     assert printed.count("TRACKING") + printed.count("UNCERTAIN") + printed.count("LOST") == (7 if "Tracker" in example else 0)
     assert "Tracker" in example or "torch.Size([1, 12, 720, 64])" in printed
+
+
+def _exists(name):
+    """Whether `file.py::function` is a test of ours."""
+    file, _, function = name.partition("::")
+    path = REPOSITORY / "tests" / file
+    return path.is_file() and any(isinstance(node, ast.FunctionDef) and node.name == function for node in ast.parse(path.read_text()).body)
+
+
+@pytest.mark.parametrize("cells", FEATURES[2:], ids=lambda cells: cells[1].strip())
+def test_each_feature_names_a_test_that_there_is(cells):
+    named = re.findall(r"`([\w/]+\.py::test_\w+)`", cells[2])
+    assert named
+    assert [name for name in named if not _exists(name)] == []
+    assert len(cells) == len(FEATURES[0])
+
+
+def test_others_are_described_with_their_source():
+    assert all(re.search(r"\]\(https://", cell) for cell in FEATURES[0][3:-1])

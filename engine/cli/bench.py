@@ -1,4 +1,4 @@
-"""`esat bench [attention|frame|table2|report]`."""
+"""`esat bench [attention|frame|table2|targets|soak|report]`."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def bench(context: typer.Context) -> None:
 
     from engine.errors import ConfigError
 
-    known = ("attention", "frame", "table2", "parity", "accuracy", "report")
+    known = ("attention", "frame", "table2", "parity", "accuracy", "targets", "soak", "report")
     arguments = list(context.args)
     name = arguments.pop(0) if arguments and not arguments[0].startswith("-") else "report"
     if name not in known:

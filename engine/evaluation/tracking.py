@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from engine.errors import DatasetError
+from engine.errors import DatasetError, SinkError
 from engine.evaluation.metrics import Floats
 from engine.evaluation.sequences import Sequence
 from engine.files import PendingFile
@@ -104,18 +104,23 @@ def save(outcome: Outcome, folder: Path, key: str, mark: str) -> None:
                 file.write(data)
                 file.flush()
                 os.fsync(file.fileno())
-        except OSError:
+        except OSError as error:
             pending.discard()
-            raise
+            raise SinkError(f"cannot write {folder / name}: {error.strerror}") from error
         pending.publish()
 
 
 def load(folder: Path, name: str, key: str, mark: str) -> Outcome | None:
-    """A finished result, or None if there is none of this model, these settings and these frames."""
+    """A finished result, or None if there is no whole one of this model, these settings and these frames."""
     try:
         content = json.loads((folder / f"{name}.json").read_text())
-        if content.pop("key") != key or content.pop("fingerprint") != mark:
+        if not isinstance(content, dict) or content.pop("key") != key or content.pop("fingerprint") != mark:
             return None
-        return Outcome(**{**content, "boxes": np.array(content["boxes"], np.float64)})
-    except (OSError, ValueError, KeyError, TypeError):
+        outcome = Outcome(**{**content, "boxes": np.array(content["boxes"], np.float64)})
+        columns = np.array([outcome.scores, outcome.times_ms], np.float64)
+        outcome = dataclasses.replace(outcome, scores=columns[0].tolist(), times_ms=columns[1].tolist())
+    except (OSError, ValueError, LookupError, TypeError, OverflowError, RecursionError):
         return None
+    shapes = outcome.boxes.shape == (columns.shape[-1], 4) and columns.shape[-1] > 0
+    texts = outcome.name == name and all(isinstance(text, str) for text in (outcome.model, outcome.device, outcome.dtype))
+    return outcome if shapes and texts and np.isfinite(outcome.boxes).all() and np.isfinite(columns).all() else None

@@ -95,7 +95,10 @@ def parse(values: dict[str, Any]) -> TrainConfig:
         model = values["model"]
         values["model"] = preset(model) if isinstance(model, str) else ModelConfig.from_dict(model)
     if "keep_warmup" in values:
-        values["keep_warmup"] = tuple(values["keep_warmup"])
+        steps = values["keep_warmup"]
+        if not (isinstance(steps, list | tuple) and len(steps) == 2 and all(isinstance(step, int) for step in steps)):
+            raise ConfigError(f"train config: keep_warmup must be two steps, got {steps!r}")
+        values["keep_warmup"] = tuple(steps)
     config = _build(TrainConfig, values, "train config")
     assert isinstance(config, TrainConfig)
     return config
@@ -105,12 +108,12 @@ def _build(kind: type, values: Any, what: str) -> Any:
     if not isinstance(values, dict):
         raise ConfigError(f"{what}: expected a mapping, got {values!r}")
     known = sorted(field.name for field in dataclasses.fields(kind))
-    unknown = sorted(set(values) - set(known))
+    unknown = sorted(map(str, set(values) - set(known)))
     if unknown:
         raise ConfigError(f"{what}: unknown keys {unknown}, known are {known}")
     try:
         return kind(**values)
-    except TypeError as error:
+    except (TypeError, AttributeError) as error:  # a text where a number is needed, a number where a mapping is
         raise ConfigError(f"{what}: {error}") from error
 
 
@@ -119,7 +122,7 @@ def read_config(path: str | Path, **overrides: Any) -> TrainConfig:
     path = Path(path)
     try:
         values = yaml.safe_load(path.read_text())
-    except (OSError, yaml.YAMLError) as error:
+    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
         raise ConfigError(f"cannot read the training configuration {path}: {error}") from error
     if not isinstance(values, dict):
         raise ConfigError(f"{path}: expected a mapping of settings, got {type(values).__name__}")

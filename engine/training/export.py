@@ -7,12 +7,13 @@ import subprocess
 from collections.abc import Mapping
 from pathlib import Path
 
-import torch
 from torch import Tensor
 
 from engine.config import ModelConfig
-from engine.errors import WeightsError
+from engine.errors import EsatError, WeightsError
 from engine.training.config import TrainConfig
+from engine.weights.checkpoint import read_checkpoint
+from engine.weights.convert import find_state_dict
 from engine.weights.io import save_weights
 
 _NETWORK = "network."
@@ -52,10 +53,11 @@ def commit() -> str:
 def export_checkpoint(checkpoint: str | Path, path: str | Path, config: TrainConfig, metadata: Mapping[str, str] | None = None) -> int:
     """Write the averaged weights of a run's checkpoint to a .safetensors file; returns the step. WeightsError for a bad checkpoint."""
     try:
-        state = torch.load(checkpoint, map_location="cpu", weights_only=True)
-        averaged, step, model = state["averaged"], int(state["step"]), ModelConfig.from_dict(state["model_config"])
-    except (OSError, KeyError, RuntimeError, EOFError) as error:
-        raise WeightsError(f"cannot read the checkpoint {checkpoint}: {error}") from error
+        state = read_checkpoint(checkpoint)
+        averaged, step = find_state_dict(state["averaged"]), int(state["step"])
+        model = ModelConfig.from_dict(state["model_config"])
+    except (EsatError, LookupError, TypeError, ValueError, OverflowError) as error:
+        raise WeightsError(f"{checkpoint} is not the checkpoint of a training run: {error}") from error
     history = {
         "steps": str(step),
         "pairs": str(step * config.batch),

@@ -52,7 +52,10 @@ def read_image(path: Path, what: str = "image") -> np.ndarray:
         data = np.fromfile(path, np.uint8)
     except OSError as error:
         raise SourceError(f"{what}: cannot read {path}: {error.strerror}") from error
-    image = cv2.imdecode(data, cv2.IMREAD_COLOR) if data.size else None
+    try:
+        image = cv2.imdecode(data, cv2.IMREAD_COLOR) if data.size else None
+    except cv2.error:  # a header that promises more pixels than OpenCV allows
+        image = None
     if image is None:
         raise SourceError(f"{what}: {path} is not an image that OpenCV can decode ({data.size} bytes)")
     return np.asarray(image)

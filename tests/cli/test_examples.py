@@ -6,6 +6,7 @@ import importlib.util
 import io
 import os
 import runpy
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -66,3 +67,26 @@ def test_batch_folder(tiny: Path, tmp_path: Path) -> None:
     assert "c.mp4: cannot open" in done.stdout
     assert sorted(path.name for path in (tmp_path / "boxes").iterdir()) == ["a.txt", "b.txt"]
     assert np.loadtxt(tmp_path / "boxes" / "a.txt", delimiter=",").shape == (5, 4)
+
+
+def test_gstreamer_pipe(tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """A width whose rows are padded, so that a wrong stride would shear the picture."""
+    require("gstreamer", None if shutil.which("gst-launch-1.0") else "no gst-launch-1.0 on this machine")
+    run(monkeypatch, "gstreamer_pipe.py", "videotestsrc num-buffers=4 pattern=gradient", "97x64", BOX, "--model", tiny)
+    assert [line.split()[0] for line in capsys.readouterr().out.splitlines()] == ["1", "2", "3"]
+    frames = runpy.run_path(str(REPOSITORY / "examples" / "gstreamer_pipe.py"))["frames"]
+    (frame,) = frames("videotestsrc num-buffers=1 pattern=gradient", 97, 64)
+    assert frame.shape == (64, 97, 3)
+    assert (frame == frame[:, :1]).all()  # from top to bottom, alike along each row
+    assert frame[-1, 0, 0] != frame[0, 0, 0]
+    with pytest.raises(SystemExit, match="failed with exit code"):
+        list(frames("no_such_element", 97, 64))
+
+
+def test_supervision_traces(tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    require("supervision", None if importlib.util.find_spec("supervision") else "package supervision is not installed")
+    clip = write_clip(tmp_path / "a.mp4", pictures(6, 160, 120))
+    run(monkeypatch, "supervision_traces.py", clip, tmp_path / "drawn.mp4", BOX, "60,40,30,30", "--model", tiny)
+    assert "2 targets drawn" in capsys.readouterr().out
+    capture = cv2.VideoCapture(str(tmp_path / "drawn.mp4"))
+    assert sum(1 for _ in iter(lambda: capture.read()[0], False)) == 5

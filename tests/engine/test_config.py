@@ -33,8 +33,8 @@ def test_delta_defaults_to_the_inverse_root_of_the_head_dimension():
     [
         ({"dim": 100}, "dim must be a multiple of heads, got 100 and 12"),
         ({"search_size": 250}, "search_size must be a multiple of patch_size 16, got 250"),
-        ({"depth": 0}, "depth must be a positive integer, got 0"),
-        ({"depth": 12.0}, "depth must be a positive integer, got 12.0"),
+        ({"depth": 0}, "depth must be an integer from 1 to 256, got 0"),
+        ({"depth": 12.0}, "depth must be an integer from 1 to 256, got 12.0"),
         ({"alpha": -0.1}, "alpha must be zero or a positive number, got -0.1"),
         ({"beta": float("nan")}, "beta must be zero or a positive number, got nan"),
         ({"delta": float("inf")}, "delta must be None, zero or positive, got inf"),

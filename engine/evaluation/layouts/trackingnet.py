@@ -5,7 +5,8 @@ from __future__ import annotations
 from functools import partial
 from pathlib import Path
 
-from engine.evaluation.sequences import Broken, Sequence, build, collect, folders, image_files, natural_key, read_boxes
+from engine.evaluation.sequences import Broken, Sequence, build, collect, folders, image_files, read_boxes
+from engine.video.folder import natural_key
 
 
 def detect(root: Path) -> bool:

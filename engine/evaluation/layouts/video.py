@@ -5,7 +5,8 @@ from __future__ import annotations
 from functools import partial
 from pathlib import Path
 
-from engine.evaluation.sequences import VIDEO_SUFFIXES, Broken, Sequence, check_first_box, collect, natural_key, read_boxes
+from engine.evaluation.sequences import VIDEO_SUFFIXES, Broken, Sequence, check_first_box, collect, read_boxes
+from engine.video.folder import natural_key
 
 
 def detect(root: Path) -> bool:

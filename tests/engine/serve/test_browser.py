@@ -1,85 +1,40 @@
-"""A person's way through the page, in a real headless Chromium: choose, draw, track, stop."""
+"""A person's way through the page, in a real headless Chromium: choose, draw, track, lose, stop."""
 
 import importlib.util
 import re
-import shutil
-import threading
 
 import pytest
 
+from engine.serve.clips import ClipStore
+from engine.state import TargetState
+from tests.engine.serve.browser import CHROMIUM, draw_box, open_page, see, serving
 from tests.require import require
-
-CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
-FLAGS = [
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-]
 
 
 @pytest.fixture
 def address(runner, clip_folder, tmp_path):
-    """The server on a free port of this machine, as `esat serve` runs it."""
-    import socket
-
-    import uvicorn
-
-    from engine.serve.app import create_app
-    from engine.serve.clips import ClipStore
-
-    listener = socket.create_server(("127.0.0.1", 0))
-    server = uvicorn.Server(uvicorn.Config(create_app(runner, ClipStore(clip_folder, tmp_path, 10**7)), log_level="warning"))
-    thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
-    thread.start()
-    yield f"http://127.0.0.1:{listener.getsockname()[1]}"
-    server.should_exit = True
-    thread.join()
+    with serving(runner, ClipStore(clip_folder, tmp_path, 10**6)) as place:
+        yield place
 
 
 @pytest.fixture
 def page(address):
     require("browser", None if importlib.util.find_spec("playwright") else "not installed: playwright")
     require("browser", None if CHROMIUM else "no chromium on this machine")
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
-        page = browser.new_page(viewport={"width": 1280, "height": 800})
-        page.goto(address)
-        yield page
-        browser.close()
-
-
-def _see(page, place, text):
-    """Wait until the text stands there."""
-    from playwright.sync_api import expect
-
-    expect(page.locator(place)).to_have_text(text, timeout=20_000)
-
-
-def _draw(page, x, y, w, h):
-    """A box in frame pixels of the 320 x 240 clip, drawn with the mouse."""
-    area = page.locator("#view").bounding_box()
-    factor = area["width"] / 320
-    page.mouse.move(area["x"] + x * factor, area["y"] + y * factor)
-    page.mouse.down()
-    page.mouse.move(area["x"] + (x + w) * factor, area["y"] + (y + h) * factor, steps=4)
-    page.mouse.up()
+    with open_page(address) as opened:
+        yield opened
 
 
 def test_choose_draw_track(page):
     problems = []
     page.on("pageerror", lambda error: problems.append(str(error)))
     page.select_option("#clips", "clip.mp4")
-    _see(page, "#hint", "Draw a box around the target with the mouse.")
+    see(page, "#hint", "Draw a box around the target with the mouse.")
     assert page.locator("#start").is_disabled()
-    _draw(page, 100, 80, 40, 60)
+    draw_box(page, 100, 80, 40, 60)
     assert page.locator("#hint").inner_text() == "Box 100, 80, 40, 60: press track."
     page.click("#start")
-    _see(page, "#hint", "Done: end of the clip.")
+    see(page, "#hint", "Done: end of the clip.")
     assert page.locator("#index").inner_text() == "11"
     assert page.locator("#state").inner_text() in ("TRACKING", "UNCERTAIN", "LOST")
     assert 0 < float(page.locator("#score").inner_text()) < 1
@@ -89,20 +44,58 @@ def test_choose_draw_track(page):
 
 def test_stop_and_a_box_that_is_too_small(page):
     page.select_option("#clips", "clip.mp4")
-    _see(page, "#hint", "Draw a box around the target with the mouse.")
-    _draw(page, 100, 80, 1, 1)
+    see(page, "#hint", "Draw a box around the target with the mouse.")
+    draw_box(page, 100, 80, 1, 1)
     assert "too small" in page.locator("#hint").inner_text()
-    _draw(page, 100, 80, 40, 60)
+    draw_box(page, 100, 80, 40, 60)
     page.click("#start")
-    _see(page, "#index", re.compile("[0-9]"))
+    see(page, "#index", re.compile("[0-9]"))
     page.click("#stop")
-    _see(page, "#hint", re.compile("^Done: (stopped|end of the clip)"))
+    see(page, "#hint", re.compile("^Done: (stopped|end of the clip)"))
     assert page.locator("#start").is_enabled()
 
 
 def test_upload(page, clip_folder):
     page.set_input_files("#file", str(clip_folder / "clip.mp4"))
-    _see(page, "#hint", "Draw a box around the target with the mouse.")
+    see(page, "#hint", "Draw a box around the target with the mouse.")
     page.set_input_files("#file", str(clip_folder / "notes.txt"))
-    _see(page, "#hint", re.compile("cannot take 'notes.txt'"))
+    see(page, "#hint", re.compile("cannot take 'notes.txt'"))
     assert page.locator("#hint").get_attribute("class") == "error"
+
+
+def test_a_target_is_lost_and_the_overlay_shows_what_was_eliminated(page, monkeypatch):
+    """From the sixth frame on every score is low, as if the target had left."""
+    from engine.target import Target
+
+    advance = Target.advance
+
+    def fading(self, seen, frame, timings_ms):
+        score = 0.9 if self._frame_index < 5 else 0.01
+        return advance(self, seen.__class__(seen.box, seen.region_side, score, score, seen.kept_tokens), frame, timings_ms)
+
+    monkeypatch.setattr(Target, "advance", fading)
+    page.select_option("#clips", "clip.mp4")
+    see(page, "#hint", re.compile("^Draw"))
+    draw_box(page, 100, 80, 40, 60)
+    page.click("#start")
+    see(page, "#hint", "Done: end of the clip.")
+    assert page.locator("#state").inner_text() == TargetState.LOST
+    assert page.locator("#state").get_attribute("class") == "LOST"
+    assert int(page.locator("#lost").inner_text()) > 0
+    assert page.locator("#kept").inner_text() == "89 of 256"
+    shown = page.evaluate("document.getElementById('view').toDataURL()")
+    page.uncheck("#tokens")
+    assert page.evaluate("document.getElementById('view').toDataURL()") != shown
+
+
+def test_a_clip_above_the_limit_is_refused_before_it_is_sent(page, tmp_path):
+    (tmp_path / "long.mp4").write_bytes(bytes(1_500_000))
+    page.set_input_files("#file", str(tmp_path / "long.mp4"))
+    see(page, "#hint", "long.mp4 has 1.4 MiB, the limit is 1.0 MiB.")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["long.mp4"]
+
+
+def test_a_server_that_went_away_is_named(page):
+    page.route("**/first-frame", lambda route: route.abort())
+    page.select_option("#clips", "clip.mp4")
+    see(page, "#hint", "The server does not answer: is `esat serve` still running?")

@@ -121,3 +121,39 @@ def test_uploads_are_kept_under_new_names_and_within_the_limit(client, clip_fold
     broken = client.put("/api/clips/broken.mp4", content=b"no video").json()["clip"]
     assert client.get(f"/api/clips/{broken}/first-frame").status_code == 422
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted([clip, broken])
+
+
+@pytest.mark.parametrize(
+    "path", ["/../notes.txt", "/static/../app.py", "/api/clips/../../notes.txt", "/api/clips/..%2fnotes.txt/first-frame"]
+)
+def test_paths_as_they_stand_lead_nowhere(runner, clip_folder, tmp_path, path):
+    """Sent byte by byte: clients tidy such paths before they ask."""
+    import socket
+    from urllib.parse import urlsplit
+
+    from engine.serve.clips import ClipStore
+    from tests.engine.serve.browser import serving
+
+    with (
+        serving(runner, ClipStore(clip_folder, tmp_path, 1000)) as address,
+        socket.create_connection(("127.0.0.1", urlsplit(address).port), timeout=10) as connection,
+    ):
+        connection.sendall(f"GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n".encode())
+        answer = b"".join(iter(lambda: connection.recv(65536), b""))
+    assert answer.startswith(b"HTTP/1.1 404")
+    assert b"no clip\n" not in answer
+    assert b"import" not in answer
+
+
+def test_an_upload_that_breaks_off_leaves_nothing(runner, clip_folder, tmp_path):
+    import asyncio
+
+    from engine.serve.clips import ClipStore
+
+    async def broken():
+        yield b"0" * 100
+        raise ConnectionError("gone")
+
+    with pytest.raises(ConnectionError):
+        asyncio.run(ClipStore(clip_folder, tmp_path, 1000).store("a.mp4", broken()))
+    assert list(tmp_path.iterdir()) == []

@@ -113,7 +113,7 @@ from engine.errors import SinkError
 from engine.video import Frame
 from engine.video.draw import draw
 from engine.video.mp4 import Mp4
-from engine.video.sinks import JsonLines, Record, Sinks
+from engine.video.sinks import BoxText, JsonFile, JsonLines, MotText, Record, Sinks
 target = Path(sys.argv[1])
 random = np.random.default_rng(0)
 try:
@@ -121,8 +121,9 @@ try:
         if target.suffix == ".mp4":
             sinks.add(Mp4(target, 320, 240, Fraction(25), Fraction(1, 25), draw))
         else:
-            sinks.add(JsonLines(target))
-        for index in range(2000 if target.suffix != ".mp4" else 60):
+            kinds = {".jsonl": JsonLines, ".json": lambda path: JsonFile(path, {}), ".txt": BoxText, ".mot": MotText}
+            sinks.add(kinds[target.suffix](target))
+        for index in range(4000 if target.suffix != ".mp4" else 60):
             image = random.integers(0, 255, (240, 320, 3), np.uint8) if target.suffix == ".mp4" else np.zeros((2, 2, 3), np.uint8)
             sinks.write(Frame(index, Fraction(index, 25), image), Record(index, (1, 2, 3, 4), 1.0, "TRACKING", 1.0))
         sinks.finish({})
@@ -132,7 +133,7 @@ except SinkError as error:
 """
 
 
-@pytest.mark.parametrize("name", ["a.jsonl", "a.mp4"])
+@pytest.mark.parametrize("name", ["a.jsonl", "a.json", "a.txt", "a.mot", "a.mp4"])
 def test_full_disk_is_an_error_and_leaves_nothing(tmp_path: Path, name: str) -> None:
     """A limit on the size of files stands for the full disk: writes beyond it fail in the same place."""
 

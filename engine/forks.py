@@ -1,0 +1,19 @@
+"""Processes that are forked after this one has computed.
+
+GNU's OpenMP runtime does not survive a fork: a parallel region in the child waits for threads that only the parent has. One thread needs no
+others, so a child computes with one; it may ask for more with `torch.set_num_threads` only if the parent had never computed.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+
+import torch
+
+
+@functools.cache
+def prepare() -> None:
+    """Let the children of this process compute with one thread. Once a process; nothing where there is no fork."""
+    if hasattr(os, "register_at_fork"):
+        os.register_at_fork(after_in_child=lambda: torch.set_num_threads(1))
