@@ -122,7 +122,16 @@ def _rows(boxes: list[Box]) -> Floats:
 
 def table(rows: list[Row]) -> tuple[list[str], list[list[str]]]:
     """Head and cells of the table of modes."""
-    head = ["mode", "against", "IoU, same regions", "its 1st percentile", "kept tokens in common", "IoU, running freely", "AUC", "difference"]
+    head = [
+        "mode",
+        "against",
+        "IoU, same regions",
+        "its 1st percentile",
+        "kept tokens in common",
+        "IoU, running freely",
+        "AUC",
+        "difference",
+    ]
     places = dict(same_region_iou=4, same_region_iou_p1=3, kept_overlap=4, free_iou=3, AUC=2, AUC_difference=2)
     cells = [
         [row["mode"], row["against"] or "", *("" if row[name] is None else f"{row[name]:.{digits}f}" for name, digits in places.items())]
@@ -146,7 +155,9 @@ def plot(findings: list[Findings], path: Path) -> None:
     names, width = list(reference.auc), 0.8 / len(findings)
     for index, found in enumerate(findings):
         label = f"{found.mode} [{found.mean_auc:.1f}]"
-        right.bar(np.arange(len(names)) + (index - (len(findings) - 1) / 2) * width, found.auc.values(), width, label=label, color=f"C{index}")
+        right.bar(
+            np.arange(len(names)) + (index - (len(findings) - 1) / 2) * width, found.auc.values(), width, label=label, color=f"C{index}"
+        )
     right.set_xticks(range(len(names)), names, rotation=35, ha="right", fontsize=8)
     right.set(ylabel="AUC, percent", ylim=(0, 100))
     right.set_title("running freely", fontsize=10)

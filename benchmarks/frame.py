@@ -162,7 +162,8 @@ def _table(rows: list[dict[str, Any]]) -> Table:
     return table
 
 
-def _plot(rows: list[dict[str, Any]], path: Path) -> None:
+def plot(rows: list[dict[str, Any]], path: Path) -> None:
+    """Medians of the network scope as bars, ours in blue."""
     shown = [row for row in rows if row["scope"] == "network" and "median_ms" in row]
     figure = Figure(figsize=(7, 0.6 + 0.35 * len(shown)), layout="constrained")
     axes = figure.subplots()
@@ -216,7 +217,7 @@ def main(
         about = {"cpu": cpu_name(), "cores": os.cpu_count(), "torch": torch.__version__, "load_before": os.getloadavg()}
         name = f"frame-{model}-{torch.get_num_threads()}threads"
         (store / f"{name}.json").write_text(json.dumps({"about": about, "rows": rows, "stages_ms": spent}, indent=1) + "\n")
-        _plot(rows, store / f"{name}.png")
+        plot(rows, store / f"{name}.png")
     if not all(row["ok"] for row in rows):
         raise typer.Exit(1)
 
