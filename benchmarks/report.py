@@ -53,13 +53,17 @@ def run_part(name: str, arguments: list[str], folder: Path) -> Part:
     with tempfile.TemporaryDirectory() as temporary:
         rows = Path(temporary) / "rows.jsonl"
         module = f"benchmarks.{name.partition('-')[0]}"
-        result = subprocess.run([sys.executable, "-m", module, *arguments, "--json", str(rows)])
-        if result.returncode not in (0, 1):  # 1: a row failed its accuracy check, which the report shows
-            raise BenchmarkError(f"{module} ended with exit code {result.returncode}")
+        code = _run(module, [*arguments, "--json", str(rows)])
+        if code not in (0, 1):  # 1: a row failed its accuracy check, which the report shows
+            raise BenchmarkError(f"{module} ended with exit code {code}")
         content = {"about": about, "rows": [_plain(json.loads(line)) for line in rows.read_text().splitlines()]}
     path = folder / f"{name}.json"
     path.write_text(json.dumps(content, indent=1) + "\n")
     return read_part(path)
+
+
+def _run(module: str, arguments: list[str]) -> int:
+    return subprocess.run([sys.executable, "-m", module, *arguments]).returncode
 
 
 def _plain(row: dict[str, Any]) -> dict[str, Any]:

@@ -117,6 +117,6 @@ def _boxes(frame: NDArray[np.uint8], box: Box, truth: Box | None) -> NDArray[np.
     for rectangle, colour in ((truth, GROUND_TRUTH), (box, PREDICTION)):
         if rectangle is not None and np.isfinite(rectangle).all():
             x, y, w, h = rectangle
-            corners = [(round((u - left) * factor), round((v - top) * factor)) for u, v in ((x, y), (x + w, y + h))]
-            cv2.rectangle(panel, *corners, colour, 1 if side > 3 * _PANEL else 2, cv2.LINE_AA)
+            start, end = ((round((u - left) * factor), round((v - top) * factor)) for u, v in ((x, y), (x + w, y + h)))
+            cv2.rectangle(panel, start, end, colour, 1 if side > 3 * _PANEL else 2, cv2.LINE_AA)
     return np.asarray(panel, np.uint8)

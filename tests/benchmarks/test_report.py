@@ -1,7 +1,6 @@
 """The report is made from the parts' files alone, goes on where it stopped, and calls a change a change only outside the noise."""
 
 import json
-import subprocess
 from pathlib import Path
 
 import pytest
@@ -56,35 +55,31 @@ def test_rows_without_times_are_shown_but_not_compared(tmp_path):
 
 
 @pytest.fixture
-def benchmark(monkeypatch):
+def processes(monkeypatch):
     """Stands for the benchmarks' processes: writes one row each, or ends badly. Counts the calls."""
     calls: list[list[str]] = []
 
-    def run(command, **named):
-        if command[0] == "git":
-            return real(command, **named)
-        calls.append(command)
+    def run(module: str, arguments: list[str]) -> int:
+        calls.append([module, *arguments])
         rows = {"benchmarks.attention": _row("ours", 10.0 + len(calls), 12.0), "benchmarks.table2": None}
-        row = rows.get(
-            command[2], {"impl": "ours", "model": command[4], "scope": "network", "dtype": "bf16", "median_ms": 5.0, "threads": 2}
-        )
-        Path(command[-1]).write_text("" if row is None else json.dumps(row | {"machine": {}}) + "\n")
-        return subprocess.CompletedProcess(command, 3 if "fails" in str(command) else 0)
+        frame = {"impl": "ours", "model": arguments[1], "scope": "network", "dtype": "bf16", "median_ms": 5.0, "threads": 2}
+        row = rows.get(module, frame)
+        Path(arguments[-1]).write_text("" if row is None else json.dumps(row | {"machine": {}}) + "\n")
+        return 3 if "fails" in arguments else 0
 
-    real = subprocess.run
-    monkeypatch.setattr(report.subprocess, "run", run)
+    monkeypatch.setattr(report, "_run", run)
     machine = {"cpu": "x", "commit": "a", "threads": 2, "dirty": False}
     monkeypatch.setattr(report, "machine", lambda: dict(machine))
     return calls, machine
 
 
-def test_a_run_goes_on_where_it_stopped(tmp_path, benchmark):
-    calls, machine = benchmark
+def test_a_run_goes_on_where_it_stopped(tmp_path, processes):
+    calls, machine = processes
     assert _run("--out", tmp_path / "a", "--only", "attention,frame") == 0
-    assert [command[2] for command in calls] == ["benchmarks.attention", "benchmarks.frame", "benchmarks.frame"]
+    assert [command[0] for command in calls] == ["benchmarks.attention", "benchmarks.frame", "benchmarks.frame"]
     (tmp_path / "a" / "frame-esat-384.json").unlink()
     assert _run("--out", tmp_path / "a", "--only", "attention,frame") == 0
-    assert [command[4] for command in calls[3:]] == ["esat-384"]
+    assert [command[2] for command in calls[3:]] == ["esat-384"]
     machine["commit"] = "b"  # figures of another commit are not this one's
     assert _run("--out", tmp_path / "a", "--only", "attention") == 0
     assert len(calls) == 5
@@ -101,7 +96,7 @@ def test_a_run_goes_on_where_it_stopped(tmp_path, benchmark):
     assert len(calls) == before
 
 
-def test_a_benchmark_that_fails_leaves_no_part(tmp_path, benchmark, capsys):
+def test_a_benchmark_that_fails_leaves_no_part(tmp_path, processes, capsys):
     assert _run("--out", tmp_path / "fails", "--only", "table2", "--device", "fails") == 1
     assert "benchmarks.table2 ended with exit code 3" in capsys.readouterr().err
     assert not list((tmp_path / "fails").glob("*.json"))
