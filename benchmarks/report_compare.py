@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from matplotlib.figure import Figure
+from matplotlib.ticker import FormatStrFormatter
 
 Row = dict[str, Any]
 
@@ -71,6 +72,7 @@ def plot(rows: list[Row], path: Path) -> None:
     axis.set_yticks(range(len(rows)), [row["row"] for row in rows], fontsize=7)
     axis.invert_yaxis()
     axis.set_xscale("log", base=2)
+    axis.xaxis.set_major_formatter(FormatStrFormatter("%g"))
     axis.set_xlabel(
         "time now / before, log scale; bars: spread (p99 over median); green faster, red slower, grey within the noise", fontsize=8
     )

@@ -97,7 +97,7 @@ def test_a_run_goes_on_where_it_stopped(tmp_path, processes):
 
 
 def test_a_benchmark_that_fails_leaves_no_part(tmp_path, processes, capsys):
-    assert _run("--out", tmp_path / "fails", "--only", "table2", "--device", "fails") == 1
+    assert _run("--out", tmp_path / "fails", "--only", "table2", "--device", "fails") == 2
     assert "benchmarks.table2 ended with exit code 3" in capsys.readouterr().err
     assert not list((tmp_path / "fails").glob("*.json"))
 
