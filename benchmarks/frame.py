@@ -175,7 +175,8 @@ def _stage_table(spent: dict[str, dict[str, float]], rooflines: dict[str, Any]) 
     return table
 
 
-def _plot(rows: list[dict[str, Any]], path: Path) -> None:
+def plot(rows: list[dict[str, Any]], path: Path) -> None:
+    """Medians of the network scope as bars, ours in blue."""
     shown = [row for row in rows if row["scope"] == "network" and "median_ms" in row]
     figure = Figure(figsize=(7, 0.6 + 0.35 * len(shown)), layout="constrained")
     axes = figure.subplots()
@@ -232,7 +233,7 @@ def main(
         (store / f"{name}.json").write_text(
             json.dumps({"about": about, "rows": rows, "stages_ms": spent, "roofline": rooflines}, indent=1) + "\n"
         )
-        _plot(rows, store / f"{name}.png")
+        plot(rows, store / f"{name}.png")
     if not all(row["ok"] for row in rows):
         raise typer.Exit(1)
 

@@ -64,7 +64,9 @@ def _git(*arguments: str) -> str | None:
 
 def machine() -> dict[str, Any]:
     """What a figure depends on beside the code: processor, instruction set, threads, versions, commit, whether the tree had changes."""
-    status = _git("status", "--porcelain", "--untracked-files=no")
+    status = _git(
+        "status", "--porcelain", "--untracked-files=no", "--", ".", ":!benchmarks/results"
+    )  # new results are no change of the code
     return {
         "cpu": cpu_name(),
         "isa": _native.cpu_isa() if _native.unavailable() is None else None,

@@ -1,166 +1,118 @@
-"""One Markdown report of all benchmarks on this machine, with a plot and a comparison with an earlier report.
+"""All benchmarks on this machine, and one Markdown report of them with pictures and a comparison with an earlier report.
 
-    python -m benchmarks.report [--out DIR] [--only attention,frame,table2] [--compare DIR]
+    python -m benchmarks.report [--out DIR] [--only attention,frame,table2] [--quick] [--compare DIR]
 
-Every benchmark writes DIR/NAME.jsonl (its rows as they are) and DIR/report.md, DIR/report.png are made from those files alone.
+Each part runs in a process of its own and leaves DIR/PART.json; DIR/report.md and its pictures are made from those files alone. An interrupted
+run goes on with the parts that are missing, or were made by other arguments or another commit.
 """
 
 from __future__ import annotations
 
 import json
-import math
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from matplotlib.figure import Figure
 from rich.console import Console
 
+from benchmarks import report_text
+from benchmarks.harness import choices, machine
+from benchmarks.report_text import Part
 from engine.cli.exits import run_function
 from engine.errors import ConfigError, EsatError
 
-BENCHMARKS = ("attention", "frame", "table2")
-Row = dict[str, Any]
-
-# What names a row; the other columns are its figures.
-_IDENTITY = ("impl", "backend", "model", "scope", "tokens", "batch", "dtype", "inputs", "abs", "pn", "fda", "device")
-_TIMES = ("median_us", "median_ms")
-_TAILS = {"median_us": "p99_us", "median_ms": "p99_ms"}
+# Part -> arguments of its module, in full and quickly (about seven minutes in all on two cores).
+PARTS = {
+    "attention": ([], ["--tokens", "720,343", "--inputs", "normal", "--impls", "ours,sdpa,eager,compiled", "--seconds", "1"]),
+    "frame-esat-384": (["--model", "esat-384"], ["--model", "esat-384", "--peers", "eager,onnxruntime,openvino", "--seconds", "20"]),
+    "frame-esat-s-256": (["--model", "esat-s-256"], ["--model", "esat-s-256", "--peers", "eager,onnxruntime,openvino", "--seconds", "10"]),
+    "table2": ([], ["--seconds", "1"]),
+}
+KINDS = ("attention", "frame", "table2")
 
 
 class BenchmarkError(EsatError):
     """A benchmark that did not run to its end."""
 
 
-def read_rows(path: Path) -> list[Row]:
-    """JSON lines. ConfigError for a line that is none."""
-    rows = []
-    for number, line in enumerate(path.read_text().splitlines(), 1):
-        try:
-            row = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise ConfigError(f"{path}, line {number}: expected a JSON object, got {line[:60]!r}") from error
-        if isinstance(row, dict):
-            rows.append(row)
-    return rows
+def read_part(path: Path) -> Part:
+    """A part that `run_part` wrote. ConfigError for another file."""
+    try:
+        content = json.loads(path.read_text())
+        return Part(path.stem, list(content["rows"]), dict(content["about"]))
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ConfigError(f"{path}: expected the rows of a benchmark: {type(error).__name__}: {error}") from error
 
 
-def identity(row: Row) -> tuple[str, ...]:
-    """What two reports must share for their rows to be compared."""
-    return tuple(f"{name}={row[name]}" for name in _IDENTITY if name in row)
+def run_part(name: str, arguments: list[str], folder: Path) -> Part:
+    """Run one benchmark and keep its rows. BenchmarkError if it did not run to its end."""
+    about: dict[str, Any] = {**machine(), "arguments": arguments}
+    with tempfile.TemporaryDirectory() as temporary:
+        rows = Path(temporary) / "rows.jsonl"
+        module = f"benchmarks.{name.partition('-')[0]}"
+        code = _run(module, [*arguments, "--json", str(rows)])
+        if code not in (0, 1):  # 1: a row failed its accuracy check, which the report shows
+            raise BenchmarkError(f"{module} ended with exit code {code}")
+        content = {"about": about, "rows": [_plain(json.loads(line)) for line in rows.read_text().splitlines()]}
+    path = folder / f"{name}.json"
+    path.write_text(json.dumps(content, indent=1) + "\n")
+    return read_part(path)
 
 
-def compare(now: list[Row], before: list[Row]) -> list[Row]:
-    """Rows of both reports with their ratio now / before. `changed` only where it exceeds the spread (p99 over median) of both."""
-    earlier = {identity(row): row for row in before}
-    found = []
-    for row in now:
-        other = earlier.get(identity(row))
-        time = next((name for name in _TIMES if row.get(name) and other is not None and other.get(name)), None)
-        if other is None or time is None:
-            continue
-        ratio = row[time] / other[time]
-        spread = max(_spread(row, time), _spread(other, time))
-        found.append(
-            {"row": " ".join(identity(row)), "before": other[time], "now": row[time], "ratio": ratio, "changed": _verdict(ratio, spread)}
-        )
-    return found
+def _run(module: str, arguments: list[str]) -> int:
+    return subprocess.run([sys.executable, "-m", module, *arguments]).returncode
 
 
-def _spread(row: Row, time: str) -> float:
-    tail = row.get(_TAILS[time])
-    return max(0.0, tail / row[time] - 1) if tail else math.inf
+def _plain(row: dict[str, Any]) -> dict[str, Any]:
+    """Without the machine's description, which stands once beside the rows."""
+    return {name: value for name, value in row.items() if name != "machine"}
 
 
-def _verdict(ratio: float, spread: float) -> str:
-    if abs(math.log(ratio)) <= math.log1p(spread):
-        return "within the noise"
-    return "faster" if ratio < 1 else "slower"
-
-
-def table(rows: list[Row]) -> str:
-    """A Markdown table with the union of the rows' plain columns."""
-    if not rows:
-        return "No rows."
-    columns = list(dict.fromkeys(name for row in rows for name, value in row.items() if not isinstance(value, dict | list)))
-    lines = ["| " + " | ".join(columns) + " |", "|" + " --- |" * len(columns)]
-    lines += ["| " + " | ".join(_cell(row.get(name)) for name in columns) + " |" for row in rows]
-    return "\n".join(lines)
-
-
-def _cell(value: Any) -> str:
-    if value is None:
-        return ""
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    return f"{value:.4g}" if isinstance(value, float) else str(value).replace("|", "/")
-
-
-def markdown(results: dict[str, list[Row]], machine: Row, before: dict[str, list[Row]]) -> str:
-    """The whole report."""
-    parts = ["# Benchmarks", "", table([machine]), ""]
-    for name, rows in results.items():
-        parts += [f"## {name}", "", table(rows), ""]
-        if name in before:
-            parts += [f"### {name} against the earlier report", "", table(compare(rows, before[name])), ""]
-    parts += [
-        "![median times](report.png)",
-        "",
-        "Bars: medians of the rows that passed their accuracy check. What was not measured is not in the tables.",
-        "",
-    ]
-    return "\n".join(parts)
-
-
-def plot(path: Path, results: dict[str, list[Row]]) -> None:
-    """Medians as bars, one panel for each benchmark that has times."""
-    timed = {name: [row for row in rows if any(row.get(time) for time in _TIMES) and row.get("ok", True)] for name, rows in results.items()}
-    timed = {name: rows for name, rows in timed.items() if rows}
-    figure = Figure(figsize=(11, 1 + 0.28 * max(1, sum(map(len, timed.values())))), layout="constrained")
-    heights = [len(rows) for rows in timed.values()] or [1]
-    axes = figure.subplots(max(1, len(timed)), 1, squeeze=False, gridspec_kw={"height_ratios": heights})[:, 0]
-    for axis, (name, rows) in zip(axes, timed.items(), strict=False):
-        unit = next(time for time in _TIMES if rows[0].get(time))
-        labels = [" ".join(part.split("=", 1)[1] for part in identity(row) if not part.startswith(("device=", "backend="))) for row in rows]
-        colours = ["tab:blue" if str(row.get("impl", "")).startswith("ours") else "tab:gray" for row in rows]
-        axis.barh(range(len(rows)), [row.get(unit) or 0 for row in rows], color=colours)
-        axis.set_yticks(range(len(rows)), labels, fontsize=7)
-        axis.invert_yaxis()
-        axis.set_title(name, fontsize=10)
-        axis.set_xlabel(unit.replace("_", ", "), fontsize=8)
-    figure.savefig(path, dpi=110)
+def _reusable(path: Path, arguments: list[str]) -> Part | None:
+    """The part, if the same commit made it with the same arguments."""
+    if not path.is_file():
+        return None
+    part, here = read_part(path), machine()
+    same = part.about.get("arguments") == arguments and all(part.about.get(name) == here[name] for name in ("cpu", "commit", "threads"))
+    return part if same and not here["dirty"] and not part.about.get("dirty") else None
 
 
 def main(
     out: Annotated[Path, typer.Option(help="Folder for the rows and the report.")] = Path("out/bench"),
-    only: Annotated[str, typer.Option(help="Which benchmarks, with commas.")] = ",".join(BENCHMARKS),
+    only: Annotated[str, typer.Option(help="Which benchmarks, with commas.")] = ",".join(KINDS),
+    quick: Annotated[bool, typer.Option("--quick", help="Fewer sizes and peers, less time for each.")] = False,
+    device: Annotated[str, typer.Option(help="Where table 2's frames/s are measured: cpu or cuda.")] = "cpu",
     against: Annotated[Path | None, typer.Option("--compare", help="Folder of an earlier report.")] = None,
-    reuse: Annotated[bool, typer.Option("--reuse", help="Make the report from the rows that are there, without running.")] = False,
+    reuse: Annotated[bool, typer.Option("--reuse", help="Run nothing: a new report from the parts that are there.")] = False,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Run again what is there already.")] = False,
 ) -> None:
     """Run the benchmarks and write one report."""
-    from benchmarks.harness import machine
-
-    names = only.split(",")
-    if unknown := sorted(set(names) - set(BENCHMARKS)):
-        raise ConfigError(f"--only must be of {', '.join(BENCHMARKS)}, got {', '.join(unknown)}")
+    kinds = choices(only, KINDS, "--only")
     if against is not None and not against.is_dir():
         raise ConfigError(f"--compare: no such folder: {against}")
     out.mkdir(parents=True, exist_ok=True)
     console = Console(stderr=True)
-    for name in names:
-        if reuse:
+    parts = []
+    for name, arguments_of in PARTS.items():
+        if name.partition("-")[0] not in kinds:
             continue
-        console.rule(name)
-        result = subprocess.run([sys.executable, "-m", f"benchmarks.{name}", "--json", str(out / f"{name}.jsonl")])
-        if result.returncode not in (0, 1):  # 1: a row failed its accuracy check, which the report shows
-            raise BenchmarkError(f"benchmarks.{name} ended with exit code {result.returncode}")
-    results = {name: read_rows(out / f"{name}.jsonl") for name in names if (out / f"{name}.jsonl").exists()}
-    before = {name: read_rows(against / f"{name}.jsonl") for name in names if against is not None and (against / f"{name}.jsonl").exists()}
-    plot(out / "report.png", results)
-    (out / "report.md").write_text(markdown(results, machine(), before))
-    console.print(out / "report.md", highlight=False)
+        path, arguments = out / f"{name}.json", list(arguments_of[quick])
+        if name == "table2":
+            arguments += ["--measure", device]
+        part = read_part(path) if reuse and path.is_file() else None if fresh or reuse else _reusable(path, arguments)
+        if part is None and not reuse:
+            console.rule(name)
+            part = run_part(name, arguments, out)
+        elif part is not None:
+            console.print(f"{name}: used again ({path})", highlight=False)
+        parts += [part] if part is not None else []
+    before = {
+        part.name: read_part(against / f"{part.name}.json") for part in parts if against and (against / f"{part.name}.json").is_file()
+    }
+    console.print(report_text.write(out, parts, before), highlight=False)
 
 
 if __name__ == "__main__":

@@ -1,12 +1,14 @@
 """The paper's table 2: the eight variants' parameters and multiply-accumulates, beside what an engine really computes, and frames/s.
 
-    python -m benchmarks.table2 [--json FILE|-] [--measure cpu|cuda [--protocols public,honest,engine] [--dtype fp32]]
+    python -m benchmarks.table2 [--json FILE|-] [--markdown FILE] [--measure cpu|cuda [--protocols public,honest,engine] [--dtype fp32,bf16]
+                                 [--seconds 3] [--store benchmarks/results/DEVICE]]
 
 `params_m` and `macs_g` follow the thop convention that the paper used (see `macs.ThopCounter`); `macs_all_g` counts every matrix product;
 `macs_engine_g` is the engine's real count after leaving out work that cannot change the result, without the position loss's networks,
 which only training needs. The widths of those networks are not in the paper: `engine.model.position` infers them from this table.
 
-Frames/s come from `benchmarks/results/<device>/table2.json`, which `--measure` writes; what was not measured stays empty. Protocols:
+Frames/s come from `benchmarks/results/<device>/table2.json`, which `--measure` with `--store` writes, with table2.md and table2.png beside it;
+what was not measured stays empty. Protocols:
   public  as OSTrack's `profile_model.py`: training mode, position networks included, no synchronisation before the clock, nothing read back
   honest  evaluation mode, without the position networks, the box read back every frame; median latency
   engine  the fastest runner: crop, network and decode of one target; median latency
@@ -29,14 +31,14 @@ from typing import Annotated, Any
 import torch
 import typer
 from rich.console import Console
-from rich.table import Table
 from torch import nn
 
-from benchmarks import golden, macs
+from benchmarks import golden, macs, table2_report
+from benchmarks.harness import choices, machine, write_rows
 from engine import ModelConfig, build_model, preset
 from engine.cli.exits import run_function
 from engine.engines import make_runner, resolve_device
-from engine.errors import ConfigError
+from engine.evaluation.report import terminal_table
 from engine.model.position import PositionHeads
 from engine.runner import DTYPES
 
@@ -130,15 +132,20 @@ def count_row(variant: Variant, fps: dict[str, dict[str, float]]) -> dict[str, A
     }
 
 
-def stored_fps(variant: Variant, results: Path = RESULTS) -> dict[str, dict[str, float]]:
-    """Measured frames/s of a row: {device: {protocol: value}}, from the stored results."""
-    found: dict[str, dict[str, float]] = {}
-    for path in sorted(results.glob("*/table2.json")):
-        for entry in json.loads(path.read_text())["measurements"]:
-            losses = (variant.absolute or variant.positive) and entry["protocol"] == "public"  # the others leave those networks out
-            if entry["fda"] == variant.fda and entry["position"] == losses:
-                found.setdefault(path.parent.name, {})[f"{entry['protocol']} {entry['dtype']}"] = entry["fps"]
+def fps_of(variant: Variant, measurements: list[dict[str, Any]]) -> dict[str, float]:
+    """Measured frames/s of a row: {protocol and dtype: value}."""
+    found = {}
+    for entry in measurements:
+        losses = (variant.absolute or variant.positive) and entry["protocol"] == "public"  # the others leave those networks out
+        if entry["fda"] == variant.fda and entry["position"] == losses:
+            found[f"{entry['protocol']} {entry['dtype']}"] = entry["fps"]
     return found
+
+
+def stored_fps(variant: Variant, results: Path = RESULTS) -> dict[str, dict[str, float]]:
+    """Measured frames/s of a row from the stored results: {device: {protocol and dtype: value}}."""
+    by_device = {path.parent.name: json.loads(path.read_text())["measurements"] for path in sorted(results.glob("*/table2.json"))}
+    return {device: found for device, measurements in by_device.items() if (found := fps_of(variant, measurements))}
 
 
 def measure(device: str, dtype: str, protocols: list[str], seconds: float, backend: str = "auto") -> list[dict[str, Any]]:
@@ -221,79 +228,47 @@ def main(
     json_output: Annotated[
         str | None, typer.Option("--json", metavar="FILE", help="JSON lines to this file, - for standard output.")
     ] = None,
+    markdown: Annotated[Path | None, typer.Option(metavar="FILE", help="The table as Markdown.")] = None,
     measure_on: Annotated[str | None, typer.Option("--measure", metavar="DEVICE", help="Measure frames/s on cpu or cuda first.")] = None,
-    protocols: Annotated[str, typer.Option(help="Which to measure: public, honest, engine.")] = "public,honest,engine",
-    dtype: Annotated[str, typer.Option(help="fp32, bf16 or fp16.")] = "fp32",
-    seconds: Annotated[float, typer.Option(help="Per measurement.")] = 5.0,
+    protocols: Annotated[str, typer.Option(help="Which to measure, with commas: public, honest, engine.")] = ",".join(PROTOCOLS),
+    dtype: Annotated[str, typer.Option(help="Which to measure, with commas: fp32, bf16, fp16.")] = "fp32,bf16",
+    seconds: Annotated[float, typer.Option(help="Of each measurement, after three frames of warm-up.")] = 3.0,
     store: Annotated[Path | None, typer.Option(metavar="DIR", help="The device's folder under benchmarks/results, to keep it.")] = None,
 ) -> None:
     """Compare the eight variants of table 2 with the paper."""
+    console = Console(stderr=json_output == "-", width=None if sys.stdout.isatty() else 150)
+    found: list[dict[str, Any]] = []
     if measure_on is not None:
-        _measure_and_store(measure_on, dtype, protocols, seconds, store)
+        chosen, dtypes = choices(protocols, PROTOCOLS, "--protocols"), choices(dtype, tuple(DTYPES), "--dtype")
+        device = resolve_device(measure_on)
+        found = [entry for name in dtypes for entry in measure(device, name, chosen, seconds)]
+        if store is not None:
+            keep(found, store)
     rows = [count_row(variant, stored_fps(variant)) for variant in VARIANTS]
-    lines = "".join(json.dumps(row) + "\n" for row in rows)
-    if json_output == "-":
-        sys.stdout.write(lines)
-    elif json_output is not None:
-        Path(json_output).write_text(lines)
-    console = Console(stderr=json_output == "-", width=None if sys.stdout.isatty() else 130)
-    console.print(_table(rows))
+    if found and store is None:
+        for variant, row in zip(VARIANTS, rows, strict=True):
+            row["fps"] = {f"{measure_on} now": fps_of(variant, found)}
+    write_rows(rows, json_output)
+    if markdown is not None:
+        markdown.write_text(table2_report.markdown(rows))
+    if store is not None:
+        kept = [count_row(variant, stored_fps(variant, store.parent)) for variant in VARIANTS]
+        table2_report.plot(kept, store.name, store / "table2.png")
+        (store / "table2.md").write_text(table2_report.markdown(kept, store.name, machine(), "table2.png"))
+    console.print(terminal_table("Table 2: thop's convention beside the paper's digits", *table2_report.table(rows)))
     if not all(row["ok"] for row in rows):
         raise typer.Exit(1)
 
 
-def _measure_and_store(device: str, dtype: str, protocols: str, seconds: float, store: Path | None) -> None:
-    chosen = protocols.split(",")
-    if unknown := [name for name in chosen if name not in PROTOCOLS]:
-        raise ConfigError(f"--protocols must be some of {', '.join(PROTOCOLS)}, got {', '.join(unknown)}")
-    if dtype not in DTYPES:
-        raise ConfigError(f"--dtype must be one of {', '.join(DTYPES)}, got {dtype!r}")
-    measurements = measure(resolve_device(device), dtype, chosen, seconds)
-    if store is None:
-        for entry in measurements:
-            print(json.dumps(entry), file=sys.stderr)
-        return
-    store_measurements(measurements, store)
-
-
-def store_measurements(measurements: list[dict[str, Any]], store: Path) -> None:
-    """Put them into `table2.json` of a device's folder, in place of earlier ones of the same networks, protocols and dtypes."""
+def keep(measurements: list[dict[str, Any]], store: Path) -> None:
+    """Put measurements into STORE/table2.json in place of earlier ones of the same network, protocol and dtype."""
     path = store / "table2.json"
     kept = json.loads(path.read_text())["measurements"] if path.is_file() else []
     keys = ("fda", "position", "protocol", "dtype")
     new = {tuple(entry[key] for key in keys) for entry in measurements}
     kept = [entry for entry in kept if tuple(entry[key] for key in keys) not in new]
     store.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps({"torch": torch.__version__, "measurements": kept + measurements}, indent=1) + "\n")
-
-
-def _table(rows: list[dict[str, Any]]) -> Table:
-    table = Table(title="Table 2: thop's convention beside the paper's digits")
-    columns = sorted({(device, protocol) for row in rows for device, values in row["fps"].items() for protocol in values})
-    for name in ("ABS", "PN", "FDA"):
-        table.add_column(name, justify="center")
-    for name in (
-        "params M",
-        "paper",
-        "MACs G",
-        "paper",
-        "all products G",
-        "engine G",
-        "paper fps",
-        *(" ".join(key) for key in columns),
-        "ok",
-    ):
-        table.add_column(name, justify="right")
-    for row in rows:
-        table.add_row(
-            *("x" if row[key] else "" for key in ("abs", "pn", "fda")),
-            *(f"{row[key]:.1f}" for key in ("params_m", "paper_params_m", "macs_g", "paper_macs_g")),
-            *(f"{row[key]:.2f}" for key in ("macs_all_g", "macs_engine_g")),
-            f"{row['paper_fps']:.1f}",
-            *(f"{row['fps'][device][protocol]:.1f}" if protocol in row["fps"].get(device, {}) else "" for device, protocol in columns),
-            "[green]ok[/]" if row["ok"] else "[bold red]differs[/]",
-        )
-    return table
+    path.write_text(json.dumps({"machine": machine(), "measurements": kept + measurements}, indent=1) + "\n")
 
 
 if __name__ == "__main__":

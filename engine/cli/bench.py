@@ -8,6 +8,7 @@ import typer
 def bench(context: typer.Context) -> None:
     """Benchmarks: attention, frame or table2 with their own options, or (without a name) all of them and one report.
 
+    `esat bench --quick` takes minutes; an interrupted run goes on with the parts that are missing; `--compare DIR` sets an earlier report beside it.
     `esat bench attention --help` shows a benchmark's options. Each runs in a process of its own, as `python -m benchmarks.NAME` does.
     """
     import subprocess

@@ -147,16 +147,18 @@ def terminal_table(title: str, head: list[str], rows: list[list[str]]) -> Table:
 
 def markdown(title: str, note: str, reports: list[TrackerReport]) -> str:
     """Both tables and the failures as Markdown."""
-    parts = [f"# {title}\n", f"{note}\n", _markdown_table(*mean_rows(reports)), _markdown_table(*sequence_rows(reports))]
+    parts = [f"# {title}\n", f"{note}\n", markdown_table(*mean_rows(reports)), markdown_table(*sequence_rows(reports))]
     failures = [f"- {report.name}, {failure.name}: {failure.reason}" for report in reports for failure in report.failures]
     if failures:
         parts.append("Failed:\n\n" + "\n".join(failures) + "\n")
     return "\n".join(parts)
 
 
-def _markdown_table(head: list[str], rows: list[list[str]]) -> str:
+def markdown_table(head: list[str], rows: list[list[str]]) -> str:
+    """A table as Markdown: the first column on the left, figures on the right."""
+
     def line(cells: list[str]) -> str:
-        return "| " + " | ".join(cell.replace("|", "\\\\|") for cell in cells) + " |\n"
+        return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |\n"
 
     return line(head) + "|---" + "|---:" * (len(head) - 1) + "|\n" + "".join(line(row) for row in rows)
 

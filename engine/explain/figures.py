@@ -17,11 +17,12 @@ from engine.preprocess import Box
 
 GROUND_TRUTH, PREDICTION = (0, 200, 0), (40, 90, 255)  # RGB, as in the paper: green and blue
 _PANEL = 256  # pixels of each picture in a row
+_VIEW = 8  # side of the result's picture, in box sizes
 
 
 def row(insight: Insight, frame: NDArray[np.uint8], box: Box, truth: Box | None) -> NDArray[np.uint8]:
     """One frame's pictures side by side, RGB uint8 [256, 256 n, 3]: search region with the template in its corner, what each elimination
-    left of it, attention, score map, feature map, and the frame (BGR) with the boxes."""
+    left of it, attention, score map, feature map, and the frame (BGR) around the target with the boxes."""
     search = _fit(insight.search_image)
     inset = search.copy()
     inset[: _PANEL // 3, : _PANEL // 3] = cv2.resize(insight.template_image, (_PANEL // 3, _PANEL // 3), interpolation=cv2.INTER_AREA)
@@ -29,18 +30,20 @@ def row(insight: Insight, frame: NDArray[np.uint8], box: Box, truth: Box | None)
     panels += [_blank_eliminated(search, kept) for kept in insight.kept]
     panels += [_heat(values, search) for values in (insight.attention, insight.score_map, insight.feature_map)]
     panels.append(_boxes(frame, box, truth))
+    for panel in panels:
+        panel[:, -2:] = 60  # a line between the pictures: eliminated tokens are white
     return np.concatenate(panels, axis=1)
 
 
 def titles(insight: Insight) -> list[str]:
     """The columns of `row`."""
     kept = [f"{int(mask.sum())} tokens kept" for mask in insight.kept]
-    return ["search region, template", *kept, "attention of the template centre", "score map", "feature norm", "result"]
+    return ["search region, template", *kept, "attention of the template centre", "score map", "feature norm", "result (green: truth)"]
 
 
 def save_rows(path: Path, rows: Sequence[NDArray[np.uint8]], columns: Sequence[str], labels: Sequence[str]) -> None:
     """All rows in one PNG with titles. SinkError if it cannot be written."""
-    figure = Figure(figsize=(1.9 * len(columns), 2.1 * len(rows)))
+    figure = Figure(figsize=(2.33 * len(columns), 2.45 * len(rows)), layout="constrained")
     axes = figure.subplots(len(rows), 1, squeeze=False)
     for axis, picture, label in zip(axes[:, 0], rows, labels, strict=True):
         axis.imshow(picture)
@@ -54,14 +57,17 @@ def save_rows(path: Path, rows: Sequence[NDArray[np.uint8]], columns: Sequence[s
 
 def save_correlations(path: Path, matrices: dict[str, FloatMap], num_template: int) -> None:
     """The matrices side by side, lines between template and search tokens. SinkError if it cannot be written."""
-    figure = Figure(figsize=(4 * len(matrices), 4.3))
+    figure = Figure(figsize=(4.2 * len(matrices), 4.1), layout="constrained")
     axes = figure.subplots(1, len(matrices))
+    features = np.concatenate([values.ravel() for name, values in matrices.items() if name.startswith("features")])  # one scale for these
     for axis, (name, values) in zip(axes, matrices.items(), strict=True):
-        image = axis.imshow(values, cmap="magma", vmin=np.quantile(values, 0.01), vmax=np.quantile(values, 0.99))
+        low, high = np.quantile(features if name.startswith("features") else values, (0.01, 0.99))
+        image = axis.imshow(values, cmap="magma", vmin=low, vmax=high)
         axis.axhline(num_template - 0.5, color="white", linewidth=0.8)
         axis.axvline(num_template - 0.5, color="white", linewidth=0.8)
         axis.set_title(name, fontsize=10)
         axis.set_xlabel("template tokens | search tokens", fontsize=8)
+        axis.tick_params(labelsize=7)
         figure.colorbar(image, ax=axis, fraction=0.045)
     _save(figure, path)
 
@@ -97,16 +103,20 @@ def _heat(values: FloatMap, search: NDArray[np.uint8]) -> NDArray[np.uint8]:
 
 
 def _boxes(frame: NDArray[np.uint8], box: Box, truth: Box | None) -> NDArray[np.uint8]:
-    """The frame, letterboxed into a square, with both boxes."""
+    """A square of the frame around the target, wide enough to show where it is, with both boxes; black beyond the frame's border."""
     height, width = frame.shape[:2]
-    factor = _PANEL / max(height, width)
-    size = (max(1, round(width * factor)), max(1, round(height * factor)))
-    small = cv2.cvtColor(cv2.resize(frame, size, interpolation=cv2.INTER_AREA), cv2.COLOR_BGR2RGB)
+    side = float(np.clip(_VIEW * max(box[2:]), _PANEL / 2, max(height, width)))
+    left, top = (
+        min(max(start + extent / 2 - side / 2, 0), limit - side) if side <= limit else (limit - side) / 2
+        for start, extent, limit in ((box[0], box[2], width), (box[1], box[3], height))
+    )
+    factor = _PANEL / side
+    placed = np.array([[factor, 0, -left * factor], [0, factor, -top * factor]])
+    panel = cv2.warpAffine(frame, placed, (_PANEL, _PANEL), flags=cv2.INTER_LINEAR if factor > 0.7 else cv2.INTER_AREA)
+    panel = cv2.cvtColor(panel, cv2.COLOR_BGR2RGB)
     for rectangle, colour in ((truth, GROUND_TRUTH), (box, PREDICTION)):
-        if rectangle is not None:
-            x, y, w, h = (value * factor for value in rectangle)
-            cv2.rectangle(small, (round(x), round(y)), (round(x + w), round(y + h)), colour, 2)
-    panel = np.zeros((_PANEL, _PANEL, 3), np.uint8)
-    top, left = (_PANEL - small.shape[0]) // 2, (_PANEL - small.shape[1]) // 2
-    panel[top : top + small.shape[0], left : left + small.shape[1]] = small
-    return panel
+        if rectangle is not None and np.isfinite(rectangle).all():
+            x, y, w, h = rectangle
+            start, end = ((round((u - left) * factor), round((v - top) * factor)) for u, v in ((x, y), (x + w, y + h)))
+            cv2.rectangle(panel, start, end, colour, 1 if side > 3 * _PANEL else 2, cv2.LINE_AA)
+    return np.asarray(panel, np.uint8)

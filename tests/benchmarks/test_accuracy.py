@@ -1,12 +1,14 @@
-"""The comparison of modes: a mode equals itself, and a coarser one does not."""
+"""The comparison of modes: a mode equals itself, a coarser one does not, and the shipped weights keep their boxes in bf16."""
 
 import json
+import shutil
 
 import cv2
 import numpy as np
 import pytest
 
 from benchmarks.accuracy import main
+from engine.cli.exits import run_function
 from engine.errors import ConfigError
 
 
@@ -22,20 +24,48 @@ def sequences(tmp_path_factory):
     return root
 
 
+def run(*arguments: object) -> int:
+    with pytest.raises(SystemExit) as caught:
+        run_function(main, list(map(str, arguments)))
+    return caught.value.code or 0
+
+
 def test_rows(sequences, tiny_weights, tmp_path):
-    main(sequences, str(tiny_weights), "cpu", "fp32,bf16", "fp32", str(tmp_path / "rows.json"))
-    reference, same, coarse = (json.loads(line) for line in (tmp_path / "rows.json").read_text().splitlines())
-    assert reference["mode"] == "fp32 (reference)"
-    assert reference["frames"] == same["frames"] == 6
+    kept, output = tmp_path / "kept", tmp_path / "rows.json"
+    assert run(sequences, "--model", tiny_weights, "--modes", "fp32,bf16", "--frames", 3, "--json", output, "--store", kept) == 0
+    reference, same, coarse, pair = (json.loads(line) for line in output.read_text().splitlines())
+    assert [(row["mode"], row["against"]) for row in (reference, same, coarse, pair)] == [
+        ("fp32 (reference)", None),
+        ("fp32", "fp32 (reference)"),
+        ("bf16", "fp32 (reference)"),
+        ("bf16", "fp32"),
+    ]
+    assert reference["frames"] == same["frames"] == 4  # the first of the three frames is given
     assert reference["same_region_iou"] is None
     assert same["same_region_iou"] > 0.999
     assert same["kept_overlap"] == 1
     assert abs(same["AUC_difference"]) < 1e-9
     assert 0 <= coarse["same_region_iou"] < same["same_region_iou"]
     assert coarse["same_region_iou_p1"] <= coarse["same_region_iou"]
-    assert 0.5 < coarse["kept_overlap"] <= 1  # random weights: many tokens are nearly equal
+    assert pair["same_region_iou"] == pytest.approx(coarse["same_region_iou"], abs=0.01)
+    stored = json.loads((kept / "accuracy-tiny-3frames.json").read_text())
+    assert [row["AUC"] for row in stored["rows"]] == [row["AUC"] for row in (reference, same, coarse, pair)]
+    assert stored["about"]["frames_a_sequence"] == 3
+    assert cv2.imread(str(kept / "accuracy-tiny-3frames.png")).shape[1] > 1000
+    assert "| bf16 | fp32 (reference) |" in (kept / "accuracy-tiny-3frames.md").read_text()
+
+
+def test_bf16_keeps_the_shipped_weights_boxes_and_tokens(shared, tmp_path):
+    for name in ("davis_car-shadow", "uav_wakeboard7"):
+        shutil.copytree(shared / "data" / "eval_dev" / name, tmp_path / "data" / name)
+    output = tmp_path / "rows.json"
+    assert run(tmp_path / "data", "--modes", "bf16", "--frames", 16, "--json", output) == 0
+    _, coarse = (json.loads(line) for line in output.read_text().splitlines())
+    assert coarse["frames"] == 30
+    assert coarse["same_region_iou"] > 0.97
+    assert coarse["kept_overlap"] > 0.97
 
 
 def test_unknown_modes_are_refused(sequences, tiny_weights):
     with pytest.raises(ConfigError, match="dtype must be auto, fp32, bf16, fp16, got 'int3'"):
-        main(sequences, str(tiny_weights), "cpu", "int3", "fp32", None)
+        main(sequences, str(tiny_weights), "cpu", "int3", "fp32")

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import esat_kernels.attention.library  # noqa: F401  registers the operator
-from benchmarks import macs, table2
+from benchmarks import macs, table2, table2_report
 from engine import ModelConfig, build_model, preset
 from engine.cli.exits import run_function
 
@@ -57,18 +57,40 @@ def test_the_fused_operator_counts_like_its_reference():
     assert fused == eager == 2 * 3 * 2 * 50 * 50 * 16
 
 
-def test_measurements_are_kept_and_shown(tmp_path, monkeypatch):
+def test_measurements_are_kept_and_shown(tmp_path):
     entries = [
         {"fda": False, "position": True, "protocol": "public", "dtype": "fp32", "fps": 1.5, "frames": 3, "p99_ms": 700.0},
         {"fda": True, "position": False, "protocol": "engine", "dtype": "bf16", "fps": 9.0, "frames": 30, "p99_ms": 120.0},
     ]
-    monkeypatch.setattr(table2, "measure", lambda *arguments: [dict(entry) for entry in entries])
-    table2._measure_and_store("cpu", "fp32", "public", 1.0, tmp_path / "machine")
+    table2.keep(entries, tmp_path / "machine")
     entries[1]["fps"] = 10.0
-    table2._measure_and_store("cpu", "fp32", "public", 1.0, tmp_path / "machine")
+    table2.keep(entries, tmp_path / "machine")
     assert table2.stored_fps(table2.VARIANTS[1], tmp_path) == {"machine": {"public fp32": 1.5}}
     assert table2.stored_fps(table2.VARIANTS[0], tmp_path) == {}
     assert table2.stored_fps(table2.VARIANTS[7], tmp_path) == {"machine": {"engine bf16": 10.0}}
+    rows = [table2.count_row(variant, table2.stored_fps(variant, tmp_path)) for variant in table2.VARIANTS]
+    head, cells = table2_report.table(rows, "machine")
+    assert head[-3:] == ["engine bf16", "public fp32", "ok"]
+    assert [row[-3:-1] for row in cells] == [["", ""], ["", "1.5"], ["", "1.5"], ["10.0", ""], ["", "1.5"], *[["10.0", ""]] * 3]
+    assert "| x | x | x | 94.8 | 94.8 | 50.3 | 50.3 |" in table2_report.markdown(rows, "machine")
+    table2_report.plot(rows, "machine", tmp_path / "a.png")
+    table2_report.plot(rows, "another", tmp_path / "b.png")
+    assert (tmp_path / "b.png").stat().st_size > 1000
+
+
+def test_measuring_several_dtypes_in_one_call(tmp_path, monkeypatch, capsys):
+    small = ModelConfig(name="t", dim=32, heads=2, depth=2, template_size=32, search_size=64, head_channels=8, elimination_layers=(1,))
+    measure = table2.measure
+    with monkeypatch.context() as patch:
+        patch.setattr(table2, "preset", lambda name: small)
+        entries = [entry for dtype in ("fp32", "bf16") for entry in measure("cpu", dtype, ["honest"], 0.01)]
+    monkeypatch.setattr(table2, "measure", lambda device, dtype, *rest: [entry for entry in entries if entry["dtype"] == dtype])
+    store = tmp_path / "machine"
+    with pytest.raises(SystemExit) as caught:
+        run_function(table2.main, ["--measure", "cpu", "--protocols", "honest", "--store", str(store)])
+    assert not caught.value.code
+    assert sorted(path.name for path in store.iterdir()) == ["table2.json", "table2.md", "table2.png"]
+    assert set(table2.stored_fps(table2.VARIANTS[0], tmp_path)["machine"]) == {"honest fp32", "honest bf16"}
 
 
 def test_every_protocol_runs_on_a_small_network(monkeypatch):

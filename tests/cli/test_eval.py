@@ -169,7 +169,17 @@ def test_failures_are_listed_and_counted(tmp_path, weights, workers, capsys):
     assert "1 (2 failed)" in shown
 
 
-def test_another_tracker_beside_ours_and_alone(tmp_path, weights):
+def _legends(monkeypatch) -> list[str]:
+    """The legends' entries of all plots that are drawn from here on."""
+    from matplotlib.axes import Axes
+
+    labels: list[str] = []
+    real = Axes.legend
+    monkeypatch.setattr(Axes, "legend", lambda axes, **named: labels.extend(axes.get_legend_handles_labels()[1]) or real(axes, **named))
+    return labels
+
+
+def test_another_tracker_beside_ours_and_alone(tmp_path, weights, monkeypatch):
     root = data_set(tmp_path / "data")
     other = tmp_path / "perfect"
     for sequence in open_dataset(root).sequences:
@@ -187,6 +197,9 @@ def test_another_tracker_beside_ours_and_alone(tmp_path, weights):
         assert content["trackers"]["perfect"]["mean"]["AUC"] == pytest.approx(perfect)
         assert content["trackers"]["perfect"]["mean"]["AO"] == pytest.approx(100)
     (other / "Square1.txt").unlink()
+    labels = _legends(monkeypatch)
+    assert run(root, "--model", weights, "--compare", other, "--plots", tmp_path / "plots") == 1
+    assert [text.partition(", ")[2] for text in labels] == ["2 sequences", "3 sequences"] * 3
     assert run(root, "--model", "none", "--compare", other, "--json", output) == 1
     assert json.loads(output.read_text())["trackers"]["perfect"]["failures"][0]["name"] == "Square1"
 

@@ -18,7 +18,7 @@ def toolkit():
     try:
         import got10k.experiments
     except ImportError as error:
-        require("got10k", str(error))
+        require("toolkits", str(error))
     return got10k.experiments
 
 
