@@ -30,8 +30,11 @@ from engine.evaluation.metrics import evaluate, iou
 from engine.evaluation.sequences import Sequence
 from engine.preprocess import Box
 from engine.runner import Runner
-from engine.tracker import Tracker
+from engine.state import NEVER_LOST
+from engine.tracker import Tracker, TrackerConfig
 from engine.weights import DEFAULT_MODEL, find_weights
+
+PUBLIC_LOOP = TrackerConfig(thresholds=NEVER_LOST)  # every search is around the box before
 
 
 @dataclasses.dataclass
@@ -65,9 +68,9 @@ def compare(sequence: Sequence, reference: Runner, modes: dict[str, Runner], fin
     start: Box = tuple(sequence.boxes[0].tolist())  # type: ignore[assignment]
     truth = sequence.truth()
     boxes: list[Box] = [start]
-    trackers = {mode: Tracker(runner) for mode, runner in modes.items()}
+    trackers = {mode: Tracker(runner, config=PUBLIC_LOOP) for mode, runner in modes.items()}
     free: dict[str, list[Box]] = {mode: [start] for mode in modes}
-    tracker, templates = Tracker(reference), {}
+    tracker, templates = Tracker(reference, config=PUBLIC_LOOP), {}
     for index, frame in enumerate(sequence.frames()):
         if index == 0:
             tracker.init(frame, start)
