@@ -72,7 +72,7 @@ class MultiTracker:
         timings: dict[str, float] = {}
         for first in range(0, len(targets), self._max_batch):
             batch = targets[first : first + self._max_batch]
-            observations = self.runner.observe(frame, [t.box for t in batch], [t.template for t in batch], self._bgr)
+            observations = self.runner.observe(frame, [t.search_box for t in batch], [t.template for t in batch], self._bgr)
             seen += observations.targets
             for stage, milliseconds in observations.timings_ms.items():
                 timings[stage] = timings.get(stage, 0.0) + milliseconds

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import dataclasses
 import enum
 import math
@@ -10,7 +11,7 @@ from engine.errors import ConfigError
 
 
 class TargetState(enum.StrEnum):
-    """TRACKING: the score is high. UNCERTAIN: it is low, or was low a moment ago. LOST: it has stayed very low."""
+    """TRACKING: the score is high. UNCERTAIN: it is low. LOST: it has been low for a while, and the target has not been found again."""
 
     TRACKING = "TRACKING"
     UNCERTAIN = "UNCERTAIN"
@@ -19,18 +20,28 @@ class TargetState(enum.StrEnum):
 
 @dataclasses.dataclass(frozen=True)
 class StateThresholds:
-    """Raw scores (0 to 1) and frame counts at which the state changes."""
+    """Raw scores (0 to 1) and frame counts at which the state changes.
 
-    confident: float = 0.35  # at or above: TRACKING
-    lost: float = 0.15  # below, for `lost_after` frames in a row: LOST
+    The defaults are provisional, for the shipped weights; `python -m benchmarks.loss` calibrates them, and other weights need their own.
+    """
+
+    confident: float = 0.42  # at or above: TRACKING
+    lost: float = 0.37  # mean of `lost_after` frames in a row below: LOST
     lost_after: int = 5
-    found_after: int = 2  # confident frames in a row that end LOST
+    found: float = 0.54  # at or above, in each of `found_after` frames in a row: no longer LOST
+    found_after: int = 3
 
     def __post_init__(self) -> None:
-        if not (0 <= self.lost <= self.confident <= 1) or not all(math.isfinite(v) for v in (self.lost, self.confident)):
-            raise ConfigError(f"state thresholds must satisfy 0 <= lost <= confident <= 1, got {self.lost} and {self.confident}")
+        scores = (self.lost, self.confident, self.found)
+        if not (all(map(math.isfinite, scores)) and 0 <= self.lost <= self.confident <= self.found <= 1):
+            raise ConfigError(
+                f"state thresholds must satisfy 0 <= lost <= confident <= found <= 1, got {', '.join(f'{v:g}' for v in scores)}"
+            )
         if self.lost_after < 1 or self.found_after < 1:
             raise ConfigError(f"lost_after and found_after must be at least 1, got {self.lost_after} and {self.found_after}")
+
+
+NEVER_LOST = StateThresholds(lost=0.0)  # the public code's loop, whatever the scores
 
 
 class StateMachine:
@@ -39,19 +50,32 @@ class StateMachine:
     def __init__(self, thresholds: StateThresholds):
         self._thresholds = thresholds
         self.state = TargetState.TRACKING
-        self._low = 0
-        self._high = 0
+        self._recent: collections.deque[float] = collections.deque(maxlen=thresholds.lost_after)  # scores since the target was found
+        self._high = 0  # frames in a row that may end the loss
+
+    @property
+    def falling(self) -> bool:
+        """Whether the last frame alone scored low enough for a loss: its box is not to be trusted."""
+        return bool(self._recent) and self._recent[-1] < self._thresholds.lost
+
+    @property
+    def promising(self) -> bool:
+        """Whether the last frame of a lost target may have shown it again."""
+        return self.state is TargetState.LOST and self._high > 0
 
     def update(self, score: float) -> TargetState:
         """The state after a frame with this raw score."""
         limits = self._thresholds
-        self._low = self._low + 1 if score < limits.lost else 0
-        self._high = self._high + 1 if score >= limits.confident else 0
-        if self._low >= limits.lost_after:
-            self.state = TargetState.LOST
-        elif self.state is TargetState.LOST:
+        if self.state is TargetState.LOST:
+            self._high = self._high + 1 if score >= limits.found else 0
             if self._high >= limits.found_after:
                 self.state = TargetState.TRACKING
+                self._recent.clear()
+                self._recent.append(score)
+            return self.state
+        self._recent.append(score)
+        if len(self._recent) == limits.lost_after and math.fsum(self._recent) < limits.lost * limits.lost_after:
+            self.state, self._high = TargetState.LOST, 0
         else:
-            self.state = TargetState.TRACKING if self._high else TargetState.UNCERTAIN
+            self.state = TargetState.TRACKING if score >= limits.confident else TargetState.UNCERTAIN
         return self.state

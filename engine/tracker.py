@@ -78,7 +78,7 @@ class Tracker:
         if self._target is None:
             raise StateError("update() needs a target: call init(frame, box) first")
         frame = check_frame(frame)
-        observations = self.runner.observe(frame, [self._target.box], [self._target.template], self._bgr)
+        observations = self.runner.observe(frame, [self._target.search_box], [self._target.template], self._bgr)
         timings = {**observations.timings_ms, "total": 1e3 * (time.perf_counter() - start)}
         return self._target.advance(observations.targets[0], frame, timings)
 

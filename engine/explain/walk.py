@@ -11,7 +11,8 @@ import numpy as np
 from engine.errors import SourceError
 from engine.explain import capture, figures
 from engine.preprocess import Box
-from engine.tracker import Tracker
+from engine.state import NEVER_LOST
+from engine.tracker import Tracker, TrackerConfig
 from engine.video import Frame, Source
 from engine.video.mp4 import Mp4
 from engine.video.sinks import Record, Sink, Sinks
@@ -42,7 +43,9 @@ def explain(
 
     chosen: frame indices of 1 and more. truth: boxes by frame index, drawn in green. SourceError if a chosen frame does not exist.
     """
-    tracker = Tracker(weights, device="cpu", dtype="fp32")
+    tracker = Tracker(
+        weights, device="cpu", dtype="fp32", config=TrackerConfig(thresholds=NEVER_LOST)
+    )  # each region is around the box before
     network = weights.model()
     config = weights.config
     rows, labels, columns = [], [], []

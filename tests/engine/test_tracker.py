@@ -5,9 +5,8 @@ import math
 import numpy as np
 import pytest
 
-from engine import EsatError, TargetState, Tracker, TrackerConfig
+from engine import EsatError, Tracker, TrackerConfig
 from engine.errors import BoxError, ConfigError, DeviceError, FrameError, StateError
-from engine.state import StateMachine, StateThresholds
 
 BOX = (50.0, 40.0, 30.0, 24.0)
 
@@ -154,17 +153,3 @@ def test_what_is_not_there_is_named(tiny_weights, arguments, error, message):
     with pytest.raises(error, match=message) as caught:
         Tracker(tiny_weights, **arguments)
     assert isinstance(caught.value, EsatError)
-
-
-def test_state_has_hysteresis():
-    machine = StateMachine(StateThresholds(confident=0.5, lost=0.2, lost_after=3, found_after=2))
-    scores = [0.9, 0.4, 0.6, 0.1, 0.1, 0.1, 0.3, 0.6, 0.4, 0.6, 0.6, 0.1]
-    expected = "T U T U U L L L L L T U"
-    assert [machine.update(score).value[0] for score in scores] == expected.split()
-    assert machine.state is TargetState.UNCERTAIN
-
-
-@pytest.mark.parametrize("values", [{"lost": 0.6}, {"confident": 1.1}, {"lost": math.nan}, {"lost_after": 0}])
-def test_impossible_thresholds_are_refused(values):
-    with pytest.raises(ConfigError):
-        StateThresholds(**values)

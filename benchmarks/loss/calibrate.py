@@ -1,0 +1,106 @@
+"""Thresholds from tracks that went on whatever the scores were, and what a track with thresholds reached."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from typing import Any
+
+import numpy as np
+
+from benchmarks.loss.record import Track
+from engine.evaluation.metrics import Floats
+from engine.state import StateThresholds
+
+GOOD = 0.5  # IoU above which the tracker has its target
+FLAG_WITHIN, RETURN_WITHIN = 10, 30  # frames
+FALSE_ALARMS = 0.01  # share of good frames that may be called lost
+FALSE_RETURNS = 0.02  # share of frames without the target that may complete a return
+UNCERTAIN_SHARE = 0.05  # share of good frames that may be called uncertain
+GRID = np.round(np.arange(0.05, 0.9, 0.01), 2)
+
+
+@dataclasses.dataclass(frozen=True)
+class Curves:
+    """For each value of GRID as the threshold: shares of frames, and of disturbances for `flagged`."""
+
+    false_alarms: Floats  # good frames whose mean of the last `lost_after` scores lies below
+    flagged: Floats  # disturbances in which that happens within FLAG_WITHIN frames
+    false_returns: Floats  # frames without the target that complete `found_after` scores at or above
+    good_frames: int
+    events: int
+
+
+def curves(tracks: list[Track], lost_after: int, found_after: int) -> Curves:
+    """Sweep the thresholds over tracks of the public code's loop. Scores before the target goes are those of a tracker that has it."""
+    good: list[float] = []
+    lowest: list[float] = []
+    returns: list[float] = []
+    for track in tracks:
+        score = np.array(track.score)
+        recent = np.array([score[max(0, index + 1 - lost_after) : index + 1].mean() for index in range(len(score))])
+        weakest = np.array([score[max(0, index + 1 - found_after) : index + 1].min() for index in range(len(score))])
+        good += recent[good_frames(track)].tolist()
+        if track.kind != "plain" and had_target(track):
+            lowest.append(float(recent[track.gone : track.gone + FLAG_WITHIN].min()))
+            returns += weakest[track.gone + found_after : track.back].tolist()
+    shares = [np.array([np.mean(np.array(values) < limit) if values else math.nan for limit in GRID]) for values in (good, lowest, returns)]
+    return Curves(shares[0], shares[1], 1 - shares[2], len(good), len(lowest))
+
+
+def good_frames(track: Track) -> np.ndarray:
+    """[N] whether the tracker has its target, in full view and before a disturbance."""
+    index = np.arange(len(track.score))
+    before = index < (track.gone if track.kind != "plain" else len(index))
+    return (np.array(track.overlap) > GOOD) & (np.array(track.visible) > 0.9) & before
+
+
+def had_target(track: Track) -> bool:
+    """Whether the tracker was on its target before it was disturbed: else its loss is another matter."""
+    return bool(np.mean(track.overlap[max(0, track.gone - 9) : track.gone - 3]) > 0.4)
+
+
+def choose(tracks: list[Track], lost_after: int = 5, found_after: int = 3) -> tuple[StateThresholds, Curves]:
+    """The highest `lost` within FALSE_ALARMS, the lowest `found` within FALSE_RETURNS, and `confident` between them by UNCERTAIN_SHARE."""
+    swept = curves(tracks, lost_after, found_after)
+    lost = float(max(GRID[swept.false_alarms <= FALSE_ALARMS], default=GRID[0]))
+    found = float(min(GRID[swept.false_returns <= FALSE_RETURNS], default=GRID[-1]))
+    scores = np.concatenate([np.array(track.score)[good_frames(track)] for track in tracks])
+    confident = max(lost, round(float(np.quantile(scores, UNCERTAIN_SHARE)), 2))
+    return StateThresholds(confident, lost, lost_after, max(found, confident), found_after), swept
+
+
+def reached(tracks: list[Track]) -> dict[str, Any]:
+    """Counts of what tracks with thresholds reached, [found, of]: `flagged` and `returned` of the disturbances in which the tracker had
+    its target, `false_lost` of all frames with IoU above GOOD, `wrong_returns` (TRACKING while the target was away, after a loss)."""
+    events = [track for track in tracks if track.kind != "plain" and had_target(track)]
+    flagged = [_flagged(track) for track in events]
+    returned = [_returned(track) for track in events]
+    false, good = 0, 0
+    for track in tracks:
+        right = (np.array(track.overlap) > GOOD) & (np.array(track.visible) > 0.9)
+        false += int(np.sum(right & (np.array(track.state) == "LOST")))
+        good += int(np.sum(right))
+    wrong = [_returned_too_early(track) for track in events]
+    skipped = sum(track.kind != "plain" for track in tracks) - len(events)
+    return {
+        "flagged": [sum(flagged), len(events)],
+        "returned": [sum(returned), len(events)],
+        "false_lost": [false, good],
+        "wrong_returns": [sum(wrong), len(events)],
+        "without_target_before": skipped,
+    }
+
+
+def _flagged(track: Track) -> bool:
+    return "LOST" in track.state[track.gone : track.gone + FLAG_WITHIN]
+
+
+def _returned(track: Track) -> bool:
+    frames = range(track.back, min(track.back + RETURN_WITHIN, len(track.state)))
+    return any(track.state[index] == "TRACKING" and track.overlap[index] > GOOD for index in frames)
+
+
+def _returned_too_early(track: Track) -> bool:
+    away = track.state[track.gone : track.back]
+    return "LOST" in away and "TRACKING" in away[away.index("LOST") :]
