@@ -39,11 +39,8 @@ from engine.state import NEVER_LOST
 from engine.tracker import Tracker, TrackerConfig
 from engine.weights import DEFAULT_MODEL, find_weights
 
-<<<<<<< HEAD
 Row = dict[str, Any]
-=======
 PUBLIC_LOOP = TrackerConfig(thresholds=NEVER_LOST)  # every search is around the box before
->>>>>>> loss
 
 
 @dataclasses.dataclass
@@ -86,19 +83,10 @@ def compare(sequence: Sequence, runners: list[Runner], findings: list[Findings],
     """Run a sequence, or its first `frames` frames, in every mode and add what was found. The first runner is the reference, whose search
     regions all share; the first box is the ground truth's."""
     start: Box = tuple(sequence.boxes[0].tolist())  # type: ignore[assignment]
-<<<<<<< HEAD
-    trackers = [Tracker(runner) for runner in runners]
+    trackers = [Tracker(runner, config=PUBLIC_LOOP) for runner in runners]
     paths: list[list[Box]] = [[start] for _ in runners]
     templates: list[Any] = []
     for index, frame in enumerate(itertools.islice(sequence.frames(), frames)):
-=======
-    truth = sequence.truth()
-    boxes: list[Box] = [start]
-    trackers = {mode: Tracker(runner, config=PUBLIC_LOOP) for mode, runner in modes.items()}
-    free: dict[str, list[Box]] = {mode: [start] for mode in modes}
-    tracker, templates = Tracker(reference, config=PUBLIC_LOOP), {}
-    for index, frame in enumerate(sequence.frames()):
->>>>>>> loss
         if index == 0:
             for tracker in trackers:
                 tracker.init(frame, start)

@@ -18,7 +18,7 @@ def main(output: Path) -> int:
     if backends:  # the faster one is ours
         found = [table2.measure("cuda", "bf16", ["engine"], SECONDS, backend) for backend in backends]
         measurements += max(found, key=lambda entries: entries[-1]["fps"])
-    table2.store_measurements(measurements, output.parent)
+    table2.keep(measurements, output.parent)
     for entry in measurements:
         print(f"FDA {entry['fda']}, position heads {entry['position']}, {entry['protocol']} {entry['dtype']}: {entry['fps']} frames/s")
     output.write_text(json.dumps({"ok": bool(backends), "measurements": measurements}))
