@@ -26,7 +26,7 @@ extern const BackwardKernel backward_portable;
 extern const ForwardKernel forward_avx2;
 extern const ForwardKernel forward_avx512;
 extern const ForwardKernel forward_avx512bf16;  // bf16 only, even head_dim
-extern const ForwardKernel forward_amx;  // bf16 only
+extern const ForwardKernel forward_amx;         // bf16 only
 extern const BackwardKernel backward_avx2;
 extern const BackwardKernel backward_avx512;
 extern const BackwardKernel backward_amx;  // bf16 only
