@@ -18,6 +18,23 @@ def hann_window(side: int) -> Tensor:
     return torch.outer(window, window).float()
 
 
+class Surroundings:
+    """The mean of an encoder's features in the 3 x 3 cells around one cell of a map F x F; cells beyond the border count as zeros."""
+
+    def __init__(self, side: int, device: torch.device):
+        cell = torch.arange(side * side).view(-1, 1)
+        step = torch.arange(9)
+        row, column = cell // side + step // 3 - 1, cell % side + step % 3 - 1
+        inside = (row >= 0) & (row < side) & (column >= 0) & (column < side)
+        self._cells = torch.where(inside, row * side + column, 0).to(device)  # [F * F, 9]
+        self._weights = (inside.float() / 9).unsqueeze(2).to(device)  # [F * F, 9, 1]
+
+    def __call__(self, features: Tensor, cell: Tensor) -> Tensor:
+        """features [B, F * F, C], cell int64 [B] (row by row) -> float32 [B, C]. Nothing is read by the host."""
+        cells = self._cells[cell].unsqueeze(2).expand(-1, -1, features.shape[2])
+        return (features.gather(1, cells).float() * self._weights[cell]).sum(dim=1)
+
+
 def to_frame(box_in_region: Box, region_side: float, previous: Box) -> Box:
     """(cx, cy, w, h) over the region's side -> (x, y, w, h) in the frame. The region is centred on the unrounded previous box."""
     cx, cy, w, h = (value * region_side for value in box_in_region)

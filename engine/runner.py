@@ -26,6 +26,7 @@ class Observation(NamedTuple):
     score: float  # raw score at the chosen cell, 0 to 1
     weighted_score: float  # score times Hann window
     kept_tokens: NDArray[np.int64] | None = None  # positions in the search grid, row by row, that survived every elimination
+    features: NDArray[np.float32] | None = None  # [dim], the encoder's search features around the chosen cell, mean of 3 x 3 cells
 
 
 class Observations(NamedTuple):

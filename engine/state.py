@@ -1,4 +1,4 @@
-"""Is the target still there? A state with hysteresis from the scores of single frames."""
+"""Is the target still there? A state with hysteresis from the confidences of single frames."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from engine.errors import ConfigError
 
 
 class TargetState(enum.StrEnum):
-    """TRACKING: the score is high. UNCERTAIN: it is low. LOST: it has been low for a while, and the target has not been found again."""
+    """TRACKING: the confidence is high. UNCERTAIN: it is low. LOST: it has been low for a while, and the target has not been found again."""
 
     TRACKING = "TRACKING"
     UNCERTAIN = "UNCERTAIN"
@@ -20,28 +20,28 @@ class TargetState(enum.StrEnum):
 
 @dataclasses.dataclass(frozen=True)
 class StateThresholds:
-    """Raw scores (0 to 1) and frame counts at which the state changes.
+    """Confidences (0 to 1, `engine.confidence`) and frame counts at which the state changes.
 
     The defaults are provisional, for the shipped weights; `python -m benchmarks.loss` calibrates them, and other weights need their own.
     """
 
-    confident: float = 0.42  # at or above: TRACKING
-    lost: float = 0.37  # mean of `lost_after` frames in a row below: LOST
+    confident: float = 0.6  # at or above: TRACKING
+    lost: float = 0.5  # mean of `lost_after` frames in a row below: LOST
     lost_after: int = 5
-    found: float = 0.54  # at or above, in each of `found_after` frames in a row: no longer LOST
+    found: float = 0.65  # at or above, in each of `found_after` frames in a row: no longer LOST
     found_after: int = 3
 
     def __post_init__(self) -> None:
-        scores = (self.lost, self.confident, self.found)
-        if not (all(map(math.isfinite, scores)) and 0 <= self.lost <= self.confident <= self.found <= 1):
+        levels = (self.lost, self.confident, self.found)
+        if not (all(map(math.isfinite, levels)) and 0 <= self.lost <= self.confident <= self.found <= 1):
             raise ConfigError(
-                f"state thresholds must satisfy 0 <= lost <= confident <= found <= 1, got {', '.join(f'{v:g}' for v in scores)}"
+                f"state thresholds must satisfy 0 <= lost <= confident <= found <= 1, got {', '.join(f'{v:g}' for v in levels)}"
             )
         if self.lost_after < 1 or self.found_after < 1:
             raise ConfigError(f"lost_after and found_after must be at least 1, got {self.lost_after} and {self.found_after}")
 
 
-NEVER_LOST = StateThresholds(lost=0.0)  # the public code's loop, whatever the scores
+NEVER_LOST = StateThresholds(lost=0.0)  # the public code's loop, whatever the confidences
 
 
 class StateMachine:
@@ -50,7 +50,7 @@ class StateMachine:
     def __init__(self, thresholds: StateThresholds):
         self._thresholds = thresholds
         self.state = TargetState.TRACKING
-        self._recent: collections.deque[float] = collections.deque(maxlen=thresholds.lost_after)  # scores since the target was found
+        self._recent: collections.deque[float] = collections.deque(maxlen=thresholds.lost_after)  # confidences since the target was found
         self._high = 0  # frames in a row that may end the loss
 
     @property
@@ -63,19 +63,19 @@ class StateMachine:
         """Whether the last frame of a lost target may have shown it again."""
         return self.state is TargetState.LOST and self._high > 0
 
-    def update(self, score: float) -> TargetState:
-        """The state after a frame with this raw score."""
+    def update(self, confidence: float) -> TargetState:
+        """The state after a frame with this confidence."""
         limits = self._thresholds
         if self.state is TargetState.LOST:
-            self._high = self._high + 1 if score >= limits.found else 0
+            self._high = self._high + 1 if confidence >= limits.found else 0
             if self._high >= limits.found_after:
                 self.state = TargetState.TRACKING
                 self._recent.clear()
-                self._recent.append(score)
+                self._recent.append(confidence)
             return self.state
-        self._recent.append(score)
+        self._recent.append(confidence)
         if len(self._recent) == limits.lost_after and math.fsum(self._recent) < limits.lost * limits.lost_after:
             self.state, self._high = TargetState.LOST, 0
         else:
-            self.state = TargetState.TRACKING if score >= limits.confident else TargetState.UNCERTAIN
+            self.state = TargetState.TRACKING if confidence >= limits.confident else TargetState.UNCERTAIN
         return self.state

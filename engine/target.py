@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engine import postprocess
+from engine.confidence import Usual
 from engine.preprocess import Box, check_box
 from engine.runner import Observation, Runner
 from engine.search import LostSearch
@@ -30,6 +31,7 @@ class Result:
     timings_ms: dict[str, float]  # "crop", "network", "decode", "total", of all targets together
     search_region: Box  # x, y, w, h of the square in the frame that was searched
     kept_tokens: NDArray[np.int64] | None  # what candidate elimination left of the search grid (positions, row by row), if the engine tells
+    confidence: float  # 0 to 1 that this is the target (engine.confidence); `state` follows from it
 
 
 class Target:
@@ -44,6 +46,7 @@ class Target:
         self.search_box = self.box
         self.template = runner.encode_template(frame, self.box, bgr)
         self._machine = StateMachine(thresholds)
+        self._usual = Usual()
         self._frame_index = 0
         self._last_seen = self.box  # before the scores fell
         self._search: LostSearch | None = None
@@ -57,7 +60,10 @@ class Target:
         found = postprocess.clip(postprocess.to_frame(seen.box, side, self.search_box), width, height)
         self._frame_index += 1
         was_lost = self._machine.state is TargetState.LOST
-        state = self._machine.update(seen.score if not was_lost or self._resembles_last_seen(found) else 0.0)
+        confidence = self._usual.confidence(seen, centred=not was_lost) if not was_lost or self._resembles_last_seen(found) else 0.0
+        state = self._machine.update(confidence)
+        if state is TargetState.TRACKING:
+            self._usual.learn(seen)
         if state is TargetState.LOST:
             self.box = postprocess.clip(self._last_seen, width, height)
             self.search_box = found if self._machine.promising else self._next_search(side / math.sqrt(w * h), width, height)
@@ -66,7 +72,7 @@ class Target:
             self._search = None
             if not self._machine.falling:
                 self._last_seen = found
-        return Result(self.box, seen.score, seen.weighted_score, state, self._frame_index, timings_ms, region, seen.kept_tokens)
+        return Result(self.box, seen.score, seen.weighted_score, state, self._frame_index, timings_ms, region, seen.kept_tokens, confidence)
 
     def _next_search(self, region_over_size: float, width: int, height: int) -> Box:
         if self._search is None or self._search.frame_size != (width, height):

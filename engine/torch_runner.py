@@ -12,7 +12,7 @@ from torch import Tensor
 
 import esat_kernels
 from engine.model.network import EsatNetwork
-from engine.postprocess import hann_window
+from engine.postprocess import Surroundings, hann_window
 from engine.preprocess import Box, normalise
 from engine.runner import DTYPES, Observation, Observations
 
@@ -27,6 +27,7 @@ class TorchRunner:
         self._device = torch.device(device)
         self._network = network.to(self._device).eval()
         self._window = hann_window(self.config.search_grid).to(self._device)
+        self._surroundings = Surroundings(self.config.search_grid, self._device)
 
     def encode_template(self, frame: NDArray[np.uint8], box: Box, bgr: bool) -> Tensor:
         """The normalised template crop, float32 [3, S_z, S_z]."""
@@ -48,10 +49,11 @@ class TorchRunner:
             ran = time.perf_counter()
             decoded = esat_kernels.decode_maps(*maps, window=self._window)
             rows = torch.cat([decoded.box, decoded.score[:, None], decoded.weighted_score[:, None]], dim=1).tolist()
+        features = self._surroundings(prediction.search_features.flatten(2).transpose(1, 2), decoded.cell).cpu().numpy()
         kept = prediction.survivors[-1].cpu().numpy() if prediction.survivors else [None] * len(boxes)
         targets = [
-            Observation((cx, cy, w, h), size / factor, score, weighted, tokens)
-            for (cx, cy, w, h, score, weighted), (_, factor), tokens in zip(rows, crops, kept, strict=True)
+            Observation((cx, cy, w, h), size / factor, score, weighted, tokens, around)
+            for (cx, cy, w, h, score, weighted), (_, factor), tokens, around in zip(rows, crops, kept, features, strict=True)
         ]
         end = time.perf_counter()
         timings = {"crop": 1e3 * (cropped - start), "network": 1e3 * (ran - cropped), "decode": 1e3 * (end - ran)}

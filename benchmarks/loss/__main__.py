@@ -47,7 +47,7 @@ def plot(path: Path, parts: dict[str, Curves]) -> None:
             ("false returns", swept.false_returns, "tab:blue"),
         ):
             axis.plot(GRID, values, style, color=colour, label=f"{label}, {name}")
-    axis.set(xlabel="score", ylabel="share of disturbances or frames", ylim=(0, 1))
+    axis.set(xlabel="confidence", ylabel="share of disturbances or frames", ylim=(0, 1))
     axis.legend()
     figure.savefig(path)
 

@@ -1,4 +1,4 @@
-"""Thresholds from tracks that went on whatever the scores were, and what a track with thresholds reached."""
+"""Thresholds from tracks that went on whatever the confidences were, and what a track with thresholds reached."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ GRID = np.round(np.arange(0.05, 0.9, 0.01), 2)
 class Curves:
     """For each value of GRID as the threshold: shares of frames, and of disturbances for `flagged`."""
 
-    false_alarms: Floats  # good frames whose mean of the last `lost_after` scores lies below
+    false_alarms: Floats  # good frames whose mean of the last `lost_after` confidences lies below
     flagged: Floats  # disturbances in which that happens within FLAG_WITHIN frames
-    false_returns: Floats  # frames without the target that complete `found_after` scores at or above
+    false_returns: Floats  # frames without the target that complete `found_after` confidences at or above
     good_frames: int
     events: int
 
@@ -37,9 +37,9 @@ def curves(tracks: list[Track], lost_after: int, found_after: int) -> Curves:
     lowest: list[float] = []
     returns: list[float] = []
     for track in tracks:
-        score = np.array(track.score)
-        recent = np.array([score[max(0, index + 1 - lost_after) : index + 1].mean() for index in range(len(score))])
-        weakest = np.array([score[max(0, index + 1 - found_after) : index + 1].min() for index in range(len(score))])
+        confidence = np.array(track.confidence)
+        recent = np.array([confidence[max(0, index + 1 - lost_after) : index + 1].mean() for index in range(len(confidence))])
+        weakest = np.array([confidence[max(0, index + 1 - found_after) : index + 1].min() for index in range(len(confidence))])
         good += recent[good_frames(track)].tolist()
         if track.kind != "plain" and had_target(track):
             lowest.append(float(recent[track.gone : track.gone + FLAG_WITHIN].min()))
@@ -50,7 +50,7 @@ def curves(tracks: list[Track], lost_after: int, found_after: int) -> Curves:
 
 def good_frames(track: Track) -> np.ndarray:
     """[N] whether the tracker has its target, in full view and before a disturbance."""
-    index = np.arange(len(track.score))
+    index = np.arange(len(track.confidence))
     before = index < (track.gone if track.kind != "plain" else len(index))
     return (np.array(track.overlap) > GOOD) & (np.array(track.visible) > 0.9) & before
 
@@ -65,8 +65,8 @@ def choose(tracks: list[Track], lost_after: int = 5, found_after: int = 3) -> tu
     swept = curves(tracks, lost_after, found_after)
     lost = float(max(GRID[swept.false_alarms <= FALSE_ALARMS], default=GRID[0]))
     found = float(min(GRID[swept.false_returns <= FALSE_RETURNS], default=GRID[-1]))
-    scores = np.concatenate([np.array(track.score)[good_frames(track)] for track in tracks])
-    confident = max(lost, round(float(np.quantile(scores, UNCERTAIN_SHARE)), 2))
+    values = np.concatenate([np.array(track.confidence)[good_frames(track)] for track in tracks])
+    confident = max(lost, round(float(np.quantile(values, UNCERTAIN_SHARE)), 2))
     return StateThresholds(confident, lost, lost_after, max(found, confident), found_after), swept
 
 

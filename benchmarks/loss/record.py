@@ -1,4 +1,4 @@
-"""Tracks clips and keeps what the thresholds are chosen from: scores, states, and the overlap with the truth, frame by frame."""
+"""Tracks clips and keeps what the thresholds are chosen from: confidences, states, and the overlap with the truth, frame by frame."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class Track:
     kind: str
     gone: int  # frames without the target are gone .. back - 1; both 0 in plain clips
     back: int
-    score: list[float]
+    confidence: list[float]
     state: list[str]
     overlap: list[float]  # IoU of the box with the truth
     visible: list[float]
@@ -67,7 +67,7 @@ def follow(clip: Clip, tracker: Tracker) -> Track:
         clip.kind,
         gone,
         back,
-        [result.score for result in results],
+        [result.confidence for result in results],
         [str(result.state) for result in results],
         iou(boxes, clip.boxes[1:]).tolist(),
         clip.visible[1:].tolist(),

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import os
+
 import typer
 
 from engine.cli.exits import run
+
+_SPINS = "1000"  # rounds in which an idle OpenMP thread looks for work before it sleeps; see main
 
 app = typer.Typer(
     name="esat", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help="Follow any object from one box."
@@ -13,6 +17,10 @@ app = typer.Typer(
 
 def main(arguments: list[str] | None = None) -> None:
     """Run the command line: see `engine.cli.exits.run` for the exit codes."""
+    # GNU's OpenMP spins for milliseconds by default, which multiplies a frame's time where another process wants the core. It reads this when
+    # PyTorch is imported, so it is set before, and only where the user has not chosen.
+    if "OMP_WAIT_POLICY" not in os.environ:
+        os.environ.setdefault("GOMP_SPINCOUNT", _SPINS)
     run(app, arguments)
 
 

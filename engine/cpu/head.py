@@ -105,3 +105,8 @@ class Head:
         valid = [mask[cell] for mask in self._window_valid]
         offset, size = (self._boxes[name](self._window, valid, self._centre)[0] for name in ("offset", "size"))
         return offset, probability(size)
+
+    def surroundings(self) -> Tensor:
+        """float32 [dim]: the mean of the 3 x 3 cells around the cell that `offset_and_size` was asked for last, zeros beyond the border."""
+        window = self._window[: _WINDOW * _WINDOW].view(_WINDOW, _WINDOW, -1)
+        return window[_REACH - 1 : _REACH + 2, _REACH - 1 : _REACH + 2].float().mean(dim=(0, 1))

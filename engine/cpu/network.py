@@ -38,6 +38,7 @@ class Found(NamedTuple):
     box: tuple[float, float, float, float]  # cx, cy, w, h over the region's side
     score: float
     weighted_score: float
+    features: Tensor  # float32 [dim], see `engine.runner.Observation`
 
 
 def unsupported(config: ModelConfig, dtype: str) -> str | None:
@@ -173,4 +174,4 @@ class CpuNetwork:
         offset, size = self.head.offset_and_size(cell)
         dx, dy, width, height = (*offset.tolist(), *size.tolist())
         box = ((cell % side + dx) / side, (cell // side + dy) / side, width, height)
-        return Found(box, float(score.flatten()[cell]), float(weighted[cell]))
+        return Found(box, float(score.flatten()[cell]), float(weighted[cell]), self.head.surroundings())

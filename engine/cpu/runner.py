@@ -60,4 +60,4 @@ class CpuRunner:
 
 
 def _observation(found: Found, region_side: float, kept: NDArray[np.int64] | None) -> Observation:
-    return Observation(found.box, region_side, found.score, found.weighted_score, kept)
+    return Observation(found.box, region_side, found.score, found.weighted_score, kept, found.features.numpy())

@@ -14,7 +14,7 @@ import esat_kernels
 from engine.gpu.head import Maps
 from engine.gpu.network import GpuNetwork, Template
 from engine.gpu.streams import Streams
-from engine.postprocess import hann_window
+from engine.postprocess import Surroundings, hann_window
 from engine.preprocess import Box
 
 _HEADER = 256  # bytes in front of the pixels: height and width, and pixels that start at a multiple of what a kernel reads at once
@@ -49,6 +49,7 @@ class FrameResult(NamedTuple):
 
     record: Tensor  # float64 [B, 8]: box x, y, w, h in the frame, raw score, weighted score, side of the region, cell
     kept: Tensor | None  # int64 [B, n], search positions that survived; None without elimination
+    features: Tensor  # float32 [B, dim], the encoder's features around the chosen cell
     maps: Maps
 
 
@@ -74,6 +75,7 @@ class FramePlan:
             self._patches = torch.zeros(self.batch, config.num_search, network.patch_values, device=device, dtype=network.dtype)
             self._inputs = network.inputs(self.batch)
             self._window = hann_window(config.search_grid).to(device)
+            self._surroundings = Surroundings(config.search_grid, device)
 
         streams.run("compute", allocate).wait()
         self.reserve(0)
@@ -126,7 +128,7 @@ class FramePlan:
                 )
                 for frame, part in zip(self.frames[slot], parts, strict=True)
             ]
-        maps, kept = self._network.run(self._patches, self._inputs)
+        maps, kept, features = self._network.run(self._patches, self._inputs)
         with torch.profiler.record_function("decode"):
             records = [
                 esat_kernels.advance_boxes(
@@ -134,7 +136,8 @@ class FramePlan:
                 )
                 for frame, part, region in zip(self.frames[slot], parts, regions, strict=True)
             ]
-        return FrameResult(records[0] if len(records) == 1 else torch.cat(records), kept, maps)
+        record = records[0] if len(records) == 1 else torch.cat(records)
+        return FrameResult(record, kept, self._surroundings(features, record[:, 7].long()), maps)
 
 
 def crop_template(network: GpuNetwork, frame: FrameMemory, box: Box, bgr: bool) -> Template:

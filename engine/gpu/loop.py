@@ -91,6 +91,7 @@ class FrameLoop:
         self._stream_of = [stream for stream, count in enumerate(targets) for _ in range(count)]
         batch = self.plan.batch
         self._records = self._streams.staging(pending * batch * 8, torch.float64).view(pending, batch, 8)
+        self._features = self._streams.staging(pending * batch * runner.config.dim, torch.float32).view(pending, batch, -1)
         self._written = self._streams.staging(batch * 4, torch.float64).view(batch, 4)
         self._write_mark: list[Mark] = [Done()] * batch
         self._results: list[FrameResult | None] = [None] * _SLOTS
@@ -147,7 +148,8 @@ class FrameLoop:
         while len(self._pending) >= len(self._records):
             self._collect()
         index, slot = self._next, self._next % _SLOTS
-        record = self._records[index % len(self._records)]
+        ring = index % len(self._records)
+        record, features = self._records[ring], self._features[ring]
         self._uploaded[slot].wait()  # the frame before last has left the host's memory
         copies = [copy for stream, frame in enumerate(checked) for copy in self._prepare(slot, stream, frame)]
         execute = self.plan.executable(slot, self._bgr)
@@ -163,6 +165,7 @@ class FrameLoop:
             result = self._results[slot]
             assert result is not None
             record.copy_(result.record, non_blocking=True)
+            features.copy_(result.features, non_blocking=True)
 
         self._uploaded[slot] = self._streams.run("upload", upload, after=[self._computed[slot]])
         self._computed[slot] = self._streams.run("compute", compute, after=[self._uploaded[slot], self._read[slot]])
@@ -210,23 +213,27 @@ class FrameLoop:
         """Take up the oldest frame's record, waiting for it."""
         pending = self._pending.popleft()
         pending.read.wait()
-        rows = self._records[pending.index % len(self._records)].tolist()
-        found = {place: self._advance(place, followed, rows[place], pending) for place, followed in pending.followed.items()}
+        ring = pending.index % len(self._records)
+        rows, features = self._records[ring].tolist(), self._features[ring].numpy()
+        found = {
+            place: self._advance(place, followed, rows[place], features[place].copy(), pending)
+            for place, followed in pending.followed.items()
+        }
         self._finished.append(LoopResult(pending.index, found))
 
-    def _advance(self, place: int, followed: _Followed, record: list[float], pending: _Pending) -> Result:
+    def _advance(self, place: int, followed: _Followed, record: list[float], features: NDArray[np.float32], pending: _Pending) -> Result:
         """The host's view of one target's frame; what the host changes of the box goes to the device."""
         while followed.written and followed.written[0][0] <= pending.index:
             followed.box = followed.written.popleft()[1]
         target = followed.target
-        target.box = followed.box  # what the device searched around
+        target.search_box = followed.box  # what the device searched around
         height, width = pending.sizes[followed.stream]
         frame = np.broadcast_to(np.uint8(0), (height, width, 3))  # its shape is what counts
-        result = target.advance(observation(record, followed.box), frame, {})
+        result = target.advance(observation(record, followed.box, features), frame, {})
         followed.box = (record[0], record[1], record[2], record[3])
-        same = all(abs(ours - theirs) <= _SAME_BOX for ours, theirs in zip(target.box, followed.box, strict=True))
+        same = all(abs(ours - theirs) <= _SAME_BOX for ours, theirs in zip(target.search_box, followed.box, strict=True))
         if not same and not followed.written and self._followed.get(place) is followed:
-            self.write_box(place, target.box)
+            self.write_box(place, target.search_box)
         return result
 
     def _write(self, place: int, box: Box) -> None:

@@ -34,6 +34,7 @@ class Seen(NamedTuple):
 
     maps: Maps
     kept: Tensor | None  # int64 [B, n], search positions that survived every elimination, ascending; None without elimination
+    features: Tensor  # [B, F * F, dim], zeros where eliminated
 
 
 @dataclasses.dataclass(frozen=True)
@@ -103,7 +104,8 @@ class GpuNetwork:
                 with record_function("qkv"):
                     qkv = layers[index + 1].qkv(tokens)
         with record_function("head"):
-            return Seen(self._head(self._features(tokens, kept)), kept)
+            features = self._features(tokens, kept)
+            return Seen(self._head(features), kept, features)
 
     def _into(self, product: Product, x: Tensor, out: Tensor, residual: Tensor | None = None) -> None:
         """The product into a part of the static memory."""

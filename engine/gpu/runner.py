@@ -111,6 +111,7 @@ class _HostPlan:
         tokens = network.config.search_tokens_per_layer()[-1]
         self._kept = streams.staging(batch * tokens, torch.int64).view(batch, tokens)
         self._has_kept = False
+        self._features = streams.staging(batch * network.config.dim, torch.float32).view(batch, -1)
         self._templates: list[Template | None] = [None] * batch
 
     def observe(self, frame: NDArray[np.uint8], boxes: Sequence[Box], templates: Sequence[Template], bgr: bool) -> Observations:
@@ -127,8 +128,8 @@ class _HostPlan:
         ran = time.perf_counter()
         kept = self._kept.numpy() if self._has_kept else [None] * len(boxes)
         found = [
-            observation(row, box, None if tokens is None else tokens.copy())
-            for row, box, tokens in zip(self._record.tolist(), boxes, kept, strict=True)
+            observation(row, box, features.copy(), None if tokens is None else tokens.copy())
+            for row, box, features, tokens in zip(self._record.tolist(), boxes, self._features.numpy(), kept, strict=True)
         ]
         end = time.perf_counter()
         # Crop and decode are parts of the graph; what the host can time apart is its copy of the frame.
@@ -142,12 +143,13 @@ class _HostPlan:
                 self._templates[index] = template
         result = execute()
         self._record.copy_(result.record, non_blocking=True)
+        self._features.copy_(result.features, non_blocking=True)
         self._has_kept = result.kept is not None
         if result.kept is not None:
             self._kept.copy_(result.kept, non_blocking=True)
 
 
-def observation(record: Sequence[float], base: Box, kept: NDArray[np.int64] | None = None) -> Observation:
+def observation(record: Sequence[float], base: Box, features: NDArray[np.float32], kept: NDArray[np.int64] | None = None) -> Observation:
     """What a row of `FrameResult.record` says in the region around `base`, the box that was searched around.
 
     The box is the one that the device has clipped to the frame; clipping it again changes nothing.
@@ -155,4 +157,4 @@ def observation(record: Sequence[float], base: Box, kept: NDArray[np.int64] | No
     x, y, w, h, score, weighted, side, _ = record
     left, top = base[0] + 0.5 * base[2] - 0.5 * side, base[1] + 0.5 * base[3] - 0.5 * side
     box = ((x + 0.5 * w - left) / side, (y + 0.5 * h - top) / side, w / side, h / side)
-    return Observation(box, side, score, weighted, kept)
+    return Observation(box, side, score, weighted, kept, features)

@@ -63,19 +63,21 @@ def test_following_gives_one_entry_a_frame(sequences, tiny_weights):
     clip = disturb(*sequences, "cut", 0)
     track = follow(clip, Tracker(tiny_weights, device="cpu", dtype="fp32"))
     count = len(clip.frames) - 1
-    assert [len(values) for values in (track.score, track.state, track.overlap, track.visible, track.boxes)] == [count] * 5
+    assert [len(values) for values in (track.confidence, track.state, track.overlap, track.visible, track.boxes)] == [count] * 5
     assert track.visible[track.gone - 1] > 0.1 >= track.visible[track.gone]
 
 
 def _track(kind, before, away, after, states):
     count = before + away + after
-    score = [0.8] * before + [0.2] * away + [0.7] * after
+    confidence = [0.8] * before + [0.2] * away + [0.7] * after
     overlap = [0.8] * before + [0.0] * away + [0.8] * after
     gone, back = (0, 0) if kind == "plain" else (before, before + away)
-    return Track(kind, kind, gone, back, score, states, overlap, [float(value > 0) for value in overlap], [(0.0, 0.0, 1.0, 1.0)] * count)
+    return Track(
+        kind, kind, gone, back, confidence, states, overlap, [float(value > 0) for value in overlap], [(0.0, 0.0, 1.0, 1.0)] * count
+    )
 
 
-def test_thresholds_lie_between_the_scores_with_and_without_the_target():
+def test_thresholds_lie_between_the_confidences_with_and_without_the_target():
     tracks = [_track("cover", 20, 20, 20, [""] * 60), _track("cut", 20, 30, 20, [""] * 70)]
     thresholds, curves = choose(tracks)
     assert 0.2 < thresholds.lost <= 0.8

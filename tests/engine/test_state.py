@@ -62,15 +62,15 @@ def test_steady_scores_are_tracking(scores):
 def test_a_target_that_stays_away_stays_lost_and_one_that_stays_comes_back():
     machine = StateMachine(StateThresholds())
     for _ in range(20):
-        machine.update(0.6)
+        machine.update(0.9)
     assert [machine.update(0.2) for _ in range(100)][10:] == [TargetState.LOST] * 90
-    assert [machine.update(0.6) for _ in range(20)][-1] is TargetState.TRACKING
+    assert [machine.update(0.9) for _ in range(20)][-1] is TargetState.TRACKING
     assert not machine.promising
 
 
 @pytest.mark.parametrize(
     "values",
-    [{"lost": 0.6}, {"confident": 1.1}, {"found": 0.4}, {"lost": math.nan}, {"found": math.inf}, {"lost": -0.1}, {"lost_after": 0}],
+    [{"lost": 0.7}, {"confident": 1.1}, {"found": 0.4}, {"lost": math.nan}, {"found": math.inf}, {"lost": -0.1}, {"lost_after": 0}],
 )
 def test_impossible_thresholds_are_refused(values):
     with pytest.raises(ConfigError, match="must"):

@@ -1,4 +1,4 @@
-"""A target's box and search region while it is tracked, lost and found, with an engine whose scores are written down."""
+"""A target's box and search region while it is tracked, lost and found, with an engine whose scores are written down and taken for confidences."""
 
 import itertools
 import math
@@ -17,6 +17,23 @@ from engine.state import NEVER_LOST, StateThresholds
 LIMITS = StateThresholds(confident=0.5, lost=0.3, lost_after=3, found=0.6, found_after=2)
 BOX = (50.0, 40.0, 30.0, 24.0)
 FRAME = np.zeros((120, 160, 3), np.uint8)
+
+
+class ScoreItself:
+    """In place of `engine.confidence.Usual`: what a frame's confidence is made of is tested there."""
+
+    def learn(self, seen):
+        pass
+
+    def confidence(self, seen, centred=True):
+        return seen.score
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _scores_are_confidences():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("engine.target.Usual", ScoreItself)
+        yield
 
 
 class Scripted:

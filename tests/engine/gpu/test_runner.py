@@ -110,7 +110,7 @@ def test_the_clipped_box_as_an_observation_gives_itself():
         base = (*generator.uniform(-20, 120, 2), *generator.uniform(10, 90, 2))
         side = float(np.ceil(4 * (base[2] * base[3]) ** 0.5))
         box = clip(to_frame((*generator.uniform(0, 1, 2), *generator.uniform(0, 1, 2)), side, base), 120, 90)
-        seen = observation([*box, 0.5, 0.25, side, 3.0], base)
+        seen = observation([*box, 0.5, 0.25, side, 3.0], base, np.zeros(4, np.float32))
         np.testing.assert_allclose(clip(to_frame(seen.box, side, base), 120, 90), box, rtol=0, atol=1e-9)
         assert (seen.score, seen.weighted_score, seen.region_side) == (0.5, 0.25, side)
 
