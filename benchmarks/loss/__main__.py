@@ -18,7 +18,7 @@ from rich.console import Console
 from rich.progress import Progress
 
 from benchmarks.harness import machine, write_rows
-from benchmarks.loss.calibrate import GRID, Curves, choose, reached
+from benchmarks.loss.calibrate import GRID, Curves, choose, reached, separation
 from benchmarks.loss.record import jobs, record
 from engine.cli.exits import run_function
 from engine.errors import DatasetError
@@ -74,10 +74,12 @@ def main(
             task = progress.add_task(what, total=len(todo))
             return record(todo, model, thresholds, workers, lambda: progress.advance(task))
 
-        thresholds, swept = choose(tracked(calibration, NEVER_LOST, "calibration clips"))
+        public = tracked(calibration, NEVER_LOST, "calibration clips")
+        thresholds, swept = choose(public)
         results = tracked(held_out, thresholds, "held-out clips")
     rows: list[dict[str, Any]] = [
         {"kind": "thresholds", "model": model, **dataclasses.asdict(thresholds), **machine()},
+        {"kind": "separation", **{signal: separation(public, signal) for signal in ("confidence", "score")}},
         {"kind": "held_out", **reached(results)},
         *(
             {"kind": f"held_out:{name}", **reached([track for track in results if track.kind == name])}

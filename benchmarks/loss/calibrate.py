@@ -48,6 +48,19 @@ def curves(tracks: list[Track], lost_after: int, found_after: int) -> Curves:
     return Curves(shares[0], shares[1], 1 - shares[2], len(good), len(lowest))
 
 
+def separation(tracks: list[Track], signal: str) -> float:
+    """Area under the ROC curve of a signal of single frames, "confidence" or "score": good frames against those with the target gone."""
+    good, gone = [], []
+    for track in tracks:
+        values = np.array(getattr(track, signal))
+        good.append(values[good_frames(track)])
+        if track.kind != "plain" and had_target(track):
+            gone.append(values[track.gone : track.back])
+    with_target, without = np.concatenate(good), np.sort(np.concatenate(gone))
+    below = np.searchsorted(without, with_target, "left") + np.searchsorted(without, with_target, "right")
+    return float(below.mean() / (2 * len(without)))
+
+
 def good_frames(track: Track) -> np.ndarray:
     """[N] whether the tracker has its target, in full view and before a disturbance."""
     index = np.arange(len(track.confidence))

@@ -39,6 +39,7 @@ class Track:
     gone: int  # frames without the target are gone .. back - 1; both 0 in plain clips
     back: int
     confidence: list[float]
+    score: list[float]
     state: list[str]
     overlap: list[float]  # IoU of the box with the truth
     visible: list[float]
@@ -68,6 +69,7 @@ def follow(clip: Clip, tracker: Tracker) -> Track:
         gone,
         back,
         [result.confidence for result in results],
+        [result.score for result in results],
         [str(result.state) for result in results],
         iou(boxes, clip.boxes[1:]).tolist(),
         clip.visible[1:].tolist(),

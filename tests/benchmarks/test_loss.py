@@ -1,10 +1,12 @@
 """Calibration of the loss: the clips are what they say, and the thresholds keep their limits."""
 
+import dataclasses
+
 import cv2
 import numpy as np
 import pytest
 
-from benchmarks.loss.calibrate import FALSE_ALARMS, GRID, choose, good_frames, reached
+from benchmarks.loss.calibrate import FALSE_ALARMS, GRID, choose, good_frames, reached, separation
 from benchmarks.loss.disturb import KINDS, LEAD, LENGTHS, TAIL, disturb
 from benchmarks.loss.record import Track, follow
 from engine import Tracker
@@ -73,7 +75,16 @@ def _track(kind, before, away, after, states):
     overlap = [0.8] * before + [0.0] * away + [0.8] * after
     gone, back = (0, 0) if kind == "plain" else (before, before + away)
     return Track(
-        kind, kind, gone, back, confidence, states, overlap, [float(value > 0) for value in overlap], [(0.0, 0.0, 1.0, 1.0)] * count
+        kind,
+        kind,
+        gone,
+        back,
+        confidence,
+        [1 - value for value in confidence],
+        states,
+        overlap,
+        [float(value > 0) for value in overlap],
+        [(0.0, 0.0, 1.0, 1.0)] * count,
     )
 
 
@@ -88,6 +99,14 @@ def test_thresholds_lie_between_the_confidences_with_and_without_the_target():
     assert np.all(np.diff(curves.flagged) >= 0)
     assert np.all(np.diff(curves.false_returns) <= 0)
     assert good_frames(tracks[0]).sum() == 20
+
+
+def test_separation_is_the_area_under_the_curve():
+    tracks = [_track("cover", 20, 20, 20, [""] * 60)]
+    assert separation(tracks, "confidence") == 1.0
+    assert separation(tracks, "score") == 0.0
+    equal = dataclasses.replace(tracks[0], confidence=[0.5] * 60)
+    assert separation([equal], "confidence") == 0.5
 
 
 def test_what_was_reached_is_counted():
