@@ -24,7 +24,7 @@ import json
 import statistics
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -148,9 +148,8 @@ def stored_fps(variant: Variant, results: Path = RESULTS) -> dict[str, dict[str,
     return {device: found for device, measurements in by_device.items() if (found := fps_of(variant, measurements))}
 
 
-def measure(device: str, dtype: str, protocols: list[str], seconds: float, backend: str = "auto") -> list[dict[str, Any]]:
-    """Frames/s of the networks that differ in the table, each for about `seconds`. backend: of the engine's protocol."""
-    measurements = []
+def measure(device: str, dtype: str, protocols: list[str], seconds: float, backend: str = "auto") -> Iterator[dict[str, Any]]:
+    """Frames/s of the networks that differ in the table, each for about `seconds`, one after the other. backend: of the engine's protocol."""
     for fda in (False, True):
         variant = next(entry for entry in VARIANTS if entry.fda == fda and (entry.absolute, entry.positive) == (True, True))
         for protocol in protocols:
@@ -158,18 +157,15 @@ def measure(device: str, dtype: str, protocols: list[str], seconds: float, backe
                 named = {"backend": backend} if protocol == "engine" else {}
                 latencies = _PROTOCOLS[protocol](variant, position, device, dtype, seconds, **named)
                 middle = statistics.median(latencies) if protocol != "public" else statistics.fmean(latencies)
-                measurements.append(
-                    {
-                        "fda": fda,
-                        "position": position,
-                        "protocol": protocol,
-                        "dtype": dtype,
-                        "fps": round(1 / middle, 2),
-                        "frames": len(latencies),
-                        "p99_ms": round(1e3 * sorted(latencies)[int(0.99 * (len(latencies) - 1))], 2),
-                    }
-                )
-    return measurements
+                yield {
+                    "fda": fda,
+                    "position": position,
+                    "protocol": protocol,
+                    "dtype": dtype,
+                    "fps": round(1 / middle, 2),
+                    "frames": len(latencies),
+                    "p99_ms": round(1e3 * sorted(latencies)[int(0.99 * (len(latencies) - 1))], 2),
+                }
 
 
 def _public(variant: Variant, position: bool, device: str, dtype: str, seconds: float) -> list[float]:
@@ -241,9 +237,11 @@ def main(
     if measure_on is not None:
         chosen, dtypes = choices(protocols, PROTOCOLS, "--protocols"), choices(dtype, tuple(DTYPES), "--dtype")
         device = resolve_device(measure_on)
-        found = [entry for name in dtypes for entry in measure(device, name, chosen, seconds)]
-        if store is not None:
-            keep(found, store)
+        for name in dtypes:
+            for entry in measure(device, name, chosen, seconds):
+                found.append(entry)
+                if store is not None:  # each at once: an interrupted run keeps what it has
+                    keep([entry], store)
     rows = [count_row(variant, stored_fps(variant)) for variant in VARIANTS]
     if found and store is None:
         for variant, row in zip(VARIANTS, rows, strict=True):

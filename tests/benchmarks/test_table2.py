@@ -96,13 +96,24 @@ def test_measuring_several_dtypes_in_one_call(tmp_path, monkeypatch, capsys):
 def test_every_protocol_runs_on_a_small_network(monkeypatch):
     small = ModelConfig(name="t", dim=32, heads=2, depth=2, template_size=32, search_size=64, head_channels=8, elimination_layers=(1,))
     monkeypatch.setattr(table2, "preset", lambda name: small)
-    rows = table2.measure("cpu", "fp32", list(table2.PROTOCOLS), 0.01)
+    rows = list(table2.measure("cpu", "fp32", list(table2.PROTOCOLS), 0.01))
     assert [(row["fda"], row["position"], row["protocol"]) for row in rows] == [
         (fda, position, protocol)
         for fda in (False, True)
         for position, protocol in ((False, "public"), (True, "public"), (False, "honest"), (False, "engine"))
     ]
     assert all(row["fps"] > 0 for row in rows)
+
+
+def test_an_interrupted_measurement_keeps_what_it_has(tmp_path, monkeypatch):
+    def measure(*arguments):
+        yield {"fda": True, "position": False, "protocol": "honest", "dtype": "fp32", "fps": 2.0, "frames": 3, "p99_ms": 600.0}
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(table2, "measure", measure)
+    with pytest.raises(KeyboardInterrupt):
+        table2.main(measure_on="cpu", dtype="fp32", protocols="honest", store=tmp_path / "machine")
+    assert table2.stored_fps(table2.VARIANTS[3], tmp_path) == {"machine": {"honest fp32": 2.0}}
 
 
 @pytest.mark.parametrize(
