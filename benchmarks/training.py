@@ -1,9 +1,10 @@
-"""What training costs: a step with the fused backward against eager FDA, and the painting of training pairs, in pairs a second.
+"""What training costs: attention and a whole step with the fused backward against eager FDA, and the painting of training pairs, in pairs a second.
 
     python -m benchmarks.training [--data DIR] [--dtypes bf16,fp32] [--batch 4] [--threads 2] [--seconds 20] [--json FILE|-]
 
-A step is forward, equation 8, backward, clipping and AdamW of `esat-s-256` on random crops; variants differ in the attention alone. Painting is
-measured on one thread at a time with real pictures (without `--data`, not at all): OpenCV, and PyTorch on this device.
+Attention is forward and backward of one layer's attention (6 heads of 64, 320 tokens). A step is forward, equation 8, backward, clipping and AdamW
+of `esat-s-256` on random crops; variants differ in the attention alone. Painting is measured on one thread at a time with real pictures (without
+`--data`, not at all): OpenCV, and PyTorch on this device. `--no-keep-memory` leaves the allocator as a process finds it.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from engine.training.paint_device import Painter
 from engine.training.pairs import Batch, PairMaker
 from engine.training.sources import Pool, read_pool
 from engine.training.trainer import Trainer, choose_device
+from esat_kernels import fda_attention
 
 _PICTURES = 300  # of each group: enough to leave the caches, few enough to be read quickly
 
@@ -45,6 +47,19 @@ def _step(attention: str, dtype: str, batch: int, place: Path) -> Callable[[], o
     crops = [torch.randint(0, 256, (batch, size, size, 3), dtype=torch.uint8, generator=random) for size in (128, 256)]
     boxes = torch.tensor([[0.5, 0.5, 0.25, 0.25]]).repeat(batch, 1)
     return lambda: trainer.train_step(Batch(crops[0], crops[1], boxes))
+
+
+def _attention(backend: str, dtype: torch.dtype, batch: int) -> Callable[[], object]:
+    """Forward and backward of FDA on slices of one QKV tensor, as a layer has them."""
+    random = torch.Generator().manual_seed(0)
+    qkv = torch.randn(batch, 320, 3, 6, 64, generator=random).to(dtype).requires_grad_()
+    grad = torch.randn(batch, 6, 320, 64, generator=random).to(dtype)
+
+    def run() -> object:
+        q, k, v = qkv.permute(2, 0, 3, 1, 4)
+        return torch.autograd.grad(fda_attention(q, k, v, 0.1, 0.1, backend=backend), qkv, grad)
+
+    return run
 
 
 class _NoPairs:
@@ -78,25 +93,30 @@ def main(
     dtypes: Annotated[str, typer.Option(help="bf16, fp32, with commas.")] = "bf16,fp32",
     batch: Annotated[int, typer.Option(min=1)] = 4,
     threads: Annotated[int, typer.Option(min=1)] = 2,
+    keep_memory: Annotated[bool, typer.Option(help="The allocator's settings that `esat train` makes.")] = True,
     seconds: Annotated[float, typer.Option(help="For each group of variants.")] = 20.0,
     json: Annotated[str | None, typer.Option("--json", help="File for JSON lines, - for standard output.")] = None,
 ) -> None:
     """Measure training steps and painting."""
-    keep_freed_memory()
+    if keep_memory:
+        keep_freed_memory()
     rows: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as place:
         for dtype in choices(dtypes, ("bf16", "fp32"), "--dtypes"):
             torch.set_num_threads(threads)
+            kind = {"bf16": torch.bfloat16, "fp32": torch.float32}[dtype]
+            attention = {name: _attention(backend, kind, batch) for name, backend in (("fused", "cpu"), ("eager", "reference"))}
+            rows += _measure("attention", {"dtype": dtype}, attention, batch, seconds / 4, "eager", keep_memory)
             steps = {name: _step(name, dtype, batch, Path(place)) for name in ("fused", "eager", "repulsion")}
-            rows += _measure("training step", {"dtype": dtype}, steps, batch, seconds, "eager")
+            rows += _measure("training step", {"dtype": dtype}, steps, batch, seconds, "eager", keep_memory)
     if data is not None:
         torch.set_num_threads(1)
-        rows += _measure("painting", {}, _painting(data, batch), batch, seconds, "paint opencv")
+        rows += _measure("painting", {}, _painting(data, batch), batch, seconds, "paint opencv", keep_memory)
     write_rows(rows, json)
 
 
 def _measure(
-    what: str, labels: dict[str, str], runs: dict[str, Callable[[], object]], batch: int, seconds: float, base: str
+    what: str, labels: dict[str, str], runs: dict[str, Callable[[], object]], batch: int, seconds: float, base: str, keep_memory: bool
 ) -> list[dict[str, Any]]:
     found = interleaved(runs, seconds, warm_up=1, least_rounds=5)
     rows = []
@@ -108,6 +128,7 @@ def _measure(
                 "impl": name,
                 **labels,
                 "batch": batch,
+                "keep_memory": keep_memory,
                 "median_ms": timing.median_us / 1e3,
                 "p99_ms": timing.p99_us / 1e3,
                 "calls": timing.calls,
