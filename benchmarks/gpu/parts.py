@@ -22,7 +22,7 @@ class Part:
 
 
 PARTS = (
-    Part("build", "build", "CMake and nvcc build the native library for sm_80 and sm_90a into esat_kernels/", 110),
+    Part("build", "build", "CMake and nvcc build the native library for sm_80 and sm_90a into esat_kernels/", 95),
     Part("tests", "tests", "the GPU tests: error budgets, gradients, graph replay equal to eager, the loop, 1000 equal repetitions", 120),
     Part("sanitize", "sanitize", "compute-sanitizer memcheck and racecheck over small calls of every kernel", 125, ("--all",)),
     Part("golden", "golden", "golden files of public code through the attention kernels and the engine", 30),
