@@ -46,7 +46,7 @@ def check_engine(path: Path, content: dict[str, Any], target: Target) -> dict[st
     with torch.no_grad():
         for part, value in zip(inputs, network.encode_template(template[0]), strict=True):
             part[0, : config.num_template] = value
-        maps, kept = network.run(search, inputs)
+        maps, kept, _ = network.run(search, inputs)
     errors = {
         f"{name}_map": float((value.cpu().double() - torch.from_numpy(content[f"{name}_map"]).double()).abs().max())
         for name, value in maps._asdict().items()

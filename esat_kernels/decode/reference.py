@@ -48,7 +48,11 @@ def advance_boxes(
 
 
 def _clip(start: Tensor, extent: Tensor, length: Tensor, margin: int) -> tuple[Tensor, Tensor]:
-    """One axis of a box: its start in [0, length - margin], its end in [margin, length], its extent at least `margin`. NaN stays NaN."""
-    end = (start + extent).clamp(min=margin).minimum(length)
-    start = start.clamp(min=0).minimum(length - margin)
-    return start, (end - start).clamp(min=margin)
+    """One axis of a box: its start in [0, length - margin], its end in [margin, length], its extent at least `margin`. NaN stays NaN.
+
+    A length below the margin is its own margin.
+    """
+    least = length.clamp(max=margin)
+    end = (start + extent).maximum(least).minimum(length)
+    start = start.clamp(min=0).minimum(length - least)
+    return start, (end - start).maximum(least)

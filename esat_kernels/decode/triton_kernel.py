@@ -27,6 +27,7 @@ def _next(boxes, boxes_stride_x, axis: tl.constexpr, centre, extent, side, lengt
     """One axis of the next box, clipped to the frame: start and extent. The region is centred on the unrounded previous box."""
     previous = tl.load(boxes + axis * boxes_stride_x) + 0.5 * tl.load(boxes + (axis + 2) * boxes_stride_x)
     start = previous - 0.5 * side + centre - 0.5 * extent
+    margin = _below(margin, length)
     end = _below(_above(start + extent, margin), length)
     start = _below(_above(start, 0.0), length - margin)
     return start, _above(end - start, margin)

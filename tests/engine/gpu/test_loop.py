@@ -9,6 +9,7 @@ import torch
 from engine import Tracker, TrackerConfig
 from engine.errors import BoxError, ConfigError, FrameError, StateError
 from engine.gpu.loop import FrameLoop
+from engine.state import NEVER_LOST
 from engine.target import Target
 from tests.engine.gpu import models
 from tests.engine.gpu.late import POLICIES, LateStreams
@@ -22,7 +23,7 @@ def runner():
 
 
 def _alone(runner, pictures, box, **config):
-    tracker = Tracker(runner, config=TrackerConfig(**config))
+    tracker = Tracker(runner, config=TrackerConfig(thresholds=NEVER_LOST, **config))
     tracker.init(pictures[0], box)
     return [tracker.update(picture) for picture in pictures[1:]]
 
@@ -37,7 +38,7 @@ def _same(found, expected):
 @pytest.mark.parametrize("color", ["bgr", "rgb"])
 def test_the_loop_equals_the_tracker(runner, color):
     pictures = [*models.frames(5), *models.frames(2, 200, 70, seed=1)]
-    loop = FrameLoop(runner, color=color)
+    loop = FrameLoop(runner, color=color, thresholds=NEVER_LOST)
     loop.init(0, pictures[0], BOX)
     assert [loop.submit(picture) for picture in pictures[1:]] == list(range(6))
     results = loop.results(wait=True)
@@ -50,7 +51,7 @@ def test_the_loop_equals_the_tracker(runner, color):
 def test_several_targets_and_streams_equal_separate_trackers(runner):
     """Two video streams of different sizes, one with two targets."""
     first, second = models.frames(5), models.frames(5, 70, 150, seed=1)
-    loop = FrameLoop(runner, targets=(2, 1))
+    loop = FrameLoop(runner, targets=(2, 1), thresholds=NEVER_LOST)
     loop.init(0, first[0], BOX)
     loop.init(1, first[0], OTHER)
     loop.init(2, second[0], OTHER)
@@ -64,7 +65,7 @@ def test_several_targets_and_streams_equal_separate_trackers(runner):
 
 def test_a_place_gets_another_target_and_loses_it_without_capturing_again(runner):
     pictures = models.frames(7)
-    loop = FrameLoop(runner, targets=(2,))
+    loop = FrameLoop(runner, targets=(2,), thresholds=NEVER_LOST)
     loop.init(0, pictures[0], BOX)
     loop.submit(pictures[1])
     loop.submit(pictures[2])
@@ -86,7 +87,7 @@ def test_a_larger_frame_captures_again_and_the_state_stays(runner):
     pictures = models.frames(5)
     pictures[3] = np.tile(pictures[3], (13, 17, 1))
     assert pictures[3].size > 1920 * 1080 * 3
-    loop = FrameLoop(runner)
+    loop = FrameLoop(runner, thresholds=NEVER_LOST)
     loop.init(0, pictures[0], BOX)
     for picture in pictures[1:]:
         loop.submit(picture)
@@ -97,16 +98,16 @@ def test_a_larger_frame_captures_again_and_the_state_stays(runner):
 
 def test_a_written_box_is_where_the_next_frame_is_searched(runner):
     pictures = models.frames(4)
-    loop = FrameLoop(runner)
+    loop = FrameLoop(runner, thresholds=NEVER_LOST)
     loop.init(0, pictures[0], BOX)
     loop.submit(pictures[1])
     loop.write_box(0, OTHER)
     loop.submit(pictures[2])
     loop.submit(pictures[3])
-    tracker = Tracker(runner)
+    tracker = Tracker(runner, config=TrackerConfig(thresholds=NEVER_LOST))
     tracker.init(pictures[0], BOX)
     expected = [tracker.update(pictures[1])]
-    tracker._target.box = OTHER
+    tracker._target.search_box = OTHER
     expected += [tracker.update(picture) for picture in pictures[2:]]
     for result, one in zip(loop.results(wait=True), expected, strict=True):
         _same(result.targets[0], one)
@@ -120,11 +121,11 @@ def test_a_box_that_the_host_moves_goes_to_the_device(runner, monkeypatch):
     def moving(self, *arguments):
         result = advance(self, *arguments)
         if result.frame_index == 1:
-            self.box = OTHER
+            self.search_box = OTHER
         return result
 
     monkeypatch.setattr(Target, "advance", moving)
-    loop = FrameLoop(runner)
+    loop = FrameLoop(runner, thresholds=NEVER_LOST)
     loop.init(0, pictures[0], BOX)
     results = []
     for picture in pictures[1:]:
@@ -139,7 +140,7 @@ def test_a_box_that_the_host_moves_goes_to_the_device(runner, monkeypatch):
 
 def test_tensors_are_taken_as_they_are(runner):
     pictures = models.frames(4)
-    loop = FrameLoop(runner)
+    loop = FrameLoop(runner, thresholds=NEVER_LOST)
     loop.init(0, pictures[0], BOX)
     for picture in pictures[1:]:
         loop.submit(torch.from_numpy(picture.copy()))
@@ -216,7 +217,7 @@ def test_every_wait_is_needed(in_order, ignored):
     ],
 )
 def test_bad_calls_say_what_is_wrong_and_leave_the_loop_usable(runner, call, error, message):
-    loop, pictures = FrameLoop(runner, targets=(2,)), models.frames(2)
+    loop, pictures = FrameLoop(runner, targets=(2,), thresholds=NEVER_LOST), models.frames(2)
     with pytest.raises(error, match=message):
         call(loop, pictures[0])
     loop.init(0, pictures[0], BOX)

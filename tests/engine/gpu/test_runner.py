@@ -16,6 +16,7 @@ from engine.errors import DeviceError
 from engine.gpu import runner as gpu_runner
 from engine.gpu.runner import GpuRunner, observation
 from engine.postprocess import clip, to_frame
+from engine.state import NEVER_LOST
 from engine.torch_runner import TorchRunner
 from tests.engine.gpu import models
 
@@ -122,7 +123,7 @@ def test_the_golden_loop(shared):
     spec = json.loads(str(golden.load(path.parent / str(content["weights"]))["spec"]))
     config = golden.model_config(spec, **{name: float(content[name]) for name in ("search_factor", "template_factor")})
     engine = GpuRunner(golden.draw_weights(config, spec["seed"], spec["gain"], path), "cpu", "fp32", "reference")
-    tracker = Tracker(engine, config=TrackerConfig(color="rgb"))
+    tracker = Tracker(engine, config=TrackerConfig(color="rgb", thresholds=NEVER_LOST))
     import cv2
 
     pictures = [cv2.imread(str(file))[:, :, ::-1] for file in sorted((path.parent / str(content["frames"])).glob("*.jpg"))[:FRAMES]]
