@@ -256,19 +256,32 @@ def test_what_the_engine_cannot_do_goes_to_pytorch_with_a_reason(monkeypatch):
 
 
 def test_the_runner_sees_what_pytorch_in_float32_sees(engine):
+    """Over several frames: random weights leave near ties among tokens and cells, which PyTorch's own bf16 decides otherwise as often."""
     weights = _weights()
-    rng = np.random.default_rng(7)
-    frame = np.kron(rng.integers(0, 256, (12, 16, 3), dtype=np.uint8), np.ones((20, 20, 1), np.uint8))
-    seen = []
-    for runner in (make_runner(weights, "cpu", engine.name), make_runner(weights, "cpu", "fp32", "reference")):
-        box = (120.0, 80.0, 50.0, 40.0)
-        template = runner.encode_template(frame, box, True)
-        seen.append(runner.observe(frame, [box, (10.0, 10.0, 60.0, 60.0)], [template, template], True))
-    near, least = (0.05, 0.9) if engine.name == "bf16" else (1e-4, 1.0)
-    for low, high in zip(seen[0].targets, seen[1].targets, strict=True):
-        assert low.region_side == high.region_side
-        assert low.score == pytest.approx(high.score, abs=near)
-        assert len(set(low.kept_tokens.tolist()) & set(high.kept_tokens.tolist())) >= least * len(high.kept_tokens)
+    runners = [make_runner(weights, "cpu", engine.name), make_runner(weights, "cpu", "fp32", "reference")]
+    box, scores, cosines, common, kept = (120.0, 80.0, 50.0, 40.0), [], [], 0, 0
+    for seed in range(6):
+        small = np.random.default_rng(seed).integers(0, 256, (12, 16, 3), dtype=np.uint8)
+        frame = np.kron(small, np.ones((20, 20, 1), np.uint8))
+        templates = [runner.encode_template(frame, box, True) for runner in runners]
+        seen = [
+            runner.observe(frame, [box, (10.0, 10.0, 60.0, 60.0)], [template] * 2, True).targets
+            for runner, template in zip(runners, templates, strict=True)
+        ]
+        for low, high in zip(*seen, strict=True):
+            assert low.region_side == high.region_side
+            scores.append(abs(low.score - high.score))
+            cosines.append(low.features @ high.features / (np.linalg.norm(low.features) * np.linalg.norm(high.features)))
+            common += len(set(low.kept_tokens.tolist()) & set(high.kept_tokens.tolist()))
+            kept += len(high.kept_tokens)
+    if engine.name == "bf16":
+        assert common >= 0.94 * kept
+        assert np.mean(scores) < 0.05
+        assert np.median(cosines) > 0.99
+    else:
+        assert common == kept
+        assert max(scores) < 1e-4
+        assert min(cosines) > 1 - 1e-5
 
 
 def test_frames_repeat_to_the_bit(engine):
