@@ -15,7 +15,7 @@ from engine.state import StateThresholds
 GOOD = 0.5  # IoU above which the tracker has its target
 FLAG_WITHIN, RETURN_WITHIN = 10, 30  # frames
 FALSE_ALARMS = 0.01  # share of good frames that may be called lost
-FALSE_RETURNS = 0.02  # share of frames without the target that may complete a return
+FALSE_RETURNS = 0.02  # share of frames of a noticed loss that may complete a return
 UNCERTAIN_SHARE = 0.05  # share of good frames that may be called uncertain
 GRID = np.round(np.arange(0.05, 0.9, 0.01), 2)
 
@@ -26,16 +26,16 @@ class Curves:
 
     false_alarms: Floats  # good frames whose mean of the last `lost_after` confidences lies below
     flagged: Floats  # disturbances in which that happens within FLAG_WITHIN frames
-    false_returns: Floats  # frames without the target that complete `found_after` confidences at or above
+    false_returns: Floats  # frames of a noticed loss that complete `found_after` confidences at or above
     good_frames: int
     events: int
 
 
 def curves(tracks: list[Track], lost_after: int, found_after: int) -> Curves:
-    """Sweep the thresholds over tracks of the public code's loop. Scores before the target goes are those of a tracker that has it."""
+    """Sweep the thresholds over tracks of the public code's loop. Frames before the target goes are those of a tracker that has it."""
     good: list[float] = []
     lowest: list[float] = []
-    returns: list[float] = []
+    gone: list[tuple[Floats, Floats]] = []
     for track in tracks:
         confidence = np.array(track.confidence)
         recent = np.array([confidence[max(0, index + 1 - lost_after) : index + 1].mean() for index in range(len(confidence))])
@@ -43,9 +43,17 @@ def curves(tracks: list[Track], lost_after: int, found_after: int) -> Curves:
         good += recent[good_frames(track)].tolist()
         if track.kind != "plain" and had_target(track):
             lowest.append(float(recent[track.gone : track.gone + FLAG_WITHIN].min()))
-            returns += weakest[track.gone + found_after : track.back].tolist()
-    shares = [np.array([np.mean(np.array(values) < limit) if values else math.nan for limit in GRID]) for values in (good, lowest, returns)]
-    return Curves(shares[0], shares[1], 1 - shares[2], len(good), len(lowest))
+            gone.append((recent[track.gone : track.back], weakest[track.gone : track.back]))
+    false_alarms, flagged = (np.array([np.mean(np.array(values) < limit) for limit in GRID]) for values in (good, lowest))
+    lost = _highest_lost(false_alarms)
+    # A loss that was never noticed cannot end: only frames after the first low mean may return falsely.
+    returns = np.concatenate([weakest[np.cumsum(recent < lost) > 0][found_after:] for recent, weakest in gone])
+    false_returns = np.array([np.mean(returns >= limit) if len(returns) else math.nan for limit in GRID])
+    return Curves(false_alarms, flagged, false_returns, len(good), len(lowest))
+
+
+def _highest_lost(false_alarms: Floats) -> float:
+    return float(max(GRID[false_alarms <= FALSE_ALARMS], default=GRID[0]))
 
 
 def separation(tracks: list[Track], signal: str) -> float:
@@ -76,7 +84,7 @@ def had_target(track: Track) -> bool:
 def choose(tracks: list[Track], lost_after: int = 5, found_after: int = 3) -> tuple[StateThresholds, Curves]:
     """The highest `lost` within FALSE_ALARMS, the lowest `found` within FALSE_RETURNS, and `confident` between them by UNCERTAIN_SHARE."""
     swept = curves(tracks, lost_after, found_after)
-    lost = float(max(GRID[swept.false_alarms <= FALSE_ALARMS], default=GRID[0]))
+    lost = _highest_lost(swept.false_alarms)
     found = float(min(GRID[swept.false_returns <= FALSE_RETURNS], default=GRID[-1]))
     values = np.concatenate([np.array(track.confidence)[good_frames(track)] for track in tracks])
     confident = max(lost, round(float(np.quantile(values, UNCERTAIN_SHARE)), 2))
