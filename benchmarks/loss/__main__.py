@@ -18,13 +18,13 @@ from rich.console import Console
 from rich.progress import Progress
 
 from benchmarks.harness import machine, write_rows
-from benchmarks.loss.calibrate import GRID, Curves, choose, reached, separation
-from benchmarks.loss.record import jobs, record
+from benchmarks.loss.calibrate import GRID, RETURN_STEPS, Curves, choose_found, choose_lost, reached, separation
+from benchmarks.loss.record import Track, jobs, record
 from engine.cli.exits import run_function
 from engine.errors import DatasetError
 from engine.evaluation.layouts import open_dataset
 from engine.evaluation.sequences import Sequence
-from engine.state import NEVER_LOST
+from engine.state import NEVER_LOST, StateThresholds
 from engine.weights import DEFAULT_MODEL
 
 
@@ -37,14 +37,13 @@ def scored(folder: Path) -> list[Sequence]:
 
 
 def plot(path: Path, parts: dict[str, Curves]) -> None:
-    """False alarms, flagged disturbances and false returns over the threshold, for each part of the data."""
+    """False alarms and flagged disturbances over the threshold, for each part of the data."""
     figure = Figure(figsize=(7, 4), layout="constrained")
     axis = figure.subplots()
     for (name, swept), style in zip(parts.items(), ("-", "--"), strict=False):
         for label, values, colour in (
             ("flagged within 10 frames", swept.flagged, "tab:green"),
             ("false alarms", swept.false_alarms, "tab:red"),
-            ("false returns", swept.false_returns, "tab:blue"),
         ):
             axis.plot(GRID, values, style, color=colour, label=f"{label}, {name}")
     axis.set(xlabel="confidence", ylabel="share of disturbances or frames", ylim=(0, 1))
@@ -69,17 +68,21 @@ def main(
     console = Console(stderr=True)
     with Progress(console=console, transient=True) as progress:
 
-        def tracked(part: list[Sequence], thresholds: Any, what: str) -> list[Any]:
-            todo = jobs(part, donors, seeds, frames)
+        def tracked(part: list[Sequence], thresholds: StateThresholds, what: str, plain: bool = True) -> list[Track]:
+            todo = [job for job in jobs(part, donors, seeds, frames) if plain or job.kind != "plain"]
             task = progress.add_task(what, total=len(todo))
             return record(todo, model, thresholds, workers, lambda: progress.advance(task))
 
         public = tracked(calibration, NEVER_LOST, "calibration clips")
-        thresholds, swept = choose(public)
+        first, swept = choose_lost(public)
+        steps = [dataclasses.replace(first, found=round(min(1.0, first.confident + step), 2)) for step in RETURN_STEPS]
+        tried = [(one, tracked(calibration, one, f"returns at {one.found}", plain=False)) for one in steps]
+        thresholds = choose_found(tried)
         results = tracked(held_out, thresholds, "held-out clips")
     rows: list[dict[str, Any]] = [
         {"kind": "thresholds", "model": model, **dataclasses.asdict(thresholds), **machine()},
         {"kind": "separation", **{signal: separation(public, signal) for signal in ("confidence", "score")}},
+        *({"kind": "found", "found": one.found, **reached(tracks)} for one, tracks in tried),
         {"kind": "held_out", **reached(results)},
         *(
             {"kind": f"held_out:{name}", **reached([track for track in results if track.kind == name])}

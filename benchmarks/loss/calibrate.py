@@ -1,9 +1,8 @@
-"""Thresholds from tracks that went on whatever the confidences were, and what a track with thresholds reached."""
+"""Thresholds from tracks: `lost` from the public code's loop, `found` from the search for a lost target; and what they reach."""
 
 from __future__ import annotations
 
 import dataclasses
-import math
 from typing import Any
 
 import numpy as np
@@ -15,7 +14,7 @@ from engine.state import StateThresholds
 GOOD = 0.5  # IoU above which the tracker has its target
 FLAG_WITHIN, RETURN_WITHIN = 10, 30  # frames
 FALSE_ALARMS = 0.01  # share of good frames that may be called lost
-FALSE_RETURNS = 0.02  # share of frames of a noticed loss that may complete a return
+RETURN_STEPS = (0.0, 0.05, 0.1, 0.15)  # of `found` above `confident`, each tried with the search itself
 UNCERTAIN_SHARE = 0.05  # share of good frames that may be called uncertain
 GRID = np.round(np.arange(0.05, 0.9, 0.01), 2)
 
@@ -26,30 +25,22 @@ class Curves:
 
     false_alarms: Floats  # good frames whose mean of the last `lost_after` confidences lies below
     flagged: Floats  # disturbances in which that happens within FLAG_WITHIN frames
-    false_returns: Floats  # frames of a noticed loss that complete `found_after` confidences at or above
     good_frames: int
     events: int
 
 
-def curves(tracks: list[Track], lost_after: int, found_after: int) -> Curves:
-    """Sweep the thresholds over tracks of the public code's loop. Frames before the target goes are those of a tracker that has it."""
+def curves(tracks: list[Track], lost_after: int) -> Curves:
+    """Sweep `lost` over tracks of the public code's loop. Frames before the target goes are those of a tracker that has it."""
     good: list[float] = []
     lowest: list[float] = []
-    gone: list[tuple[Floats, Floats]] = []
     for track in tracks:
         confidence = np.array(track.confidence)
         recent = np.array([confidence[max(0, index + 1 - lost_after) : index + 1].mean() for index in range(len(confidence))])
-        weakest = np.array([confidence[max(0, index + 1 - found_after) : index + 1].min() for index in range(len(confidence))])
         good += recent[good_frames(track)].tolist()
         if track.kind != "plain" and had_target(track):
             lowest.append(float(recent[track.gone : track.gone + FLAG_WITHIN].min()))
-            gone.append((recent[track.gone : track.back], weakest[track.gone : track.back]))
     false_alarms, flagged = (np.array([np.mean(np.array(values) < limit) for limit in GRID]) for values in (good, lowest))
-    lost = _highest_lost(false_alarms)
-    # A loss that was never noticed cannot end: only frames after the first low mean may return falsely.
-    returns = np.concatenate([weakest[np.cumsum(recent < lost) > 0][found_after:] for recent, weakest in gone])
-    false_returns = np.array([np.mean(returns >= limit) if len(returns) else math.nan for limit in GRID])
-    return Curves(false_alarms, flagged, false_returns, len(good), len(lowest))
+    return Curves(false_alarms, flagged, len(good), len(lowest))
 
 
 def _highest_lost(false_alarms: Floats) -> float:
@@ -81,14 +72,23 @@ def had_target(track: Track) -> bool:
     return bool(np.mean(track.overlap[max(0, track.gone - 9) : track.gone - 3]) > 0.4)
 
 
-def choose(tracks: list[Track], lost_after: int = 5, found_after: int = 3) -> tuple[StateThresholds, Curves]:
-    """The highest `lost` within FALSE_ALARMS, the lowest `found` within FALSE_RETURNS, and `confident` between them by UNCERTAIN_SHARE."""
-    swept = curves(tracks, lost_after, found_after)
+def choose_lost(tracks: list[Track], lost_after: int = 5, found_after: int = 3) -> tuple[StateThresholds, Curves]:
+    """The highest `lost` within FALSE_ALARMS, and `confident` above it by UNCERTAIN_SHARE; `found` is as low as it may be."""
+    swept = curves(tracks, lost_after)
     lost = _highest_lost(swept.false_alarms)
-    found = float(min(GRID[swept.false_returns <= FALSE_RETURNS], default=GRID[-1]))
     values = np.concatenate([np.array(track.confidence)[good_frames(track)] for track in tracks])
     confident = max(lost, round(float(np.quantile(values, UNCERTAIN_SHARE)), 2))
-    return StateThresholds(confident, lost, lost_after, max(found, confident), found_after), swept
+    return StateThresholds(confident, lost, lost_after, confident, found_after), swept
+
+
+def choose_found(tried: list[tuple[StateThresholds, list[Track]]]) -> StateThresholds:
+    """Of the thresholds tried, each with its tracks, those with most right returns less wrong ones; the strictest of equal ones."""
+
+    def gain(entry: tuple[StateThresholds, list[Track]]) -> tuple[int, float]:
+        found = reached(entry[1])
+        return found["returned"][0] - found["wrong_returns"][0], entry[0].found
+
+    return max(tried, key=gain)[0]
 
 
 def reached(tracks: list[Track]) -> dict[str, Any]:

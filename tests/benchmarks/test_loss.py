@@ -6,12 +6,13 @@ import cv2
 import numpy as np
 import pytest
 
-from benchmarks.loss.calibrate import FALSE_ALARMS, GRID, choose, good_frames, reached, separation
+from benchmarks.loss.calibrate import FALSE_ALARMS, GRID, choose_found, choose_lost, good_frames, reached, separation
 from benchmarks.loss.disturb import KINDS, LEAD, LENGTHS, TAIL, disturb
 from benchmarks.loss.record import Track, follow
 from engine import Tracker
 from engine.evaluation.layouts import open_dataset
 from engine.evaluation.sequences import Sequence
+from engine.state import StateThresholds
 
 
 @pytest.fixture(scope="module")
@@ -90,15 +91,23 @@ def _track(kind, before, away, after, states):
 
 def test_thresholds_lie_between_the_confidences_with_and_without_the_target():
     tracks = [_track("cover", 20, 20, 20, [""] * 60), _track("cut", 20, 30, 20, [""] * 70)]
-    thresholds, curves = choose(tracks)
+    thresholds, curves = choose_lost(tracks)
     assert 0.2 < thresholds.lost <= 0.8
-    assert 0.2 < thresholds.found <= 0.8
+    assert thresholds.lost <= thresholds.confident == thresholds.found
     chosen = list(GRID).index(thresholds.lost)
     assert curves.false_alarms[chosen] <= FALSE_ALARMS
     assert curves.flagged[chosen] == 1
     assert np.all(np.diff(curves.flagged) >= 0)
-    assert np.all(np.diff(curves.false_returns) <= 0)
     assert good_frames(tracks[0]).sum() == 20
+
+
+def test_a_return_threshold_is_chosen_by_right_and_wrong_returns():
+    right = _track("cover", 20, 20, 40, ["TRACKING"] * 24 + ["LOST"] * 20 + ["TRACKING"] * 36)
+    wrong = _track("cover", 20, 20, 40, ["TRACKING"] * 24 + ["LOST"] * 5 + ["TRACKING"] * 51)
+    never = _track("cover", 20, 20, 40, ["TRACKING"] * 24 + ["LOST"] * 56)
+    low, middle, high = (StateThresholds(found=found) for found in (0.7, 0.8, 0.9))
+    assert choose_found([(low, [wrong, right]), (middle, [right, right]), (high, [right, never])]) is middle
+    assert choose_found([(low, [right]), (middle, [right]), (high, [never])]) is middle
 
 
 def test_separation_is_the_area_under_the_curve():
