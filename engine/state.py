@@ -25,10 +25,10 @@ class StateThresholds:
     The defaults are provisional, for the shipped weights; `python -m benchmarks.loss` calibrates them, and other weights need their own.
     """
 
-    confident: float = 0.6  # at or above: TRACKING
-    lost: float = 0.5  # mean of `lost_after` frames in a row below: LOST
+    confident: float = 0.72  # at or above: TRACKING
+    lost: float = 0.58  # mean of `lost_after` frames in a row below: LOST
     lost_after: int = 5
-    found: float = 0.65  # at or above, in each of `found_after` frames in a row: no longer LOST
+    found: float = 0.77  # at or above, in each of `found_after` frames in a row: no longer LOST
     found_after: int = 3
 
     def __post_init__(self) -> None:

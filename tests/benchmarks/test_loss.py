@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 import pytest
 
-from benchmarks.loss.calibrate import FALSE_ALARMS, GRID, choose_found, choose_lost, good_frames, reached, separation
+from benchmarks.loss.calibrate import FALSE_ALARMS, FLAG_WITHIN, GRID, choose_found, choose_lost, good_frames, reached, separation
 from benchmarks.loss.disturb import KINDS, LEAD, LENGTHS, TAIL, disturb
 from benchmarks.loss.record import Track, follow
 from engine import Tracker
@@ -140,3 +140,13 @@ def test_a_sequence_is_needed_for_each_side(tmp_path, sequences):
     (tmp_path / "one" / "groundtruth.txt").write_text("1,1,10,10\n")
     with pytest.raises(DatasetError, match="calibration needs two sequences"):
         scored(tmp_path)
+
+
+def test_a_real_target_is_lost_and_found(shared):
+    found = {sequence.name: sequence for sequence in open_dataset(shared / "data" / "eval_dev").sequences}
+    clip = disturb(found["otb_Crossing"], found["vot_bag"], "leave", 0)
+    track = follow(clip, Tracker(device="cpu"))
+    assert "LOST" not in track.state[: track.gone - 3]
+    assert "LOST" in track.state[track.gone : track.gone + FLAG_WITHIN]
+    assert "TRACKING" not in track.state[track.gone + FLAG_WITHIN : track.back]
+    assert reached([track])["returned"] == [1, 1]

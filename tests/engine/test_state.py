@@ -70,7 +70,7 @@ def test_a_target_that_stays_away_stays_lost_and_one_that_stays_comes_back():
 
 @pytest.mark.parametrize(
     "values",
-    [{"lost": 0.7}, {"confident": 1.1}, {"found": 0.4}, {"lost": math.nan}, {"found": math.inf}, {"lost": -0.1}, {"lost_after": 0}],
+    [{"lost": 0.8}, {"confident": 1.1}, {"found": 0.4}, {"lost": math.nan}, {"found": math.inf}, {"lost": -0.1}, {"lost_after": 0}],
 )
 def test_impossible_thresholds_are_refused(values):
     with pytest.raises(ConfigError, match="must"):
