@@ -22,7 +22,7 @@ class TargetState(enum.StrEnum):
 class StateThresholds:
     """Confidences (0 to 1, `engine.confidence`) and frame counts at which the state changes.
 
-    The defaults are provisional, for the shipped weights; `python -m benchmarks.loss` calibrates them, and other weights need their own.
+    The defaults were calibrated for the shipped weights by `python -m benchmarks.loss`; other weights need their own.
     """
 
     confident: float = 0.72  # at or above: TRACKING

@@ -105,7 +105,7 @@ def test_a_return_threshold_is_chosen_by_right_and_wrong_returns():
     right = _track("cover", 20, 20, 40, ["TRACKING"] * 24 + ["LOST"] * 20 + ["TRACKING"] * 36)
     wrong = _track("cover", 20, 20, 40, ["TRACKING"] * 24 + ["LOST"] * 5 + ["TRACKING"] * 51)
     never = _track("cover", 20, 20, 40, ["TRACKING"] * 24 + ["LOST"] * 56)
-    low, middle, high = (StateThresholds(found=found) for found in (0.7, 0.8, 0.9))
+    low, middle, high = (StateThresholds(found=found) for found in (0.75, 0.8, 0.9))
     assert choose_found([(low, [wrong, right]), (middle, [right, right]), (high, [right, never])]) is middle
     assert choose_found([(low, [right]), (middle, [right]), (high, [never])]) is middle
 
