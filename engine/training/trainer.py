@@ -7,6 +7,7 @@ import copy
 import json
 import math
 import os
+import pickle
 import queue
 import threading
 import time
@@ -17,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from engine.errors import ConfigError, DeviceError, WeightsError
+from engine.errors import ConfigError, DeviceError, SinkError, WeightsError
 from engine.model.network import EsatNetwork, build_model
 from engine.model.position import PositionHeads
 from engine.preprocess import IMAGENET_MEAN, IMAGENET_STD
@@ -31,6 +32,7 @@ from engine.training.pairs import Batch, PairMaker
 
 _SCORE_PRIOR = -4.0  # logit of a cell's score before training: nearly all cells are background (focal loss, Lin et al. 2017)
 CHECKPOINT = "checkpoint.pt"
+_STATE = {"model", "averaged", "optimizer", "step", "seconds", "model_config"}  # what it holds
 LOG = "log.jsonl"
 
 
@@ -213,7 +215,15 @@ class Trainer:
         self._stop = True
 
     def _resume(self) -> None:
-        state = torch.load(self.run_dir / CHECKPOINT, map_location=self.device, weights_only=True)
+        path = self.run_dir / CHECKPOINT
+        try:
+            state = torch.load(path, map_location=self.device, weights_only=True)
+        except (RuntimeError, OSError, EOFError, ValueError, KeyError, pickle.UnpicklingError) as error:
+            raise WeightsError(
+                f"cannot read the checkpoint {path}; remove it to start again: {(str(error) or type(error).__name__).splitlines()[0]}"
+            ) from error
+        if not isinstance(state, dict) or not state.keys() >= _STATE:
+            raise WeightsError(f"{path} is not a checkpoint of a run: expected {', '.join(sorted(_STATE))}")
         if state["model_config"] != self.config.model.to_dict():
             raise ConfigError(f"{self.run_dir / CHECKPOINT} belongs to another model: {state['model_config']}")
         self.model.load_state_dict(state["model"])
@@ -248,8 +258,14 @@ class Trainer:
             "model_config": self.config.model.to_dict(),
         }
         partial = self.run_dir / f"{CHECKPOINT}.partial"
-        torch.save(state, partial)
-        os.replace(partial, self.run_dir / CHECKPOINT)
+        try:
+            torch.save(state, partial)
+            os.replace(partial, self.run_dir / CHECKPOINT)
+        except (OSError, RuntimeError) as error:  # PyTorch's writer reports a full disk as RuntimeError
+            partial.unlink(missing_ok=True)
+            raise SinkError(
+                f"cannot write {self.run_dir / CHECKPOINT}: {(str(error) or type(error).__name__).splitlines()[0]}; the checkpoint before is kept"
+            ) from error
 
     def _freeze(self) -> None:
         """Keep the lower layers as they are while the configuration says so."""

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from engine.errors import ConfigError, DeviceError, WeightsError
+from engine.errors import ConfigError, DeviceError, SinkError, WeightsError
 from engine.training.config import TrainConfig
 from engine.training.export import export_checkpoint
 from engine.training.losses import LossConfig
@@ -228,3 +228,33 @@ def test_devices():
     if not torch.cuda.is_available():
         with pytest.raises(DeviceError, match="no CUDA device"):
             choose_device("cuda")
+
+
+@pytest.mark.parametrize("content", [b"", b"no checkpoint at all", b"PK\x03\x04 cut"])
+def test_a_damaged_checkpoint_names_itself(tmp_path, content):
+    (tmp_path / CHECKPOINT).write_bytes(content)
+    with pytest.raises(WeightsError, match=r"checkpoint\.pt"):
+        trainer(tmp_path)
+    assert (tmp_path / CHECKPOINT).read_bytes() == content
+
+
+def test_a_checkpoint_of_something_else_is_refused(tmp_path):
+    torch.save({"weights": torch.zeros(2)}, tmp_path / CHECKPOINT)
+    with pytest.raises(WeightsError, match="not a checkpoint of a run: expected averaged, model,"):
+        trainer(tmp_path)
+
+
+def test_a_full_disk_keeps_the_checkpoint_before(tmp_path, monkeypatch):
+    run = trainer(tmp_path)
+    run.save()
+    before = (tmp_path / CHECKPOINT).read_bytes()
+
+    def full(state, path):
+        path.write_bytes(b"half")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(torch, "save", full)
+    with pytest.raises(SinkError, match=r"checkpoint\.pt: .*No space left"):
+        run.save()
+    assert [file.name for file in tmp_path.iterdir() if CHECKPOINT in file.name] == [CHECKPOINT]
+    assert (tmp_path / CHECKPOINT).read_bytes() == before
