@@ -36,6 +36,11 @@ _STATE = {"model", "averaged", "optimizer", "step", "seconds", "model_config"}  
 LOG = "log.jsonl"
 
 
+def _reason(error: Exception) -> str:
+    """The first line of what PyTorch's reader or writer said; some of its errors say nothing."""
+    return (str(error) or type(error).__name__).splitlines()[0]
+
+
 class TrainingModel(nn.Module):
     """The network and, if their losses count, the position heads."""
 
@@ -219,9 +224,7 @@ class Trainer:
         try:
             state = torch.load(path, map_location=self.device, weights_only=True)
         except (RuntimeError, OSError, EOFError, ValueError, KeyError, pickle.UnpicklingError) as error:
-            raise WeightsError(
-                f"cannot read the checkpoint {path}; remove it to start again: {(str(error) or type(error).__name__).splitlines()[0]}"
-            ) from error
+            raise WeightsError(f"cannot read the checkpoint {path}; remove it to start again: {_reason(error)}") from error
         if not isinstance(state, dict) or not state.keys() >= _STATE:
             raise WeightsError(f"{path} is not a checkpoint of a run: expected {', '.join(sorted(_STATE))}")
         if state["model_config"] != self.config.model.to_dict():
@@ -263,9 +266,7 @@ class Trainer:
             os.replace(partial, self.run_dir / CHECKPOINT)
         except (OSError, RuntimeError) as error:  # PyTorch's writer reports a full disk as RuntimeError
             partial.unlink(missing_ok=True)
-            raise SinkError(
-                f"cannot write {self.run_dir / CHECKPOINT}: {(str(error) or type(error).__name__).splitlines()[0]}; the checkpoint before is kept"
-            ) from error
+            raise SinkError(f"cannot write {self.run_dir / CHECKPOINT}: {_reason(error)}; the checkpoint before is kept") from error
 
     def _freeze(self) -> None:
         """Keep the lower layers as they are while the configuration says so."""
