@@ -86,7 +86,7 @@ def main(
     model: Annotated[str, typer.Option(help="A preset's name or a .safetensors file.")] = DEFAULT_MODEL,
     targets: Annotated[str, typer.Option(help="Numbers of targets, with commas.")] = "1,2,4,8,16,32",
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
-    dtype: Annotated[str, typer.Option(help="auto, fp32, bf16 or fp16.")] = "auto",
+    dtype: Annotated[str, typer.Option(help="auto, fp32, bf16, fp16 or int8.")] = "auto",
     seconds: Annotated[float, typer.Option(help="For each number of targets; at least three rounds are run.")] = 4.0,
     json_path: Annotated[str | None, typer.Option("--json", help="Also write JSON lines to a file, or to stdout (-).")] = None,
     plot: Annotated[Path | None, typer.Option(help="Also draw the curves to this file.")] = None,

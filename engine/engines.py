@@ -10,7 +10,7 @@ from engine.config import ModelConfig
 from engine.cpu.runner import CpuRunner, unsupported
 from engine.errors import ConfigError, DeviceError
 from engine.gpu.runner import GpuRunner
-from engine.runner import DTYPES, Runner
+from engine.runner import MODES, Runner
 from engine.torch_runner import TorchRunner
 from engine.weights.io import Weights
 from esat_kernels import _device
@@ -19,8 +19,8 @@ from esat_kernels import _device
 def make_runner(weights: Weights, device: str = "auto", dtype: str = "auto", backend: str = "auto") -> Runner:
     """The fastest runner for this machine.
 
-    device: "auto" (CUDA if there is one), "cpu", "cuda" or "cuda:N". dtype: "auto", "fp32", "bf16" or "fp16";
-    "auto" is bf16 on CUDA and where the CPU engine has it (AVX-512 with bf16, AMX), otherwise fp32.
+    device: "auto" (CUDA if there is one), "cpu", "cuda" or "cuda:N". dtype: "auto", "fp32", "bf16", "fp16" or "int8";
+    "auto" is bf16 on CUDA and where the CPU engine has it (AVX-512 with bf16, AMX), otherwise fp32. "int8" is the CPU engine's only.
     backend: the attention kernel's, "auto" for the fastest. On CUDA "triton" and "cuda" name the GPU engine, and "auto" takes it where its
     kernels have been verified on this device; otherwise PyTorch runs the network. DeviceError or ConfigError if what was named is not there.
     """
@@ -28,13 +28,16 @@ def make_runner(weights: Weights, device: str = "auto", dtype: str = "auto", bac
     device = resolve_device(device)
     if dtype == "auto":
         dtype = "bf16" if device.startswith("cuda") or cpu_engine_unsupported(weights.config, "bf16", device, backend) is None else "fp32"
-    if dtype not in DTYPES:
-        raise ConfigError(f"dtype must be auto, {', '.join(DTYPES)}, got {dtype!r}")
+    if dtype not in MODES:
+        raise ConfigError(f"dtype must be auto, {', '.join(MODES)}, got {dtype!r}")
     reason = None if backend == "auto" else esat_kernels.backends().get(backend, "there is no such backend")
     if reason is not None:
         raise DeviceError(f"attention backend {backend!r} cannot run here: {reason}")
-    if cpu_engine_unsupported(weights.config, dtype, device, backend) is None:
+    missing = cpu_engine_unsupported(weights.config, dtype, device, backend)
+    if missing is None:
         return CpuRunner(weights, dtype)
+    if dtype == "int8":
+        raise DeviceError(f"int8 runs on the CPU engine only: {missing}")
     kernels = _gpu_kernels(device, backend)
     if kernels is not None:
         return GpuRunner(weights, device, dtype, kernels)

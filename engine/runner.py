@@ -16,6 +16,7 @@ from engine.config import ModelConfig
 from engine.preprocess import Box
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+MODES = (*DTYPES, "int8")  # what `Runner.dtype` may be; int8 is bf16 with the large products in eight bits
 
 
 class Observation(NamedTuple):

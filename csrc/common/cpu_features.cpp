@@ -53,19 +53,32 @@ Isa detect() {
   if ((state & kAvxState) != kAvxState) return Isa::portable;
   if (!__get_cpuid_count(7, 0, &a, &b, &c, &d)) return Isa::portable;
   const unsigned leaf7_b = b;
+  const unsigned leaf7_c = c;
   const unsigned leaf7_d = d;
   if (!has(leaf7_b, 5) || !fma || !f16c) return Isa::portable;
   const bool avx512 = has(leaf7_b, 16) && has(leaf7_b, 17) && has(leaf7_b, 30) && has(leaf7_b, 31);  // F, DQ, BW, VL
   if (!avx512 || (state & kAvx512State) != kAvx512State) return Isa::avx2;
-  if (!__get_cpuid_count(7, 1, &a, &b, &c, &d) || !has(a, 5)) return Isa::avx512;
-  const bool tiles = has(leaf7_d, 24) && has(leaf7_d, 22);  // AMX-TILE, AMX-BF16
+  if (!has(leaf7_c, 11) || !__get_cpuid_count(7, 1, &a, &b, &c, &d) || !has(a, 5)) return Isa::avx512;  // VNNI, BF16
+  const bool tiles = has(leaf7_d, 24) && has(leaf7_d, 22) && has(leaf7_d, 25);                          // AMX-TILE, AMX-BF16, AMX-INT8
   if (!tiles || (state & kTileState) != kTileState || !request_tiles()) return Isa::avx512bf16;
   return Isa::amx;
+}
+
+bool leaf7_bit(unsigned subleaf, bool in_c, int bit) {
+  unsigned a = 0, b = 0, c = 0, d = 0;
+  return __get_cpuid_count(7, subleaf, &a, &b, &c, &d) != 0 && has(in_c ? c : a, bit);
+}
+
+bool detect_int8(Isa isa) {
+  if (isa == Isa::avx2) return leaf7_bit(1, false, 4);    // AVX-VNNI
+  if (isa == Isa::avx512) return leaf7_bit(0, true, 11);  // AVX512-VNNI
+  return isa != Isa::portable;
 }
 
 #else
 
 Isa detect() { return Isa::portable; }
+bool detect_int8(Isa) { return false; }
 
 #endif
 
@@ -77,6 +90,8 @@ Isa detected_isa() {
   static const Isa isa = detect();
   return isa;
 }
+
+bool has_int8_products(Isa isa) { return isa <= detected_isa() && detect_int8(isa); }
 
 Isa active_isa() {
   const char* forced = std::getenv("ESAT_CPU");

@@ -19,18 +19,24 @@ T* at(Address address) {
   return reinterpret_cast<T*>(address);
 }
 
-// qkv, projection, mlp_in, mlp_out: weights, then their biases.
-template <class T>
-frame::LayerWeights<T> layer_weights(const std::array<Address, 8>& a) {
-  return {at<T>(a[0]), at<T>(a[1]), at<T>(a[2]), at<T>(a[3]), at<float>(a[4]), at<float>(a[5]), at<float>(a[6]), at<float>(a[7])};
+using DenseAddresses = std::array<Address, 4>;  // weight, bias, column scale, column sum
+
+template <class W>
+frame::Dense<W> dense(const DenseAddresses& a) {
+  return {at<W>(a[0]), at<float>(a[1]), at<float>(a[2]), at<std::int32_t>(a[3])};
 }
 
-template <class T>
+// Addresses of the buffers of frame::Workspace.
+template <class T, class W>
+frame::Workspace<T, W> workspace(const std::array<Address, 5>& a) {
+  return {at<linear::Activation<W>>(a[0]), at<T>(a[1]), at<std::uint8_t>(a[2]), at<linear::RowScale>(a[3]), at<linear::RowScale>(a[4])};
+}
+
+template <class T, class W = T>
 void bind_encoder(py::module_& module, const char* name) {
-  using Encoder = frame::Encoder<T>;
+  using Encoder = frame::Encoder<T, W>;
   const py::call_guard<py::gil_scoped_release> unlocked;
   py::class_<Encoder>(module, name, "The layers around attention. Addresses must stay valid; see frame/encoder.h.")
-      .def_static("hidden_part", &Encoder::hidden_part)
       .def(
           "embed",
           [](const Encoder& self, Address patches, int count, int width, Address weight, Address position, Address tokens) {
@@ -39,17 +45,26 @@ void bind_encoder(py::module_& module, const char* name) {
           unlocked)
       .def(
           "qkv",
-          [](const Encoder& self, int layer, Address tokens, int count, Address qkv, Address normalised) {
-            self.qkv(layer, at<float>(tokens), count, at<T>(qkv), {at<T>(normalised), nullptr});
+          [](const Encoder& self, int layer, Address tokens, int count, Address qkv, const std::array<Address, 5>& work) {
+            self.qkv(layer, at<float>(tokens), count, at<T>(qkv), workspace<T, W>(work));
           },
           unlocked)
       .def(
           "finish_layer",
-          [](const Encoder& self, int layer, Address attended, Address tokens, int first, int count, Address next_qkv, Address normalised,
-             Address hidden) {
-            self.finish_layer(layer, at<T>(attended), at<float>(tokens), first, count, at<T>(next_qkv), {at<T>(normalised), at<T>(hidden)});
+          [](const Encoder& self, int layer, Address attended, Address tokens, int first, int count, Address next_qkv,
+             const std::array<Address, 5>& work) {
+            self.finish_layer(layer, at<T>(attended), at<float>(tokens), first, count, at<T>(next_qkv), workspace<T, W>(work));
           },
           unlocked);
+}
+
+// Each layer's q k v, projection and both products of the MLP.
+template <class T, class W>
+frame::Encoder<T, W> encoder(const linear::Kernels<T>& kernels, const typename frame::Encoder<T, W>::Products& products, int dim,
+                             int hidden, int patch_values, const std::vector<std::array<DenseAddresses, 4>>& layers) {
+  std::vector<frame::LayerWeights<T, W>> weights;
+  for (const auto& layer : layers) weights.push_back({dense<W>(layer[0]), dense<T>(layer[1]), dense<W>(layer[2]), dense<W>(layer[3])});
+  return {kernels, products, dim, hidden, patch_values, std::move(weights)};
 }
 
 template <class T>
@@ -60,10 +75,17 @@ void bind_kernels(py::module_& module, const char* name) {
       .def_property_readonly("isa", [](const Kernels& self) { return isa_name(self.isa); })
       .def(
           "encoder",
-          [](const Kernels& self, int dim, int hidden, int patch_values, const std::vector<std::array<Address, 8>>& layers) {
-            std::vector<frame::LayerWeights<T>> weights;
-            for (const auto& layer : layers) weights.push_back(layer_weights<T>(layer));
-            return frame::Encoder<T>(self, dim, hidden, patch_values, std::move(weights));
+          [](const Kernels& self, int dim, int hidden, int patch_values, const std::vector<std::array<DenseAddresses, 4>>& layers) {
+            return encoder<T, T>(self, self, dim, hidden, patch_values, layers);
+          },
+          py::arg("dim"), py::arg("hidden"), py::arg("patch_values"), py::arg("layers"))
+      .def_property_readonly("has_int8", [](const Kernels& self) { return linear::int8_kernels<T>(self.isa) != nullptr; })
+      .def(
+          "int8_encoder",
+          [](const Kernels& self, int dim, int hidden, int patch_values, const std::vector<std::array<DenseAddresses, 4>>& layers) {
+            const auto* products = linear::int8_kernels<T>(self.isa);
+            if (products == nullptr) throw std::invalid_argument(std::string("no int8 products for ") + isa_name(self.isa));
+            return encoder<T, linear::int8>(self, *products, dim, hidden, patch_values, layers);
           },
           py::arg("dim"), py::arg("hidden"), py::arg("patch_values"), py::arg("layers"))
       .def(
@@ -95,9 +117,12 @@ py::object kernels(const std::string& dtype) {
 void bind_frame(py::module_& module) {
   bind_encoder<float>(module, "EncoderFloat32");
   bind_encoder<linear::bf16>(module, "EncoderBfloat16");
+  bind_encoder<float, linear::int8>(module, "EncoderFloat32Int8");
+  bind_encoder<linear::bf16, linear::int8>(module, "EncoderBfloat16Int8");
   bind_kernels<float>(module, "KernelsFloat32");
   bind_kernels<linear::bf16>(module, "KernelsBfloat16");
   module.def("kernels", &kernels, py::arg("dtype"), "The fastest products of a dtype here, None where there are none. Obeys ESAT_CPU.");
+  module.def("hidden_part", &frame::hidden_part, py::arg("hidden"), "Columns of the hidden layer that are computed at a time.");
   module.def(
       "gather_rows",
       [](Address from, Address to, int row_bytes, int first, Address kept, int count) {

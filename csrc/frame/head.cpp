@@ -18,12 +18,12 @@ constexpr int kManyRows = 256;  // from here on rows are shared out, since every
 
 template <class T>
 void convolve(const linear::Kernels<T>& kernels, const T* input, const Convolution<T>& convolution, const Raster& raster, T* output) {
-  const int channel_steps = convolution.inputs / kTileDepth;
+  const int channel_steps = convolution.inputs / kTileDepth<T>;
   std::vector<std::int32_t> offsets;
   offsets.reserve(static_cast<std::size_t>(kTaps) * channel_steps);
   for (int tap = 0; tap < kTaps; ++tap) {
     for (int step = 0; step < channel_steps; ++step) {
-      offsets.push_back((tap / 3 * raster.width + tap % 3) * convolution.inputs + step * kTileDepth);
+      offsets.push_back((tap / 3 * raster.width + tap % 3) * convolution.inputs + step * kTileDepth<T>);
     }
   }
   const int unit = kernels.whole_rows;
@@ -43,7 +43,7 @@ void convolve(const linear::Kernels<T>& kernels, const T* input, const Convoluti
     product.first_tile = rows.first / kTileRows;
     product.rows = rows.count;
     product.steps = kTaps * channel_steps;
-    product.panel_stride = static_cast<std::ptrdiff_t>(product.steps) * kPanelStep;
+    product.panel_stride = static_cast<std::ptrdiff_t>(product.steps) * kPanelStep<T>;
     product.weight = convolution.weight + columns.first * product.panel_stride;
     product.panels = columns.count;
     linear::StoreReluRows<T> epilogue{};

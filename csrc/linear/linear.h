@@ -1,28 +1,38 @@
 // Matrix products of activations with packed weights, and the row-wise operations between them, in bf16 or float32 (T) with float32 sums.
+// Products can also take weights in int8 and activations that were quantised to eight bits row by row; their sums are exact.
 //
 // Activations: plain rows, or whatever Layout the kernels of an instruction set like best. Rows count in tiles of 16, columns in steps
-// of 32. Packed weight of W [N, K]: [N / 32][K / 32][2][32 / j][16][j] with j = 2 for bf16 and 1 for float32, element [p][s][h][i][c][d] =
-// W[32 p + 16 h + c][32 s + j i + d]: panels of 32 outputs, in the order in which AMX tiles and vectors read them. N and K are padded with
-// zeros to multiples of 32. All functions run on the calling thread, on the rows they are given; callers share rows or panels out among
-// threads. Sums do not depend on how rows are shared out, as long as every part but the last ends at an even tile.
+// of s = 32, or 64 for int8. Packed weight of W [N, K]: [N / 32][K / s][2][s / j][16][j] with j = 4 for int8, 2 for bf16 and 1 for float32,
+// element [p][t][h][i][c][d] = W[32 p + 16 h + c][s t + j i + d]: panels of 32 outputs, in the order in which AMX tiles and vectors read
+// them. N and K are padded with zeros to whole panels and steps. All functions run on the calling thread, on the rows they are given;
+// callers share rows or panels out among threads. Sums do not depend on how rows are shared out, as long as every part but the last ends
+// at an even tile.
 #pragma once
 
 #include <cstddef>
 #include <cstdint>
+#include <type_traits>
 
 #include "common/cpu_features.h"
 
 namespace esat::linear {
 
 using bf16 = std::uint16_t;
+using int8 = std::int8_t;
 
 constexpr int kTileRows = 16;
-constexpr int kTileDepth = 32;  // columns of an activation tile, one step of the inner dimension
-constexpr int kPanel = 32;      // outputs of a weight panel
-constexpr int kPanelStep = kPanel * kTileDepth;
+constexpr int kPanel = 32;  // outputs of a weight panel
+// By the type of the weights: columns of an activation tile, which are one step of the inner dimension; a panel's elements of one step.
+template <class W>
+constexpr int kTileDepth = sizeof(W) == 1 ? 64 : 32;
+template <class W>
+constexpr int kPanelStep = kPanel * kTileDepth<W>;
 
-// Where the elements of a matrix lie: [row / 16][column / 32][row % 16][column % 32] with these distances; columns of a step are
-// neighbours.
+// What int8 weights are multiplied with is unsigned.
+template <class W>
+using Activation = std::conditional_t<std::is_same_v<W, int8>, std::uint8_t, W>;
+
+// Where the elements of a matrix lie: [row / 16][column / s][row % 16][column % s] with these distances; columns of a step are neighbours.
 struct Layout {
   std::ptrdiff_t tile;
   std::ptrdiff_t step;
@@ -32,21 +42,34 @@ struct Layout {
 };
 
 // Plain rows of `width` columns.
-inline Layout rows_layout(int width) { return {static_cast<std::ptrdiff_t>(kTileRows) * width, kTileDepth, width}; }
+template <class W>
+Layout rows_layout(int width) {
+  return {static_cast<std::ptrdiff_t>(kTileRows) * width, kTileDepth<W>, width};
+}
 
-template <class T>
+// How a row was quantised: value = scale * (q - zero).
+struct RowScale {
+  float scale;
+  std::int32_t zero;  // 0 .. 255
+};
+
+template <class W>
 struct Product {
-  const T* activation;              // the first tile
+  const Activation<W>* activation;  // the first tile
   std::ptrdiff_t tile_stride;       // elements from tile to tile; 16 row_stride except on AMX
   std::ptrdiff_t row_stride;        // elements from row to row within a tile
-  const std::int32_t* step_offset;  // [steps] elements from a tile's start to the 32 columns of each step; any order of memory will do
+  const std::int32_t* step_offset;  // [steps] elements from a tile's start to the columns of each step; any order of memory will do
   int first_tile;                   // number of the first tile within the whole matrix: decides the order of each row's sum on AMX
   int rows;                         // a multiple of Kernels::whole_rows
   int steps;
-  const T* weight;              // the first panel
+  const W* weight;              // the first panel
   std::ptrdiff_t panel_stride;  // elements from panel to panel
   int panels;
-  const T* next_weight;  // brought into the cache during the last panel; may be null
+  const void* next_weight;  // brought into the cache during the last panel; may be null
+  // For int8: sum = row_scale.scale * column_scale * (sum of q w - row_scale.zero * column_sum)
+  const RowScale* row_scale;       // [rows]
+  const float* column_scale;       // [columns] of the weights
+  const std::int32_t* column_sum;  // [columns] sums of the int8 weights over the inner dimension
 };
 
 // What happens to the sums. `row` counts from the first tile of the product, columns from its first panel.
@@ -106,15 +129,42 @@ struct Kernels {
   void (*normalise_to_rows)(const float* x, int rows, int dim, const float* gain, const float* bias, const std::int32_t* place, T* out);
 };
 
+// Rows quantised to eight bits.
+struct QuantisedRows {
+  std::uint8_t* values;
+  Layout layout;
+  RowScale* scale;  // [rows]
+};
+
+// One instruction set's products with int8 weights whose results are T, for use beside Kernels<T> of the same set.
+template <class T>
+struct Int8Kernels {
+  Isa isa;
+  Layout (*layout)(int width);  // of quantised rows
+  void (*store)(const Product<int8>& product, const StoreRows<T>& epilogue);
+  void (*store_gelu)(const Product<int8>& product, const StoreGelu<T>& epilogue);
+  void (*add)(const Product<int8>& product, const AddRows& epilogue);
+  // Kernels::normalise, quantised. `dim` is a multiple of 64.
+  void (*normalise)(const float* x, int rows, int dim, const QuantisedRows& out);
+  // Plain rows of `dim` columns, a multiple of 64. Zero is always exact; q = round(x / scale) + zero, scale = (max - min) / 255.
+  void (*quantise)(const T* x, int rows, int dim, const QuantisedRows& out);
+};
+
 #if defined(__x86_64__)
 extern const Kernels<float> kernels_avx2;
 extern const Kernels<float> kernels_avx512;
 extern const Kernels<bf16> kernels_avx512bf16;
 extern const Kernels<bf16> kernels_amx;
+extern const Int8Kernels<float> int8_kernels_avx2;
+extern const Int8Kernels<float> int8_kernels_avx512;
+extern const Int8Kernels<bf16> int8_kernels_avx512bf16;
+extern const Int8Kernels<bf16> int8_kernels_amx;
 #endif
 
-// The fastest kernels of a type up to `isa`, or null: there are none.
+// The fastest kernels of a type up to `isa`, or null: there are none. Products of int8 need has_int8_products(isa) too.
 template <class T>
 const Kernels<T>* kernels(Isa isa);
+template <class T>
+const Int8Kernels<T>* int8_kernels(Isa isa);
 
 }  // namespace esat::linear

@@ -10,7 +10,7 @@
 
 #include <algorithm>
 
-#include "linear/normalise.h"
+#include "linear/quantise.h"
 
 namespace esat::linear {
 namespace {
@@ -30,18 +30,20 @@ const TileConfig kConfig;
 
 // Sums of one block that wait for their epilogue.
 struct Pending {
-  const float* sums = nullptr;  // [rows][kPanel]
+  float* sums = nullptr;  // [rows][kPanel]
   int row = 0;
   int rows = 0;
   int done = 0;
   int panel = 0;
 };
 
-template <class Epilogue>
-inline void finish(Pending& pending, int count, const Epilogue& epilogue) {
+template <class W, class Epilogue>
+inline void finish(const Product<W>& product, Pending& pending, int count, const Epilogue& epilogue) {
   const int end = std::min(pending.rows, pending.done + count);
   for (; pending.done < end; ++pending.done) {
-    finish_row(epilogue, pending.sums + pending.done * kPanel, pending.row + pending.done, pending.panel);
+    float* sums = pending.sums + pending.done * kPanel;
+    dequantise(product, sums, pending.row + pending.done, pending.panel);
+    finish_row(epilogue, sums, pending.row + pending.done, pending.panel);
   }
 }
 
@@ -50,16 +52,24 @@ struct Prefetch {
   const char* end;
 };
 
+// Tile numbers must be literals.
+#define ESAT_TILE_PRODUCT(target, left, right) \
+  if constexpr (std::is_same_v<W, int8>) {     \
+    _tile_dpbusd(target, left, right);         \
+  } else {                                     \
+    _tile_dpbf16ps(target, left, right);       \
+  }
+
 inline void prefetch(Prefetch& lines, int count) {
   for (int i = 0; i < count && lines.at < lines.end; ++i, lines.at += 64) _mm_prefetch(lines.at, _MM_HINT_T1);
 }
 
 // Sums of Tiles x 16 rows and one panel -> sums [Tiles * 16][kPanel], with the previous block's epilogue in between.
-template <int Tiles, class Epilogue>
-inline void block(const Product<bf16>& product, const bf16* activation, const bf16* weight, bool backwards, float* sums, Pending& pending,
-                  const Epilogue& epilogue, Prefetch& lines, int lines_per_step) {
+template <int Tiles, class W, class Epilogue>
+inline void block(const Product<W>& product, const Activation<W>* activation, const W* weight, bool backwards, float* sums,
+                  Pending& pending, const Epilogue& epilogue, Prefetch& lines, int lines_per_step) {
   const std::ptrdiff_t tile = product.tile_stride;
-  const std::ptrdiff_t stride = product.row_stride * static_cast<std::ptrdiff_t>(sizeof(bf16));
+  const std::ptrdiff_t stride = product.row_stride * static_cast<std::ptrdiff_t>(sizeof(W));
   const int steps = product.steps;
   const int rows_per_step = (pending.rows + steps - 1) / steps;
   _tile_zero(0);
@@ -74,35 +84,35 @@ inline void block(const Product<bf16>& product, const bf16* activation, const bf
   }
   for (int k = 0; k < steps; ++k) {
     const int step = backwards ? steps - 1 - k : k;
-    const bf16* a = activation + product.step_offset[step];
-    const bf16* b = weight + static_cast<std::ptrdiff_t>(step) * kPanelStep;
+    const Activation<W>* a = activation + product.step_offset[step];
+    const W* b = weight + static_cast<std::ptrdiff_t>(step) * kPanelStep<W>;
     if constexpr (Tiles == 3) {
       _tile_loadd(7, b, 64);
       _tile_loadd(6, a, stride);
-      _tile_dpbf16ps(0, 6, 7);
+      ESAT_TILE_PRODUCT(0, 6, 7);
       _tile_loadd(6, a + tile, stride);
-      _tile_dpbf16ps(2, 6, 7);
+      ESAT_TILE_PRODUCT(2, 6, 7);
       _tile_loadd(6, a + 2 * tile, stride);
-      _tile_dpbf16ps(4, 6, 7);
-      _tile_loadd(7, b + kPanelStep / 2, 64);
-      _tile_dpbf16ps(5, 6, 7);
+      ESAT_TILE_PRODUCT(4, 6, 7);
+      _tile_loadd(7, b + kPanelStep<W> / 2, 64);
+      ESAT_TILE_PRODUCT(5, 6, 7);
       _tile_loadd(6, a + tile, stride);
-      _tile_dpbf16ps(3, 6, 7);
+      ESAT_TILE_PRODUCT(3, 6, 7);
       _tile_loadd(6, a, stride);
-      _tile_dpbf16ps(1, 6, 7);
+      ESAT_TILE_PRODUCT(1, 6, 7);
     } else {
       _tile_loadd(6, b, 64);
-      _tile_loadd(7, b + kPanelStep / 2, 64);
+      _tile_loadd(7, b + kPanelStep<W> / 2, 64);
       _tile_stream_loadd(4, a, stride);
-      _tile_dpbf16ps(0, 4, 6);
-      _tile_dpbf16ps(1, 4, 7);
+      ESAT_TILE_PRODUCT(0, 4, 6);
+      ESAT_TILE_PRODUCT(1, 4, 7);
       if constexpr (Tiles == 2) {
         _tile_stream_loadd(5, a + tile, stride);
-        _tile_dpbf16ps(2, 5, 6);
-        _tile_dpbf16ps(3, 5, 7);
+        ESAT_TILE_PRODUCT(2, 5, 6);
+        ESAT_TILE_PRODUCT(3, 5, 7);
       }
     }
-    finish(pending, rows_per_step, epilogue);
+    finish(product, pending, rows_per_step, epilogue);
     prefetch(lines, lines_per_step);
   }
   constexpr int kRowBytes = kPanel * sizeof(float);
@@ -119,24 +129,24 @@ inline void block(const Product<bf16>& product, const bf16* activation, const bf
   }
 }
 
-template <class Epilogue>
-void run(const Product<bf16>& product, const Epilogue& epilogue) {
+template <class W, class Epilogue>
+void run(const Product<W>& product, const Epilogue& epilogue) {
   alignas(64) float scratch[2][kScratch];
   Pending pending;
   int turn = 0;
   const int tiles = product.rows / kTileRows;
   const int blocks = std::max(1, tiles / 2);
-  const int lines_per_step = (kPanelStep * static_cast<int>(sizeof(bf16)) / 64 + blocks - 1) / blocks;
-  const std::ptrdiff_t panel_bytes = static_cast<std::ptrdiff_t>(product.steps) * kPanelStep * static_cast<std::ptrdiff_t>(sizeof(bf16));
+  const int lines_per_step = (kPanelStep<W> * static_cast<int>(sizeof(W)) / 64 + blocks - 1) / blocks;
+  const std::ptrdiff_t panel_bytes = static_cast<std::ptrdiff_t>(product.steps) * kPanelStep<W> * static_cast<std::ptrdiff_t>(sizeof(W));
   for (int panel = 0; panel < product.panels; ++panel) {
-    const bf16* weight = product.weight + panel * product.panel_stride;
-    const bf16* next = panel + 1 < product.panels ? weight + product.panel_stride : product.next_weight;
-    const char* first_line = reinterpret_cast<const char*>(next);
+    const W* weight = product.weight + panel * product.panel_stride;
+    const void* next = panel + 1 < product.panels ? weight + product.panel_stride : product.next_weight;
+    const char* first_line = static_cast<const char*>(next);
     Prefetch lines{first_line, next == nullptr ? first_line : first_line + panel_bytes};
     for (int tile = 0; tile < tiles;) {
       const int left = tiles - tile;
       const int count = left == 3 || left == 1 ? left : 2;
-      const bf16* activation = product.activation + tile * product.tile_stride;
+      const Activation<W>* activation = product.activation + tile * product.tile_stride;
       float* sums = scratch[turn & 1];
       // A pair of tiles has its direction wherever it is computed; an odd last tile goes with the pair before it.
       const int pair = (product.first_tile + tile) / 2 - (count == 1 ? 1 : 0);
@@ -148,17 +158,20 @@ void run(const Product<bf16>& product, const Epilogue& epilogue) {
       } else {
         block<1>(product, activation, weight, backwards, sums, pending, epilogue, lines, lines_per_step);
       }
-      finish(pending, pending.rows, epilogue);
+      finish(product, pending, pending.rows, epilogue);
       pending = {sums, tile * kTileRows, count * kTileRows, 0, panel};
       tile += count;
       ++turn;
     }
   }
-  finish(pending, pending.rows, epilogue);
+  finish(product, pending, pending.rows, epilogue);
 }
 
 // A tile in one piece of 1 KB.
-Layout tiles_layout(int width) { return {static_cast<std::ptrdiff_t>(kTileRows) * width, kTileRows * kTileDepth, kTileDepth}; }
+template <class W>
+Layout tiles_layout(int width) {
+  return {static_cast<std::ptrdiff_t>(kTileRows) * width, kTileRows * kTileDepth<W>, kTileDepth<W>};
+}
 
 #if !defined(ESAT_EMULATED_TILES)
 void load_tile_config(const TileConfig& config) { __asm__ volatile("ldtilecfg %0" ::"m"(config)); }
@@ -170,14 +183,18 @@ void tiles_end() { _tile_release(); }
 
 const Kernels<bf16> kernels_amx{Isa::amx,
                                 kTileRows,
-                                tiles_layout,
+                                tiles_layout<bf16>,
                                 tiles_begin,
                                 tiles_end,
-                                run<StoreRows<bf16>>,
-                                run<StoreGelu<bf16>>,
-                                run<AddRows>,
-                                run<StoreReluRows<bf16>>,
+                                run<bf16, StoreRows<bf16>>,
+                                run<bf16, StoreGelu<bf16>>,
+                                run<bf16, AddRows>,
+                                run<bf16, StoreReluRows<bf16>>,
                                 normalise<bf16>,
                                 normalise_to_rows<bf16>};
+
+const Int8Kernels<bf16> int8_kernels_amx{
+    Isa::amx,      tiles_layout<int8>, run<int8, StoreRows<bf16>>, run<int8, StoreGelu<bf16>>, run<int8, AddRows>, normalise_quantised,
+    quantise<bf16>};
 
 }  // namespace esat::linear

@@ -43,8 +43,8 @@ void normalise(const float* x, int rows, int dim, T* out, const Layout& layout) 
     const float* row = x + static_cast<std::ptrdiff_t>(r) * dim;
     const Moments norm = moments(row, dim);
     T* to = out + layout.at(r);
-    for (int s = 0; s < dim / kTileDepth; ++s, row += kTileDepth, to += layout.step) {
-      for (int i = 0; i < kTileDepth; i += kPair) store_pair(to + i, norm.apply(row + i), norm.apply(row + i + Simd::kWidth));
+    for (int s = 0; s < dim / kTileDepth<T>; ++s, row += kTileDepth<T>, to += layout.step) {
+      for (int i = 0; i < kTileDepth<T>; i += kPair) store_pair(to + i, norm.apply(row + i), norm.apply(row + i + Simd::kWidth));
     }
   }
 }

@@ -8,14 +8,14 @@
 
 #include <utility>
 
-#include "linear/normalise.h"
+#include "linear/quantise.h"
 
 namespace esat::linear {
 namespace {
 
 constexpr int kChunkRows = 192;  // float32 at 768 columns: 576 KB
 
-// How T is multiplied: a lane of a vector holds one value, or a pair whose products are both added.
+// How T is multiplied: a lane of a vector holds one value, or two or four whose products are all added.
 template <class T>
 struct Lanes;
 template <>
@@ -27,6 +27,24 @@ template <>
 struct Lanes<bf16> {
   static Simd::Vector mac(Simd::Vector sum, float a, const float* b) {
     return _mm512_dpbf16_ps(sum, reinterpret_cast<__m512bh>(_mm512_set1_ps(a)), reinterpret_cast<__m512bh>(_mm512_loadu_ps(b)));
+  }
+};
+#endif
+// The integer sums of int8 lie in vectors of floats.
+#if defined(__AVX512VNNI__)
+template <>
+struct Lanes<int8> {
+  static Simd::Vector mac(Simd::Vector sum, float a, const float* b) {
+    const __m512i four = _mm512_castps_si512(_mm512_set1_ps(a));
+    return _mm512_castsi512_ps(_mm512_dpbusd_epi32(_mm512_castps_si512(sum), four, _mm512_loadu_si512(b)));
+  }
+};
+#elif defined(__AVXVNNI__)
+template <>
+struct Lanes<int8> {
+  static Simd::Vector mac(Simd::Vector sum, float a, const float* b) {
+    const __m256i four = _mm256_castps_si256(_mm256_set1_ps(a)), weight = _mm256_castps_si256(_mm256_loadu_ps(b));
+    return _mm256_castsi256_ps(_mm256_dpbusd_avx_epi32(_mm256_castps_si256(sum), four, weight));
   }
 };
 #endif
@@ -45,7 +63,7 @@ template <class T, int Rows>
 void block(const float* activation, std::ptrdiff_t row_stride, const Product<T>& product, const float* weight, int column, float* sums,
            Prefetch& prefetch, int lines_per_step) {
   constexpr int kLane = sizeof(float) / sizeof(T);
-  constexpr int kDepth = kTileDepth / kLane;
+  constexpr int kDepth = kTileDepth<T> / kLane;
   constexpr int kHalf = kPanel / 2;
   // Two vectors are neighbours within a half of the panel, or the same lanes of both halves.
   constexpr int kSecond = Simd::kWidth == kHalf ? kDepth * kHalf : Simd::kWidth;
@@ -53,7 +71,7 @@ void block(const float* activation, std::ptrdiff_t row_stride, const Product<T>&
   Simd::Vector low[Rows], high[Rows];
 #pragma GCC unroll 16
   for (int r = 0; r < Rows; ++r) low[r] = high[r] = Simd::zero();
-  for (int step = 0; step < product.steps; ++step, weight += kPanelStep / kLane) {
+  for (int step = 0; step < product.steps; ++step, weight += kPanelStep<T> / kLane) {
     const float* a = activation + product.step_offset[step] / kLane;
     for (int k = 0; k < kDepth; ++k) {
       const float* b = weight + k * kHalf;
@@ -87,20 +105,20 @@ void multiply(const Product<T>& product, const Epilogue& epilogue) {
   constexpr int kLane = sizeof(float) / sizeof(T);
   alignas(64) float sums[kBlockRows * kPanel];
   const std::ptrdiff_t row_stride = product.row_stride / kLane;
-  const std::ptrdiff_t panel_bytes = product.steps * static_cast<std::ptrdiff_t>(kPanelStep * sizeof(T));
+  const std::ptrdiff_t panel_bytes = product.steps * static_cast<std::ptrdiff_t>(kPanelStep<T> * sizeof(T));
   const int chunks = (product.rows + kChunkRows - 1) / kChunkRows;
   for (int chunk = 0; chunk < chunks; ++chunk) {
     const int first = product.rows * chunk / chunks;
     const int rows = product.rows * (chunk + 1) / chunks - first;
     const int blocks = (rows + kBlockRows - 1) / kBlockRows;
     const int calls = blocks * (kPanel / kPair);
-    const int lines_per_step = (kPanelStep * static_cast<int>(sizeof(T)) / 64 + calls - 1) / calls;
+    const int lines_per_step = (kPanelStep<T> * static_cast<int>(sizeof(T)) / 64 + calls - 1) / calls;
     for (int panel = 0; panel < product.panels; ++panel) {
       const T* weight = product.weight + panel * product.panel_stride;
-      const T* next = panel + 1 < product.panels ? weight + product.panel_stride
-                      : chunk + 1 < chunks       ? product.weight
-                                                 : product.next_weight;
-      const char* line = reinterpret_cast<const char*>(next);
+      const void* next = panel + 1 < product.panels ? weight + product.panel_stride
+                         : chunk + 1 < chunks       ? product.weight
+                                                    : product.next_weight;
+      const char* line = static_cast<const char*>(next);
       Prefetch prefetch{line, next == nullptr ? line : line + panel_bytes};
       for (int b = 0; b < blocks; ++b) {
         const int row = first + rows * b / blocks;  // heights differ by at most one
@@ -110,7 +128,10 @@ void multiply(const Product<T>& product, const Epilogue& epilogue) {
         for (int column = 0; column < kPanel; column += kPair) {
           run(activation, row_stride, product, reinterpret_cast<const float*>(weight), column, sums + column, prefetch, lines_per_step);
         }
-        for (int r = 0; r < height; ++r) finish_row(epilogue, sums + r * kPanel, row + r, panel);
+        for (int r = 0; r < height; ++r) {
+          dequantise(product, sums + r * kPanel, row + r, panel);
+          finish_row(epilogue, sums + r * kPanel, row + r, panel);
+        }
       }
     }
   }
@@ -122,7 +143,7 @@ template <class T>
 constexpr Kernels<T> vector_kernels(Isa isa) {
   return {isa,
           1,
-          rows_layout,
+          rows_layout<T>,
           nothing,
           nothing,
           multiply<T, StoreRows<T>>,
@@ -131,6 +152,17 @@ constexpr Kernels<T> vector_kernels(Isa isa) {
           multiply<T, StoreReluRows<T>>,
           normalise<T>,
           normalise_to_rows<T>};
+}
+
+template <class T>
+constexpr Int8Kernels<T> vector_int8_kernels(Isa isa) {
+  return {isa,
+          rows_layout<int8>,
+          multiply<int8, StoreRows<T>>,
+          multiply<int8, StoreGelu<T>>,
+          multiply<int8, AddRows>,
+          normalise_quantised,
+          quantise<T>};
 }
 
 }  // namespace

@@ -21,7 +21,7 @@ def describe() -> dict[str, Any]:
     import esat_kernels
     from engine.config import preset
     from engine.cpu.runner import unsupported
-    from engine.runner import DTYPES
+    from engine.runner import MODES
     from esat_kernels import _native
 
     native = _native.unavailable()
@@ -36,7 +36,7 @@ def describe() -> dict[str, Any]:
         },
         "devices": {"cpu": None, **_cuda_devices(torch)},
         "backends": esat_kernels.backends(),
-        "cpu_engine": {dtype: unsupported(preset("esat-s-256"), dtype) for dtype in DTYPES},
+        "cpu_engine": {dtype: unsupported(preset("esat-s-256"), dtype) for dtype in MODES},
         "openmp": sorted(Path(path).name for path in openmp_runtimes()),
         "weights": shipped_weights(),
     }

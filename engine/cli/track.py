@@ -14,7 +14,7 @@ def track(
     select: Annotated[bool, typer.Option("--select", help="Draw the box with the mouse (needs a display).")] = False,
     model: Annotated[str, typer.Option(help="Preset with shipped weights, or a .safetensors file.")] = "esat-s-256",
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
-    dtype: Annotated[str, typer.Option(help="auto, fp32, bf16 or fp16.")] = "auto",
+    dtype: Annotated[str, typer.Option(help="auto, fp32, bf16, fp16 or int8.")] = "auto",
     output: Annotated[Path | None, typer.Option("-o", "--output", help="Annotated video to write (.mp4, H.264).")] = None,
     json_file: Annotated[Path | None, typer.Option("--json", help="All results as one JSON file.")] = None,
     json_lines: Annotated[Path | None, typer.Option("--jsonl", help="One JSON object a frame; - for standard output.")] = None,

@@ -8,7 +8,7 @@ are computed at the one cell where the box is read.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -16,13 +16,13 @@ from torch import Tensor
 import esat_kernels
 from engine.config import ModelConfig
 from engine.cpu.head import Head
-from engine.cpu.weights import PANEL, TILE_ROWS, huge_zeros, pack_weights, padded
+from engine.cpu.weights import INT8_STEP, PANEL, TILE_ROWS, huge_zeros, pack_weights, padded
 from engine.postprocess import hann_window
 from engine.runner import DTYPES
 from engine.weights.io import Weights
 from esat_kernels import _native
 
-_NEEDS = {"fp32": "AVX2", "bf16": "AVX-512 and bf16"}
+_NEEDS = {"fp32": "AVX2", "bf16": "AVX-512 and bf16", "int8": "AVX-VNNI or AVX512-VNNI"}
 
 
 class Template(NamedTuple):
@@ -42,34 +42,52 @@ class Found(NamedTuple):
 
 
 def unsupported(config: ModelConfig, dtype: str) -> str | None:
-    """Why the native network cannot run this model in "fp32" or "bf16" on this machine, or None."""
+    """Why the native network cannot run this model in "fp32", "bf16" or "int8" on this machine, or None."""
     reason = _native.unavailable()
     if reason is not None:
         return reason
     if missing := [name for name in ("fda_forward", "kernels") if not hasattr(_native.library(), name)]:
         return f"the native library was built without {', '.join(missing)}"
     if dtype not in _NEEDS:
-        return f"the CPU engine computes in {' and '.join(_NEEDS)}, not in {dtype}"
-    if _native.library().kernels(str(DTYPES[dtype]).removeprefix("torch.")) is None:
+        return f"the CPU engine computes in {', '.join(_NEEDS)}, not in {dtype}"
+    kernels = _kernels(dtype)
+    if kernels is None or (dtype == "int8" and not kernels.has_int8):
         return f"{dtype} needs a processor with {_NEEDS[dtype]}, the kernels use {_native.cpu_isa()}"
-    if config.dim % PANEL or int(config.dim * config.mlp_ratio) % PANEL or config.num_template % TILE_ROWS:
-        return f"needs dim and hidden width in multiples of {PANEL} and template tokens in multiples of {TILE_ROWS}"
+    unit = INT8_STEP if dtype == "int8" else PANEL
+    if config.dim % unit or int(config.dim * config.mlp_ratio) % unit or config.num_template % TILE_ROWS:
+        return f"{dtype} needs dim and hidden width in multiples of {unit} and template tokens in multiples of {TILE_ROWS}"
     return None
 
 
+def _activations(dtype: str) -> torch.dtype:
+    """What everything but the products of int8 is computed in: for int8, bfloat16 where there is one."""
+    if dtype != "int8":
+        return DTYPES[dtype]
+    return torch.float32 if _native.library().kernels("bfloat16") is None else torch.bfloat16
+
+
+def _kernels(dtype: str) -> Any:
+    return _native.library().kernels(str(_activations(dtype)).removeprefix("torch."))
+
+
 class CpuNetwork:
-    """The network of `weights` in "fp32" or "bf16" with float32 sums, residuals and LayerNorms. Serves one thread at a time."""
+    """The network of `weights` in "fp32" or "bf16" with float32 sums, residuals and LayerNorms. Serves one thread at a time.
+
+    "int8" is bf16, or fp32 where there is no bf16, but for q, k, v and the MLP: their weights are int8 with one scale an output, and their
+    inputs are quantised to eight bits when they are known, with one scale and zero point a token.
+    """
 
     def __init__(self, weights: Weights, dtype: str):
         config = self.config = weights.config
-        self.dtype = DTYPES[dtype]
+        self.dtype = _activations(dtype)
         self._dtype_name = str(self.dtype).removeprefix("torch.")
-        self._kernels = _native.library().kernels(self._dtype_name)
-        self._packed = pack_weights(weights.state_dict, config, self.dtype)
+        self._kernels = _kernels(dtype)
         hidden = int(config.dim * config.mlp_ratio)
+        part = _native.library().hidden_part(hidden)
+        self._packed = pack_weights(weights.state_dict, config, self.dtype, part if dtype == "int8" else None)
         self._patch_values = 3 * config.patch_size**2
-        layers = [layer.addresses() for layer in self._packed.layers]
-        self._encoder = self._kernels.encoder(config.dim, hidden, self._patch_values, layers)
+        make_encoder = self._kernels.int8_encoder if dtype == "int8" else self._kernels.encoder
+        self._encoder = make_encoder(config.dim, hidden, self._patch_values, [layer.addresses() for layer in self._packed.layers])
         self.head = Head(self._kernels, self._packed.branches, config)
         self._window = hann_window(config.search_grid)
         rows = padded(config.num_template + config.num_search, TILE_ROWS)
@@ -77,8 +95,13 @@ class CpuNetwork:
         self._tokens = [huge_zeros((rows, config.dim), torch.float32) for _ in range(2)]
         self._attended = [huge_zeros((rows, config.dim), self.dtype) for _ in range(2)]
         self._qkv = huge_zeros((rows, 3 * config.dim), self.dtype)
-        self._normalised = huge_zeros((rows, config.dim), self.dtype)
-        self._hidden = huge_zeros((rows, self._encoder.hidden_part(hidden)), self.dtype)
+        eight_bits = torch.uint8 if dtype == "int8" else self.dtype
+        self._work = [
+            huge_zeros((rows, config.dim), eight_bits),  # normalised
+            huge_zeros((rows, part), self.dtype),  # hidden
+            *([huge_zeros((rows, part), torch.uint8), *huge_zeros((2, rows, 2), torch.int32)] if dtype == "int8" else []),
+        ]
+        self._workspace = [buffer.data_ptr() for buffer in self._work] + [0] * (5 - len(self._work))
         self._scores = torch.zeros(config.num_search)
         self.survivors: list[Tensor] = []  # of the last frame: search positions after each elimination
 
@@ -88,7 +111,7 @@ class CpuNetwork:
         tokens = torch.zeros(config.num_template, config.dim)
         qkv = torch.zeros(config.num_template, 3 * config.dim, dtype=self.dtype)
         self._embed(patches, config.num_template, self._packed.template_position, tokens)
-        self._encoder.qkv(0, tokens.data_ptr(), config.num_template, qkv.data_ptr(), self._normalised.data_ptr())
+        self._encoder.qkv(0, tokens.data_ptr(), config.num_template, qkv.data_ptr(), self._workspace)
         return Template(tokens, qkv)
 
     def run(self, template: Template, mark: Callable[[str], None] | None = None) -> Found:
@@ -101,7 +124,7 @@ class CpuNetwork:
         self._qkv[:first].copy_(template.qkv)
         self._embed(self.patches, config.num_search, self._packed.search_position, tokens[first:])
         mark("embed")
-        self._encoder.qkv(0, tokens[first:].data_ptr(), config.num_search, self._qkv[first:].data_ptr(), self._normalised.data_ptr())
+        self._encoder.qkv(0, tokens[first:].data_ptr(), config.num_search, self._qkv[first:].data_ptr(), self._workspace)
         mark("layers")
         count, positions = first + config.num_search, torch.arange(config.num_search)
         self.survivors = []
@@ -121,7 +144,7 @@ class CpuNetwork:
             last = layer == config.depth - 1
             self._encoder.finish_layer(
                 *(layer, attended.data_ptr(), tokens.data_ptr(), first if last else 0, count, 0 if last else self._qkv.data_ptr()),
-                *(self._normalised.data_ptr(), self._hidden.data_ptr()),
+                self._workspace,
             )
             mark("layers")
         self._store_features(tokens[first:count], positions)

@@ -16,6 +16,7 @@ from engine.weights.folding import folded_convolution, folded_linear
 
 _HUGE_PAGE = 2 << 20
 PANEL = 32  # outputs of a panel and inputs of a step: both are padded to multiples of it
+INT8_STEP = 64  # inputs of a step where weights are int8
 TILE_ROWS = 16
 
 
@@ -36,15 +37,16 @@ def huge_zeros(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
 
 
 def pack(weight: Tensor, dtype: torch.dtype) -> Tensor:
-    """A product's weight [N, K] -> [N / 32, K / 32, 2, 32 / j, 16, j], N and K padded with zeros (the layout of csrc/linear/linear.h).
+    """A product's weight [N, K] -> [N / 32, K / s, 2, s / j, 16, j], N and K padded with zeros (the layout of csrc/linear/linear.h).
 
-    j, the inputs beside each other in a lane of 32 bits, is 2 for bfloat16 and 1 for float32.
+    A step s is 32 inputs, 64 for int8. j, the inputs beside each other in a lane of 32 bits, is 4 for int8, 2 for bfloat16 and 1 for float32.
     """
     outputs, inputs = weight.shape
     lane = 4 // dtype.itemsize
-    square = weight.new_zeros(padded(outputs), padded(inputs))
+    step = INT8_STEP if dtype == torch.int8 else PANEL
+    square = weight.new_zeros(padded(outputs), padded(inputs, step))
     square[:outputs, :inputs] = weight
-    panels = square.view(-1, 2, 16, square.shape[1] // PANEL, PANEL // lane, lane).permute(0, 3, 1, 4, 2, 5)
+    panels = square.view(-1, 2, 16, square.shape[1] // step, step // lane, lane).permute(0, 3, 1, 4, 2, 5)
     packed = huge_zeros(tuple(panels.shape), dtype)
     return packed.copy_(panels)
 
@@ -58,14 +60,29 @@ def pad_bias(bias: Tensor) -> Tensor:
 
 @dataclasses.dataclass
 class PackedProduct:
-    """weight packed, bias float32, both padded."""
+    """weight packed, bias float32, both padded. For int8 also the scale of each output's weights and, for each part of the inputs, the
+    sums of its int8 weights."""
 
     weight: Tensor
     bias: Tensor
+    column_scale: Tensor | None = None  # float32 [N]
+    column_sum: Tensor | None = None  # int32 [parts, N]
 
     @classmethod
     def of(cls, weight: Tensor, bias: Tensor, dtype: torch.dtype) -> PackedProduct:
         return cls(pack(weight, dtype), pad_bias(bias))
+
+    @classmethod
+    def int8(cls, weight: Tensor, bias: Tensor, part: int) -> PackedProduct:
+        """Symmetric, one scale an output. `part`: inputs that are multiplied at a time."""
+        scale = weight.abs().amax(dim=1).clamp_min(torch.finfo(torch.float32).tiny) / 127
+        rounded = (weight / scale[:, None]).round().to(torch.int8)
+        sums = rounded.view(weight.shape[0], -1, part).sum(dim=2, dtype=torch.int32).t().contiguous()
+        return cls(pack(rounded, torch.int8), pad_bias(bias), scale, sums)
+
+    def addresses(self) -> list[int]:
+        """As the native encoder takes them, 0 for what there is not."""
+        return [0 if tensor is None else tensor.data_ptr() for tensor in (self.weight, self.bias, self.column_scale, self.column_sum)]
 
 
 @dataclasses.dataclass
@@ -96,10 +113,9 @@ class PackedLayer:
     mlp_in: PackedProduct
     mlp_out: PackedProduct
 
-    def addresses(self) -> list[int]:
-        """As the native encoder takes them: four weights, four biases."""
-        products = (self.qkv, self.projection, self.mlp_in, self.mlp_out)
-        return [product.weight.data_ptr() for product in products] + [product.bias.data_ptr() for product in products]
+    def addresses(self) -> list[list[int]]:
+        """As the native encoder takes them."""
+        return [product.addresses() for product in (self.qkv, self.projection, self.mlp_in, self.mlp_out)]
 
 
 @dataclasses.dataclass
@@ -113,10 +129,6 @@ class PackedWeights:
     norm_gain: Tensor
     norm_bias: Tensor
     branches: dict[str, PackedBranch]
-
-
-def _product(state: Mapping[str, Tensor], dtype: torch.dtype, name: str, norm: str | None = None) -> PackedProduct:
-    return PackedProduct.of(*folded_linear(state, name, norm), dtype)
 
 
 def _convolution(state: Mapping[str, Tensor], dtype: torch.dtype, name: str) -> PackedConvolution:
@@ -141,18 +153,27 @@ def _whole_tiles(rows: Tensor) -> Tensor:
     return out
 
 
-def pack_weights(state: Mapping[str, Tensor], config: ModelConfig, dtype: torch.dtype) -> PackedWeights:
-    """The state dict of `build_model(config)` (float32) for products in `dtype`, bfloat16 or float32."""
+def pack_weights(state: Mapping[str, Tensor], config: ModelConfig, dtype: torch.dtype, int8_part: int | None = None) -> PackedWeights:
+    """The state dict of `build_model(config)` (float32) for products in `dtype`, bfloat16 or float32.
+
+    `int8_part`: q, k, v and the MLP in int8 instead; the hidden columns that the MLP's second product takes at a time.
+    """
     embedding_bias = state["backbone.patch_embed.proj.bias"]
+
+    def product(name: str, norm: str | None = None, part: int | None = None) -> PackedProduct:
+        weight, bias = folded_linear(state, name, norm)
+        return PackedProduct.of(weight, bias, dtype) if part is None else PackedProduct.int8(weight, bias, part)
+
     layers = []
     for index in range(config.depth):
         name = f"backbone.blocks.{index}"
+        part = None if int8_part is None else config.dim
         layers.append(
             PackedLayer(
-                _product(state, dtype, f"{name}.attn.qkv", f"{name}.norm1"),
-                _product(state, dtype, f"{name}.attn.proj"),
-                _product(state, dtype, f"{name}.mlp.fc1", f"{name}.norm2"),
-                _product(state, dtype, f"{name}.mlp.fc2"),
+                product(f"{name}.attn.qkv", f"{name}.norm1", part),
+                product(f"{name}.attn.proj"),
+                product(f"{name}.mlp.fc1", f"{name}.norm2", part),
+                product(f"{name}.mlp.fc2", None, int8_part),
             )
         )
     return PackedWeights(

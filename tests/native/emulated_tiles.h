@@ -89,6 +89,23 @@ inline void multiply(int target, int left, int right) {
   }
 }
 
+// Four products of unsigned (left) and signed (right) bytes a lane, added without saturation.
+inline void multiply_bytes(int target, int left, int right) {
+  need_configuration();
+  for (int row = 0; row < kRows; ++row) {
+    for (int column = 0; column < kLanes; ++column) {
+      std::uint32_t sum = tiles().lanes[target][row][column];
+      for (int k = 0; k < kLanes; ++k) {
+        const std::uint32_t a = tiles().lanes[left][row][k], b = tiles().lanes[right][k][column];
+        for (int shift = 0; shift < 32; shift += 8) {
+          sum += static_cast<std::uint32_t>(static_cast<int>(a >> shift & 0xff) * static_cast<std::int8_t>(b >> shift & 0xff));
+        }
+      }
+      tiles().lanes[target][row][column] = sum;
+    }
+  }
+}
+
 }  // namespace esat::emulation
 
 namespace esat::linear {
@@ -104,10 +121,12 @@ void load_tile_config(const Config& config) {
 #undef _tile_stream_loadd
 #undef _tile_stored
 #undef _tile_dpbf16ps
+#undef _tile_dpbusd
 #undef _tile_release
 #define _tile_zero esat::emulation::zero
 #define _tile_loadd esat::emulation::load
 #define _tile_stream_loadd esat::emulation::load
 #define _tile_stored esat::emulation::store
 #define _tile_dpbf16ps esat::emulation::multiply
+#define _tile_dpbusd esat::emulation::multiply_bytes
 #define _tile_release esat::emulation::release

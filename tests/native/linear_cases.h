@@ -53,7 +53,7 @@ struct Case {
 
   Case(const linear::Kernels<T>& of, int row_count, int step_count, int panel_count, unsigned seed)
       : kernels(of), rows(row_count), steps(step_count), panels(panel_count) {
-    const int unit = kernels.whole_rows, width = steps * kTileDepth;
+    const int unit = kernels.whole_rows, width = steps * kTileDepth<T>;
     written = (rows + unit - 1) / unit * unit;
     layout = kernels.layout(width);
     std::mt19937 random(seed);
@@ -92,13 +92,13 @@ struct Case {
     p.rows = count;
     p.steps = steps;
     p.weight = weight.data();
-    p.panel_stride = static_cast<std::ptrdiff_t>(steps) * linear::kPanelStep;
+    p.panel_stride = static_cast<std::ptrdiff_t>(steps) * linear::kPanelStep<T>;
     p.panels = panels;
     p.next_weight = weight.data();
     return p;
   }
 
-  double sum_error() const { return 3e-6 * steps * kTileDepth; }
+  double sum_error() const { return 3e-6 * steps * kTileDepth<T>; }
 };
 
 template <class T>

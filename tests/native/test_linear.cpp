@@ -2,7 +2,7 @@
 
 #include <cstdio>
 
-#include "linear_cases.h"
+#include "int8_cases.h"
 
 using namespace esat;
 
@@ -12,6 +12,12 @@ void check_up_to(Isa best, Isa level) {
   if (kernels == nullptr || kernels->isa != level || level > best) return;
   std::printf("%s\n", isa_name(level));
   testing::check_kernels(*kernels);
+  const linear::Int8Kernels<T>* int8 = linear::int8_kernels<T>(level);
+  CHECK((int8 != nullptr) == has_int8_products(level));
+  if (int8 == nullptr) return;
+  std::printf("%s int8\n", isa_name(level));
+  CHECK(int8->isa == level);
+  testing::check_int8(*kernels, *int8);
 }
 
 int main() {

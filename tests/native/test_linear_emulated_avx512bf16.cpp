@@ -3,11 +3,12 @@
 #include "emulated_tiles.h"
 //
 #define kernels_amx kernels_emulated
+#define int8_kernels_amx int8_kernels_emulated
 #include "linear/linear_amx.cpp"
 //
 #include <cstdio>
 
-#include "linear_cases.h"
+#include "int8_cases.h"
 
 int main() {
   if (esat::detected_isa() < esat::Isa::avx512bf16) {
@@ -15,5 +16,6 @@ int main() {
     return 0;
   }
   esat::testing::check_kernels(esat::linear::kernels_emulated);
+  esat::testing::check_int8(esat::linear::kernels_emulated, esat::linear::int8_kernels_emulated);
   return esat::testing::failures == 0 ? 0 : 1;
 }

@@ -1,0 +1,15 @@
+#include "common/simd_avx512.h"
+
+namespace esat::linear {
+namespace {
+constexpr int kBlockRows = 12;
+}
+}  // namespace esat::linear
+
+#include "linear/product_vector.h"
+
+namespace esat::linear {
+
+const Int8Kernels<float> int8_kernels_avx512 = vector_int8_kernels<float>(Isa::avx512);
+
+}  // namespace esat::linear
