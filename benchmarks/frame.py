@@ -31,7 +31,7 @@ from benchmarks.roofline import roofline
 from engine.cli.exits import run_function
 from engine.cli.machine import cpu_name
 from engine.config import preset
-from engine.cpu.runner import CpuRunner
+from engine.cpu.runner import CpuRunner, unsupported
 from engine.engines import make_runner
 from engine.errors import ConfigError
 from engine.weights.io import Weights
@@ -39,7 +39,7 @@ from engine.weights.io import Weights
 _SEED = 3
 _GAIN = 1.0
 # Against PyTorch in fp32: correlation of the score maps and the share of kept tokens that agree. A wrong kernel falls to 0.
-_LEAST = {"fp32": (0.9999, 0.99), "bf16": (0.95, 0.9)}
+_LEAST = {"fp32": (0.9999, 0.99), "bf16": (0.95, 0.9), "int8": (0.9, 0.9)}
 _BOX = (900.0, 500.0, 120.0, 90.0)
 
 
@@ -69,7 +69,8 @@ def tracker_scope(weights: Weights) -> list[Implementation]:
     """Crop + network + decode: our engine, and PyTorch in fp32 on the reference kernels."""
     frame = np.random.default_rng(_SEED).integers(0, 256, (1080, 1920, 3), dtype=np.uint8)
     built = []
-    for impl, runner in (("ours", make_runner(weights, "cpu")), ("eager", make_runner(weights, "cpu", "fp32", "reference"))):
+    runners = [("ours", make_runner(weights, "cpu", dtype)) for dtype in ("auto", "int8") if dtype in ("auto", *_dtypes(weights))]
+    for impl, runner in (*runners, ("eager", make_runner(weights, "cpu", "fp32", "reference"))):
         template = runner.encode_template(frame, _BOX, True)
 
         def run(runner: Any = runner, template: Any = template) -> object:
@@ -107,12 +108,17 @@ def stages(weights: Weights, seconds: float, dtype: str) -> dict[str, float]:
     return {stage: float(np.median(values)) for stage, values in collected.items()}
 
 
+def _dtypes(weights: Weights) -> list[str]:
+    """What our engine is measured in: int8 where this machine has it."""
+    return ["bf16", "fp32", *(["int8"] if unsupported(weights.config, "int8") is None else [])]
+
+
 def measure(weights: Weights, names: list[str], seconds: float, folder: Path) -> list[dict[str, Any]]:
     """All rows of both scopes."""
     config, threads = weights.config, torch.get_num_threads()
     template, search = golden.draw_images(config.template_size, config.search_size, _SEED)
     plain = Weights(config.replace(alpha=0.0, beta=0.0), weights.state_dict, {}, weights.path)
-    network = [ours(weights, template, search, dtype) for dtype in ("bf16", "fp32")]
+    network = [ours(weights, template, search, dtype) for dtype in _dtypes(weights)]
     no_force = ours(plain, template, search, "bf16", "ours:alpha=beta=0")
     no_force.same_network = False
     peers = build(names, weights, template, search, threads, folder)
@@ -215,7 +221,7 @@ def main(
     weights = _weights(model)
     with tempfile.TemporaryDirectory() as temporary:
         rows = measure(weights, names, seconds, work or Path(temporary))
-    spent = {dtype: found for dtype in ("fp32", "bf16") if (found := stages(weights, seconds / 10, dtype))}
+    spent = {dtype: found for dtype in _dtypes(weights) if (found := stages(weights, seconds / 10, dtype))}
     rooflines = {dtype: roofline(weights, dtype, found) for dtype, found in spent.items()}
     lines = "".join(json.dumps(row) + "\n" for row in rows)
     if json_output == "-":

@@ -20,6 +20,7 @@ OPTIONAL = {
     "onnxscript",
     "onnxruntime",
     "openvino",
+    "nncf",
     "ncnn",
     "ray",
     "fastapi",

@@ -1,6 +1,7 @@
 """One frame's network in other engines on the CPU: PyTorch eager and compiled, ONNX Runtime, OpenVINO, and PyTorch's plain OSTrack.
 
 Every peer computes the public formulation (N x N matrices) of the same weights on the same images; exports use integer token indices.
+OpenVINO's int8 model is made from the same export by NNCF, its toolkit for that.
 """
 
 from __future__ import annotations
@@ -14,6 +15,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from benchmarks import golden
+from engine.config import ModelConfig
 from engine.cpu.runner import CpuRunner
 from engine.engines import make_runner
 from engine.errors import ConfigError
@@ -22,7 +25,8 @@ from engine.export.onnx import export_onnx
 from engine.runner import DTYPES
 from engine.weights.io import Weights
 
-NAMES = ("eager", "compiled", "onnxruntime", "openvino", "ostrack")
+NAMES = ("eager", "compiled", "onnxruntime", "openvino", "openvino-int8", "ostrack")
+_CALIBRATION_IMAGES = 8
 
 
 @dataclasses.dataclass
@@ -113,7 +117,7 @@ def _session(path: Path, runtime: str, dtype: str, threads: int) -> Callable[[di
     except ImportError as error:
         raise ConfigError(f"peer {runtime} is not installed: pip install 'esat-engine[peers]'") from error
     settings = {
-        "INFERENCE_PRECISION_HINT": "bf16" if dtype == "bf16" else "f32",
+        "INFERENCE_PRECISION_HINT": "f32" if dtype == "fp32" else "bf16",
         "INFERENCE_NUM_THREADS": threads,
         "PERFORMANCE_HINT": "LATENCY",
     }
@@ -127,11 +131,33 @@ def _session(path: Path, runtime: str, dtype: str, threads: int) -> Callable[[di
     return run
 
 
+def quantise(path: Path, config: ModelConfig, target: Path) -> None:
+    """Write the exported model with weights and activations in int8, calibrated on drawn images, as OpenVINO's .xml and .bin.
+
+    ConfigError if NNCF is not installed.
+    """
+    try:
+        import nncf
+        import openvino
+    except ImportError as error:
+        raise ConfigError("peer openvino-int8 is not installed: pip install 'esat-engine[peers]'") from error
+    drawn = (golden.draw_images(config.template_size, config.search_size, seed) for seed in range(_CALIBRATION_IMAGES))
+    data = [dict(zip(INPUTS, (template.numpy(), search.numpy()), strict=True)) for template, search in drawn]
+    model = nncf.quantize(
+        openvino.Core().read_model(path),
+        nncf.Dataset(data),
+        model_type=nncf.ModelType.TRANSFORMER,
+        preset=nncf.QuantizationPreset.MIXED,
+        subset_size=len(data),
+    )
+    openvino.save_model(model, target)
+
+
 def build(names: list[str], weights: Weights, template: Tensor, search: Tensor, threads: int, folder: Path) -> list[Implementation]:
     """The named peers on one model. The export is written into `folder`, or read from there if an earlier run left it."""
     built = []
     path = folder / f"{weights.config.name}.onnx"
-    if {"onnxruntime", "openvino"} & set(names) and not path.exists():
+    if {"onnxruntime", "openvino", "openvino-int8"} & set(names) and not path.exists():
         export_onnx(weights, path)
     for name in names:
         if name == "eager":
@@ -142,6 +168,11 @@ def build(names: list[str], weights: Weights, template: Tensor, search: Tensor, 
             built.append(exported(path, template, search, name, "fp32", threads))
         elif name == "openvino":
             built += [exported(path, template, search, name, dtype, threads) for dtype in ("fp32", "bf16")]
+        elif name == "openvino-int8":
+            int8 = path.with_name(f"{path.stem}-int8.xml")
+            if not int8.exists():
+                quantise(path, weights.config, int8)
+            built.append(exported(int8, template, search, "openvino", "int8", threads))
         elif name == "ostrack":
             plain = dataclasses.replace(weights, config=weights.config.replace(alpha=0.0, beta=0.0))
             found = torch_network(plain, template, search, "bf16")

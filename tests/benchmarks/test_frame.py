@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import importlib.util
 from pathlib import Path
 
 import pytest
 import torch
 
 from benchmarks import frame, golden, memory, roofline
-from benchmarks.peers.frame import Answer, Implementation, ours, patch_rows, torch_network
+from benchmarks.peers.frame import Answer, Implementation, build, ours, patch_rows, torch_network
 from engine.config import ModelConfig, preset
 from engine.errors import ConfigError
+from tests.require import require
 
-CONFIG = ModelConfig(name="tiny", dim=32, heads=1, depth=4, template_size=64, search_size=96, head_channels=32, elimination_layers=(1,))
+CONFIG = ModelConfig(name="tiny", dim=64, heads=2, depth=4, template_size=64, search_size=96, head_channels=32, elimination_layers=(1,))
 
 
 @pytest.fixture(scope="module")
@@ -46,10 +48,21 @@ def test_an_inaccurate_implementation_gets_no_time():
 def test_peers_compute_the_same_network(weights):
     template, search = golden.draw_images(CONFIG.template_size, CONFIG.search_size, 3)
     reference = torch_network(weights, template, search, "fp32").answer()
-    for dtype in ("fp32", "bf16"):
+    for dtype in frame._dtypes(weights):
         assert frame.check(ours(weights, template, search, dtype).answer(), reference, dtype)[0]
     other = golden.draw_weights(CONFIG, 4, 1.0, Path("other"))
     assert not frame.check(ours(other, template, search, "bf16").answer(), reference, "bf16")[0]
+
+
+@pytest.mark.peers
+def test_openvino_in_int8_computes_the_same_network(weights, tmp_path):
+    for module in ("onnx", "onnxscript", "openvino", "nncf"):
+        require("peers", None if importlib.util.find_spec(module) else f"no {module}")
+    template, search = golden.draw_images(CONFIG.template_size, CONFIG.search_size, 3)
+    (peer,) = build(["openvino-int8"], weights, template, search, 1, tmp_path)
+    assert (peer.impl, peer.dtype) == ("openvino", "int8")
+    assert b"FakeQuantize" in (tmp_path / "tiny-int8.xml").read_bytes()
+    assert frame.check(peer.answer(), torch_network(weights, template, search, "fp32").answer(), "int8")[0]
 
 
 def test_rows_have_what_the_contract_names(weights, tmp_path):
@@ -68,9 +81,9 @@ def test_rows_have_what_the_contract_names(weights, tmp_path):
             assert {"median_ms", "p99_ms", "fps", "ratio_to_ours"} <= row.keys()
 
 
-@pytest.mark.parametrize("dtype", ["fp32", "bf16"])
+@pytest.mark.parametrize("dtype", ["fp32", "bf16", "int8"])
 def test_stages_and_their_roofline(weights, dtype):
-    spent = frame.stages(weights, 0.0, dtype)
+    spent = frame.stages(weights, 0.0, dtype) if dtype in frame._dtypes(weights) else {}
     if spent:
         assert set(spent) == {"embed", "layers", "attention", "elimination", "head"}
         found = roofline.roofline(weights, dtype, spent, 0.01)
