@@ -9,7 +9,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-ISA_FLAGS = ("avx2", "fma", "f16c", "avx512f", "avx512vl", "avx512_bf16", "avx512_vnni", "amx_tile", "amx_int8", "amx_bf16")
+ISA_FLAGS = ("avx2", "fma", "f16c", "avx_vnni", "avx512f", "avx512vl", "avx512_bf16", "avx512_vnni", "amx_tile", "amx_int8", "amx_bf16")
 
 _PACKAGES = ("esat-engine", "torch", "triton", "numpy", "opencv-python-headless", "av", "safetensors", "typer", "rich")
 

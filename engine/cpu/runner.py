@@ -20,7 +20,7 @@ __all__ = ["CpuRunner", "unsupported"]
 
 
 class CpuRunner:
-    """One model on the native kernels, in fp32 or bf16. Targets of a frame run one after the other: a single one fills the machine.
+    """One model on the native kernels, in fp32, bf16 or int8. Targets of a frame run one after the other: a single one fills the machine.
 
     Calls from several threads wait for each other, since they share the buffers.
     """
