@@ -25,8 +25,10 @@ __global__ void __launch_bounds__(sm80::max_threads(D)) fda_forward_kernel(const
 
 __global__ void __launch_bounds__(kScoreThreads) fda_scores_kernel(const __grid_constant__ Forward call) { sm80::fda_scores_thread(call); }
 
-void check(cudaError_t status, const char* what) {
-  if (status != cudaSuccess) throw std::runtime_error(std::string("attention: ") + what + ": " + cudaGetErrorString(status));
+void check(cudaError_t status, const std::string& what) {
+  if (status == cudaSuccess) return;
+  cudaGetLastError();  // forget it, or the next launch would report it again
+  throw std::runtime_error("attention: " + what + ": " + cudaGetErrorString(status));
 }
 
 template <class T, int D, bool Attract>
@@ -34,7 +36,8 @@ void launch(const Forward& call, int rows, cudaStream_t stream) {
   const auto kernel = fda_forward_kernel<T, D, Attract>;
   constexpr int kShared = sm80::shared_bytes(D);
   static_assert(sm80::merge_floats(D) * sm80::threads_per_half(sm80::max_rows(D)) * 4 <= sm80::key_terms(D, 0));
-  check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, kShared), "shared memory");
+  check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, kShared),
+        std::to_string(kShared) + " bytes of shared memory for head dimension " + std::to_string(D));
   const dim3 grid(sm80::ceil_div(call.tokens, rows), call.batch * call.heads);
   kernel<<<grid, sm80::kHalves * sm80::threads_per_half(rows), kShared, stream>>>(call);
   check(cudaGetLastError(), "launch");

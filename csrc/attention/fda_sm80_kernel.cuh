@@ -5,6 +5,7 @@
 #pragma once
 
 #include <cstdint>
+#include <type_traits>
 
 #include "attention/attention_cuda.h"
 #include "attention/fda_sm80_layout.h"
@@ -17,7 +18,8 @@ using cuda::Strides;
 inline constexpr float kLog2E = 1.4426950408889634f;
 inline constexpr float kLn2 = 0.6931471805599453f;
 
-// 2^x for x <= 0 to a relative error of 2.1e-3, on the FMA units: enough for the attraction, which alpha scales.
+// 2^x for x <= 0 to a relative error of 2.1e-3, on the FMA units: enough for the attraction, which alpha scales, where P is rounded to
+// bf16.
 ESAT_DEVICE float exp2_polynomial(float x) {
   const float shifter = 12582912.0f;  // 1.5 * 2^23: adding it leaves the integer part in the low bits
   x = maximum(x, -126.0f);
@@ -31,16 +33,21 @@ ESAT_DEVICE const unsigned char* element(const void* base, const Strides& stride
   return static_cast<const unsigned char*>(base) + 2 * (batch * strides.batch + head * strides.head + token * strides.token + column);
 }
 
-// One tile of keys or values [64, D] into shared memory; rows beyond the last token become zeros.
+// One tile of keys or values [64, D] into shared memory; rows beyond the last token become zeros. 4 or 8 lanes share a row, which divides
+// any number of warps: a thread goes down its columns by a constant step, without a division for each copy.
 template <int D>
-ESAT_DEVICE void load_tile(unsigned char* tile_smem, const unsigned char* head_gmem, std::int64_t stride, int first_key, int tokens,
-                           int thread, int threads) {
-  constexpr int kChunks = D / 8;  // of 16 bytes in a row
-  for (int chunk = thread; chunk < kKeysPerTile * kChunks; chunk += threads) {
-    const int row = chunk / kChunks, column = chunk % kChunks;
+ESAT_DEVICE void load_tile(unsigned char* tile_smem, const void* tensor_gmem, const Strides& strides, int batch, int head, int first_key,
+                           int tokens, int thread, int threads) {
+  constexpr int kLanes = D % 64 == 0 ? 8 : 4;
+  const int column = thread % kLanes * 8, rows = threads / kLanes;
+  const unsigned char* from = element(tensor_gmem, strides, batch, head, first_key + thread / kLanes, column);
+  for (int row = thread / kLanes; row < kKeysPerTile; row += rows, from += 2 * rows * strides.token) {
     const bool valid = first_key + row < tokens;
-    const std::int64_t key = valid ? first_key + row : 0;
-    copy_async(tile_smem + row * pitch(D) + column * 16, head_gmem + 2 * (key * stride + column * 8), valid);
+#pragma unroll
+    for (int chunk = 0; chunk < D; chunk += 8 * kLanes) {
+      const void* chunk_gmem = valid ? from + 2 * chunk : tensor_gmem;
+      copy_async(tile_smem + row * pitch(D) + 2 * (column + chunk), chunk_gmem, valid);
+    }
   }
 }
 
@@ -99,15 +106,14 @@ ESAT_DEVICE void fda_forward_block(const Forward& call) {
   const float slope = (call.scale + 2.0f * call.beta * call.delta) * kLog2E;
   const float force = call.delta * kLog2E;
   const float attraction = call.alpha * kLog2E;
+  const int polynomial_eighths = std::is_same_v<T, Bf16> ? ESAT_POLYNOMIAL_EIGHTHS : 0;  // fp16 would show the polynomial's error
 
-  const unsigned char* keys_gmem = element(call.key, call.key_strides, batch, head, 0, 0);
-  const unsigned char* values_gmem = element(call.value, call.value_strides, batch, head, 0, 0);
   const int first = first_tile(tokens, half), last = last_tile(tokens, half);
   const auto load = [&](int tile) {
     const int stage = (tile - first) % kStages;
-    load_tile<D>(smem + key_tile(D, half, stage), keys_gmem, call.key_strides.token, tile * kKeysPerTile, tokens, thread, half_threads);
-    load_tile<D>(smem + value_tile(D, half, stage), values_gmem, call.value_strides.token, tile * kKeysPerTile, tokens, thread,
-                 half_threads);
+    const int first_key = tile * kKeysPerTile;
+    load_tile<D>(smem + key_tile(D, half, stage), call.key, call.key_strides, batch, head, first_key, tokens, thread, half_threads);
+    load_tile<D>(smem + value_tile(D, half, stage), call.value, call.value_strides, batch, head, first_key, tokens, thread, half_threads);
     copy_commit();
   };
   if (first < last) load(first);
@@ -189,7 +195,7 @@ ESAT_DEVICE void fda_forward_block(const Forward& call) {
           score = slope * product + k_bias;
           if constexpr (Attract) {
             const float exponent = minimum(2.0f * force * product + (k_force + q_force[row]), 0.0f);
-            score += attraction * (n % 8 < ESAT_POLYNOMIAL_EIGHTHS ? exp2_polynomial(exponent) : exp2_fast(exponent));
+            score += attraction * (n % 8 < polynomial_eighths ? exp2_polynomial(exponent) : exp2_fast(exponent));
           }
           // With the attraction in the maximum, the largest probability is exactly 1 and rounding it to 16 bits costs nothing.
           new_max[row] = maximum(new_max[row], score);

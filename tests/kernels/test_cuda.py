@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 
@@ -21,7 +23,7 @@ def test_without_a_gpu_the_backend_says_why():
         esat_kernels.fda_attention(x, x, x, backend="cuda")
 
 
-GOOD = {
+GOOD: dict[str, Any] = {
     "dtype": "bfloat16",
     "shape": (1, 2, 40, 64),
     "constants": (0.1, 0.1, 0.125, 0.125),
@@ -34,6 +36,16 @@ GOOD = {
     "template_token": -1,
     "rows": 0,
 }
+
+
+def launch(call: dict[str, Any]) -> None:
+    status = _native.cuda_status()
+    require("nvcc", status if status.startswith("not built") else None)
+    tensor = (call["address"], call["strides"])
+    _native.library().fda_forward_cuda(
+        call["dtype"], call["shape"], call["constants"], *tensor, *tensor, *tensor, *tensor,
+        call["lse"], call["logits"], call["scores"], call["num_template"], call["template_token"], call["rows"], 0,
+    )  # fmt: skip
 
 
 @pytest.mark.parametrize(
@@ -59,13 +71,14 @@ GOOD = {
     ],
 )
 def test_the_launcher_refuses(change, error, message):
-    status = _native.cuda_status()
-    require("nvcc", status if status.startswith("not built") else None)
-    call = {**GOOD, **change}
-    tensor = (call["address"], call["strides"])
     with pytest.raises(error) as caught:
-        _native.library().fda_forward_cuda(
-            call["dtype"], call["shape"], call["constants"], *tensor, *tensor, *tensor, *tensor,
-            call["lse"], call["logits"], call["scores"], call["num_template"], call["template_token"], call["rows"], 0,
-        )  # fmt: skip
+        launch({**GOOD, **change})
     assert message in str(caught.value)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device, and the addresses are not real")
+@pytest.mark.parametrize(("change", "step"), [({}, "device"), ({"rows": 32}, "74752 bytes of shared memory for head dimension 64")])
+def test_an_error_of_cuda_is_raised_every_time(change, step):
+    for _ in range(2):
+        with pytest.raises(RuntimeError, match=f"attention: {step}: "):
+            launch({**GOOD, **change})

@@ -48,7 +48,8 @@ def test_registers_suffice(kernels):
         threads = 320 if head_dim <= 64 else 256
         assert facts.stack == 0
         assert facts.instructions["LDL"] + facts.instructions["STL"] == 0
-        assert facts.registers * threads <= 65536
+        warps = -(-threads // 32 // 4)  # a multiprocessor's registers are four quarters, and a block's warps are dealt to them in turn
+        assert warps * 32 * -(-facts.registers // 8) * 8 <= 65536 // 4
 
 
 def test_it_runs_on_matrix_units_with_asynchronous_copies(kernels):
@@ -64,6 +65,7 @@ def test_it_runs_on_matrix_units_with_asynchronous_copies(kernels):
 def test_exponentials_per_score(kernels):
     architecture, found = kernels
     rescaling = 2 + 4  # per tile, and in the merge
-    for (_, _, attract), facts in found.items():
-        attraction = {"80": SCORES, "90a": SCORES // 2}[architecture] if attract else 0  # sm_90a: half of them by a polynomial
+    for (dtype, _, attract), facts in found.items():
+        polynomial = SCORES // 2 if (architecture, dtype) == ("90a", "Bf16") else 0
+        attraction = SCORES - polynomial if attract else 0
         assert facts.instructions["MUFU.EX2"] == SCORES + attraction + rescaling

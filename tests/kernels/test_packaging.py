@@ -94,6 +94,28 @@ def test_instruction_sets_come_from_file_names(tmp_path: Path) -> None:
             assert (flag in command.split()) == (i <= level), f"{stem}: {flag}"
 
 
+@pytest.mark.usefixtures("_build_tools")
+def test_nvcc_need_not_be_on_the_path(tmp_path: Path) -> None:
+    nvcc, cmake = shutil.which("nvcc"), shutil.which("cmake", path=f"{sysconfig.get_path('scripts')}{os.pathsep}{os.environ['PATH']}")
+    require("nvcc", None if nvcc else "nvcc is not on the PATH")
+    assert nvcc is not None
+    assert cmake is not None
+    (tmp_path / "cuda" / "bin").mkdir(parents=True)
+    program = tmp_path / "cuda" / "bin" / "nvcc"
+    program.write_text(f'#!/bin/sh\nexec {nvcc} "$@"\n')
+    program.chmod(0o755)
+    configure = [cmake, "-S", str(REPOSITORY), "-B", str(tmp_path / "build"), f"-DPython_EXECUTABLE={sys.executable}", "-DESAT_CUDA=1"]
+    paths = {"PATH": "/usr/bin:/bin", "CUDA_HOME": str(tmp_path / "cuda")}
+    kept = {name: value for name, value in environment(**paths).items() if name not in ("CUDACXX", "CUDA_PATH")}
+    subprocess.run(configure, env=kept, check=True, capture_output=True)
+    commands = {
+        Path(entry["file"]).name: entry["command"] for entry in json.loads((tmp_path / "build" / "compile_commands.json").read_text())
+    }
+    assert commands["attention_sm80.cu"].startswith(f"{program} ")
+    for code in ("arch=compute_80,code=[sm_80]", "arch=compute_90a,code=[sm_90a]", "arch=compute_80,code=[compute_80]"):
+        assert code in commands["attention_sm80.cu"]
+
+
 INSTALLED = """
 import json
 import torch, engine, esat_kernels

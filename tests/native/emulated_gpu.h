@@ -18,6 +18,8 @@
 #include <stdexcept>
 #include <vector>
 
+#include "attention/convert.h"
+
 #define ESAT_DEVICE inline
 #define ESAT_POLYNOMIAL_EIGHTHS esat::sm80::emulated_polynomial_eighths
 
@@ -25,26 +27,19 @@ namespace esat::sm80 {
 
 inline int emulated_polynomial_eighths = 0;
 
-struct Bf16 {};
+struct Bf16 {
+  static float widen(std::uint32_t half_word) { return attention::from_bf16(static_cast<std::uint16_t>(half_word)); }
+  static std::uint32_t narrow(float value) { return attention::to_bf16(value); }
+};
+struct F16 {
+  static float widen(std::uint32_t half_word) { return attention::from_f16(static_cast<std::uint16_t>(half_word)); }
+  static std::uint32_t narrow(float value) { return attention::to_f16(value); }
+};
 
 namespace emulation {
 
 inline void need(bool good, const char* what) {
   if (!good) throw std::logic_error(what);
-}
-
-inline float widen(std::uint32_t half_word) {
-  const std::uint32_t word = half_word << 16;
-  float value;
-  std::memcpy(&value, &word, 4);
-  return value;
-}
-
-inline std::uint32_t narrow(float value) {
-  std::uint32_t word;
-  std::memcpy(&word, &value, 4);
-  if (std::isnan(value)) return 0x7fff;
-  return (word + 0x7fff + (word >> 16 & 1)) >> 16;
 }
 
 enum class Kind { none, load, load_transposed, multiply, shuffle };
@@ -61,6 +56,7 @@ struct Warp {
   Kind kind = Kind::none;
   int arrived = 0;
   long generation = 0;
+  float (*widen)(std::uint32_t) = nullptr;  // of the operands of a product
   Lane lanes[32];
 };
 
@@ -135,9 +131,10 @@ inline void execute(Warp& w) {
     for (int i = 0; i < 8; ++i) {
       const int row = i < 2 || (4 <= i && i < 6) ? group : group + 8;
       const int column = in_group * 2 + (i & 1) + (i >= 4 ? 8 : 0);
-      a[row][column] = widen(w.lanes[l].a[i / 2] >> (16 * (i & 1)) & 0xffff);
+      a[row][column] = w.widen(w.lanes[l].a[i / 2] >> (16 * (i & 1)) & 0xffff);
     }
-    for (int i = 0; i < 4; ++i) b[in_group * 2 + (i & 1) + (i >= 2 ? 8 : 0)][group] = widen(w.lanes[l].b[i / 2] >> (16 * (i & 1)) & 0xffff);
+    for (int i = 0; i < 4; ++i)
+      b[in_group * 2 + (i & 1) + (i >= 2 ? 8 : 0)][group] = w.widen(w.lanes[l].b[i / 2] >> (16 * (i & 1)) & 0xffff);
   }
   for (int l = 0; l < 32; ++l) {
     for (int i = 0; i < 4; ++i) {
@@ -279,13 +276,14 @@ inline void multiply(float (&c)[4], const std::uint32_t (&a)[4], std::uint32_t b
   own.b[0] = b0;
   own.b[1] = b1;
   std::copy_n(c, 4, own.c);
+  emulation::warp().widen = T::widen;
   emulation::meet(emulation::Kind::multiply);
   std::copy_n(emulation::lane().c, 4, c);
 }
 
 template <class T>
 inline std::uint32_t pack(float low, float high) {
-  return emulation::narrow(low) | emulation::narrow(high) << 16;
+  return T::narrow(low) | T::narrow(high) << 16;
 }
 
 inline float shuffle(float value, int source) {

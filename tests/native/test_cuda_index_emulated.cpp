@@ -13,8 +13,6 @@
 #include "attention/fda_sm80_kernel.cuh"
 
 using namespace esat::sm80;
-using emulation::narrow;
-using emulation::widen;
 
 namespace {
 
@@ -24,9 +22,13 @@ struct Case {
   float length = 0.0f;  // of every query and key; 0: k = stretched, permuted q + noise, where every term matters
   int polynomial = 0;
   unsigned seed = 1;
+  bool half = false;  // float16 instead of bfloat16
+
+  std::uint16_t narrow(float value) const { return static_cast<std::uint16_t>(half ? F16::narrow(value) : Bf16::narrow(value)); }
+  float widen(std::uint16_t word) const { return half ? F16::widen(word) : Bf16::widen(word); }
 };
 
-// q, k, v as slices of one [B, N, 3, H, D] tensor of bfloat16, with NaN before and after it.
+// q, k, v as slices of one [B, N, 3, H, D] tensor, with NaN before and after it.
 struct Data {
   Case c;
   std::vector<std::uint16_t> storage;
@@ -42,8 +44,8 @@ struct Data {
       for (int h = 0; h < c.heads; ++h) {
         for (int n = 0; n < c.tokens; ++n) {
           for (int d = 0; d < c.head_dim; ++d) {
-            *at(0, b, h, n, d) = narrow(normal(random));
-            *at(2, b, h, n, d) = narrow(normal(random));
+            *at(0, b, h, n, d) = c.narrow(normal(random));
+            *at(2, b, h, n, d) = c.narrow(normal(random));
           }
         }
         for (int n = 0; n < c.tokens; ++n) {
@@ -51,7 +53,7 @@ struct Data {
           const int source = (n * 7 + 3) % c.tokens;
           for (int d = 0; d < c.head_dim; ++d) {
             const float noise = normal(random);
-            *at(1, b, h, n, d) = narrow(c.length > 0 ? noise : factor * value(0, b, h, source, d) + 0.1f * noise);
+            *at(1, b, h, n, d) = c.narrow(c.length > 0 ? noise : factor * value(0, b, h, source, d) + 0.1f * noise);
           }
         }
         if (c.length > 0) {
@@ -60,7 +62,7 @@ struct Data {
               double sum = 0;
               for (int d = 0; d < c.head_dim; ++d) sum += std::pow(value(which, b, h, n, d), 2.0);
               for (int d = 0; d < c.head_dim; ++d) {
-                *at(which, b, h, n, d) = narrow(value(which, b, h, n, d) * c.length / static_cast<float>(std::sqrt(sum)));
+                *at(which, b, h, n, d) = c.narrow(value(which, b, h, n, d) * c.length / static_cast<float>(std::sqrt(sum)));
               }
             }
           }
@@ -72,7 +74,7 @@ struct Data {
   std::uint16_t* at(int which, int b, int h, int n, int d) {
     return packed + (((std::size_t(b) * c.tokens + n) * 3 + which) * c.heads + h) * c.head_dim + d;
   }
-  float value(int which, int b, int h, int n, int d) { return widen(*at(which, b, h, n, d)); }
+  float value(int which, int b, int h, int n, int d) { return c.widen(*at(which, b, h, n, d)); }
 };
 
 struct Result {
@@ -80,19 +82,27 @@ struct Result {
   std::vector<float> lse, logits, scores;
 };
 
-template <int D>
+template <class T, int D>
 void run_blocks(const esat::cuda::Forward& call, int rows, unsigned schedule) {
   for (int slice = 0; slice < call.batch * call.heads; ++slice) {
     for (int column = 0; column < ceil_div(call.tokens, rows); ++column) {
       emulation::run_block(column, slice, kHalves * threads_per_half(rows), shared_bytes(D), schedule + 31 * column, [&call] {
         if (call.alpha > 0.0f) {
-          fda_forward_block<Bf16, D, true>(call);
+          fda_forward_block<T, D, true>(call);
         } else {
-          fda_forward_block<Bf16, D, false>(call);
+          fda_forward_block<T, D, false>(call);
         }
       });
     }
   }
+}
+
+template <class T>
+void run_blocks(const esat::cuda::Forward& call, const Case& c, unsigned schedule) {
+  if (c.head_dim == 32) run_blocks<T, 32>(call, c.rows, schedule);
+  if (c.head_dim == 64) run_blocks<T, 64>(call, c.rows, schedule);
+  if (c.head_dim == 96) run_blocks<T, 96>(call, c.rows, schedule);
+  if (c.head_dim == 128) run_blocks<T, 128>(call, c.rows, schedule);
 }
 
 constexpr int kNumTemplate = 9, kTemplateToken = 4;
@@ -129,10 +139,11 @@ Result run(Data& data, unsigned schedule = 1) {
     call.num_template = kNumTemplate;
     call.template_token = kTemplateToken;
   }
-  if (c.head_dim == 32) run_blocks<32>(call, c.rows, schedule);
-  if (c.head_dim == 64) run_blocks<64>(call, c.rows, schedule);
-  if (c.head_dim == 96) run_blocks<96>(call, c.rows, schedule);
-  if (c.head_dim == 128) run_blocks<128>(call, c.rows, schedule);
+  if (c.half) {
+    run_blocks<F16>(call, c, schedule);
+  } else {
+    run_blocks<Bf16>(call, c, schedule);
+  }
   if (call.scores != nullptr) {
     for (int b = 0; b < c.batch; ++b) {
       for (int column = 0; column < ceil_div(c.tokens - kNumTemplate, 128); ++column) {
@@ -187,10 +198,10 @@ void check(const Case& c) {
           for (int j = 0; j < c.tokens; ++j) {
             const float v = data.value(2, b, h, j, d);
             value += exact[j] * v;
-            rounded += widen(narrow(static_cast<float>(exact[j]))) * v;
+            rounded += c.widen(c.narrow(static_cast<float>(exact[j]))) * v;
           }
-          yardstick.add(widen(narrow(rounded)) - value);
-          ours.add(widen(result.out[((std::size_t(b) * c.tokens + i) * c.heads + h) * c.head_dim + d]) - value);
+          yardstick.add(c.widen(c.narrow(rounded)) - value);
+          ours.add(c.widen(result.out[((std::size_t(b) * c.tokens + i) * c.heads + h) * c.head_dim + d]) - value);
         }
       }
     }
@@ -204,8 +215,9 @@ void check(const Case& c) {
   const bool good = ours.max <= 2.0 * yardstick.max && ours.mean() <= 1.1 * yardstick.mean() && lse.max <= rounding + exponent_error &&
                     (scores.count == 0 || scores.max <= 4.0 * rounding + 2.0 * exponent_error);
   if (!good) {
-    std::fprintf(stderr, "B %d H %d N %d D %d rows %d length %g poly %d: max %.3g of %.3g, mean %.3g of %.3g, lse %.3g, scores %.3g\n",
-                 c.batch, c.heads, c.tokens, c.head_dim, c.rows, c.length, c.polynomial, ours.max, yardstick.max, ours.mean(),
+    std::fprintf(stderr,
+                 "B %d H %d N %d D %d rows %d length %g poly %d half %d: max %.3g of %.3g, mean %.3g of %.3g, lse %.3g, scores %.3g\n",
+                 c.batch, c.heads, c.tokens, c.head_dim, c.rows, c.length, c.polynomial, c.half, ours.max, yardstick.max, ours.mean(),
                  yardstick.mean(), lse.max, scores.max);
   }
   CHECK(good);
@@ -221,14 +233,21 @@ void sizes() {
 void head_dimensions_and_layouts() {
   for (const int head_dim : {32, 96, 128}) check({.tokens = 97, .head_dim = head_dim, .rows = 48});
   check({.batch = 2, .heads = 3, .tokens = 40});
+  check({.tokens = 97, .half = true});
   check({.tokens = 81, .alpha = 0.0f, .beta = 0.0f});
   check({.tokens = 81, .alpha = 0.0f});
   check({.tokens = 81, .alpha = 0.1f, .beta = 0.1f, .delta = 0.125f, .length = 8.0f});
-  check({.tokens = 81, .alpha = 0.1f, .beta = 0.1f, .delta = 0.125f, .length = 30.0f});
+  for (const bool half : {false, true}) check({.tokens = 81, .alpha = 0.1f, .beta = 0.1f, .delta = 0.125f, .length = 30.0f, .half = half});
 }
 
 void polynomial_share() {
-  for (const int eighths : {4, 8}) check({.tokens = 153, .rows = 48, .polynomial = eighths});
+  for (const int eighths : {4, 8}) {
+    for (const int head_dim : {32, 64}) {
+      for (const bool half : {false, true}) {
+        check({.tokens = 153, .head_dim = head_dim, .rows = 48, .polynomial = eighths, .half = half});
+      }
+    }
+  }
   for (float x = 0.0f; x > -140.0f; x -= 0.0137f) {
     const double exact = std::exp2(double{x});
     CHECK(std::abs(exp2_polynomial(x) - exact) <= 2.2e-3 * exact + 1.3e-38);
