@@ -76,10 +76,10 @@ struct Backward {
   Strides grad_strides;  // of all three
 };
 
-// What a forward call did, for reports: blocks of 16 queries x 16 keys whose
-// attraction was below what the output can show and was left out, blocks in all
-// (both 0 where the kernel never skips), and rows done again with their exact
-// maximum.
+// What a forward call did, for reports: blocks of 16 queries x 16 keys (8 keys
+// on vectors) whose attraction was below what the output can show and was left
+// out, blocks in all (both 0 where the kernel never skips), and rows done again
+// with their exact maximum.
 struct Counters {
   std::int64_t skipped_blocks;
   std::int64_t blocks;

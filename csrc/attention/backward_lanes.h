@@ -146,7 +146,7 @@ void backward_head(const Backward& call, std::int64_t index, const BackwardWorks
   const std::int64_t batch = index / problem.heads, head_index = index % problem.heads, dim = problem.head_dim;
   const std::int64_t tokens = problem.tokens, padded = work.dim_padded;
   const Head head = prepare_head(problem, Head::Source{call.key, call.key_strides}, Head::Source{call.value, call.value_strides}, batch,
-                                 head_index, Head::Room{work.keys, work.values, work.key_norms});
+                                 head_index, Head::Room{work.keys, work.values, work.key_norms, nullptr});
   for (std::int64_t i = 0; i < tokens * padded; ++i) work.dkey[i] = work.dvalue[i] = 0;
   for (std::int64_t i = 0; i < tokens * Simd::kWidth; ++i) work.force[i] = 0;
   const std::int64_t grad_start = batch * call.grad_strides.batch + head_index * call.grad_strides.head;

@@ -14,6 +14,7 @@ struct Head {
   const float *keys, *values;
   std::int64_t key_stride, value_stride;  // of tokens
   const float* key_norms;                 // |k_j|^2, zeros up to a multiple of 64
+  const float* least_norms;               // of each group of eight keys, for lanes that vote
   float longest_key;
 
   struct Source {
@@ -21,7 +22,7 @@ struct Head {
     Strides strides;
   };
   struct Room {  // for copies (unused for float32) and norms
-    float *keys, *values, *key_norms;
+    float *keys, *values, *key_norms, *least_norms;
   };
 };
 
@@ -47,6 +48,10 @@ inline Head prepare_head(const Problem& problem, Head::Source key, Head::Source 
   }
   float longest = 0;
   for (std::int64_t j = 0; j < n; ++j) {
+    if (problem.dtype == Dtype::f32 && j + kRowsAhead < n) {
+      prefetch_row(key.start, problem.dtype, key_start + (j + kRowsAhead) * key.strides.token, dim);
+      prefetch_row(value.start, problem.dtype, value_start + (j + kRowsAhead) * value.strides.token, dim);
+    }
     const float* line = result.keys + j * result.key_stride;
     room.key_norms[j] = dot(line, line, dim);
     longest = room.key_norms[j] > longest ? room.key_norms[j] : longest;

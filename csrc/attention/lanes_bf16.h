@@ -1,8 +1,10 @@
 // Pairs of bf16 in each lane of 32 bits, multiplied and added by one instruction. Include forward_lanes.h first.
 #pragma once
 
+#include <algorithm>
 #include <cstring>
 
+#include "attention/exp2_bf16.h"
 #include "attention/forward_lanes.h"
 
 namespace esat::attention {
@@ -10,6 +12,9 @@ namespace {
 
 struct Pairs {
   static constexpr int kCount = 2;
+  static constexpr bool kVotes = true;
+
+  static __m512 exp2(__m512 x, __m512 shift) { return exp2_cubic(_mm512_add_ps(x, shift)); }
 
   static __m512 mac(__m512 a, __m512 b, __m512 sum) {
     return _mm512_dpbf16_ps(sum, reinterpret_cast<__m512bh>(a), reinterpret_cast<__m512bh>(b));
@@ -45,12 +50,19 @@ struct Pairs {
     float longest = 0;
     for (std::int64_t j = 0; j < n; ++j) {
       const std::uint16_t* row = keys + j * key.strides.token;
+      if (j + kRowsAhead < n) {
+        prefetch_row(keys, problem.dtype, (j + kRowsAhead) * key.strides.token, dim);
+        prefetch_row(values, problem.dtype, (j + kRowsAhead) * value.strides.token, dim);
+      }
       std::memcpy(room.keys + j * (dim / 2), row, static_cast<std::size_t>(dim) * sizeof(std::uint16_t));
       for (std::int64_t d = 0; d < dim; ++d) line[d] = from_bf16(row[d]);
       room.key_norms[j] = dot(line, line, dim);
       longest = room.key_norms[j] > longest ? room.key_norms[j] : longest;
     }
     for (std::int64_t j = n; j < round_up(n, 64); ++j) room.key_norms[j] = 0;
+    for (std::int64_t j = 0; j < n; j += kGroup) {
+      room.least_norms[j / kGroup] = *std::min_element(room.key_norms + j, room.key_norms + std::min(j + kGroup, n));
+    }
     for (std::int64_t j = 0; j < n; j += 2) {
       const std::uint16_t* first = values + j * value.strides.token;
       const std::uint16_t* second = j + 1 < n ? first + value.strides.token : nullptr;
@@ -65,6 +77,7 @@ struct Pairs {
     result.key_stride = dim / 2;
     result.value_stride = dim;
     result.key_norms = room.key_norms;
+    result.least_norms = room.least_norms;
     result.longest_key = std::sqrt(longest);
     return result;
   }

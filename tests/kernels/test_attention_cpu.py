@@ -137,13 +137,27 @@ def test_strong_attraction(alpha: float, dtype: torch.dtype) -> None:
     assert error < (1e-5 * alpha if dtype == torch.float32 else 0.05)
 
 
-def test_skipped_tiles_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
-    force_isa(monkeypatch, "amx")
+@pytest.mark.parametrize(("isa", "blocks"), [("amx", 2 * 11 * 11 * 4), ("avx512bf16", 2 * 22 * 43)])
+def test_skipped_tiles_are_counted(monkeypatch: pytest.MonkeyPatch, isa: str, blocks: int) -> None:
+    force_isa(monkeypatch, isa)
     far = testing.make_case("normal", 1, 2, 343, 64, torch.bfloat16)
     near = testing.make_case("near", 1, 2, 343, 64, torch.bfloat16)
-    skipped, blocks, _ = run(far)[3]
-    assert 0 < skipped <= blocks == 2 * 11 * 11 * 4
+    skipped, counted, _ = run(far)[3]
+    assert 0 < skipped <= counted == blocks
     assert run(near)[3][0] < blocks // 10
+
+
+@pytest.mark.parametrize("gap", [0.5, 2.0, 3.0, 4.0, 8.0])
+def test_what_is_skipped_does_not_show(gap: float) -> None:
+    """Distances around the one from which on a tile's attraction is left out, with an attraction that would show."""
+    case = testing.make_case("normal", 1, 2, 96, 64, torch.bfloat16, seed=3)
+    direction = torch.zeros(64, dtype=torch.float64)
+    direction[0] = gap
+    k = (case.q.double() + direction + 0.05 * case.k.double()).to(torch.bfloat16)
+    case = testing.Case(case.q, k, case.v, 8.0, 0.1, 1.0, case.scale)
+    out = run(case)[0]
+    error = (out.double() - testing.oracle(case)[0]).abs().max()
+    assert error < 0.03
 
 
 def test_same_bits_on_every_repetition_and_number_of_threads() -> None:
