@@ -12,7 +12,7 @@ import pytest
 import torch
 
 import esat_kernels
-from esat_kernels import _device
+from esat_kernels import _device, testing
 from esat_kernels.attention import triton
 from tests.conftest import REPOSITORY
 from tests.require import require
@@ -51,3 +51,10 @@ def test_the_checks_ask_each_device_and_only_what_a_compiled_program_can(monkeyp
     assert _device.cuda_unavailable() == "needs compute capability 8.0, got 7.5"
     assert _device.cuda_unavailable(torch.device("cuda:1")) is None
     assert [_device.verified_backends(torch.device(name)) for name in ("cpu", "cuda:0", "cuda:1")] == [(), (), ("triton",)]
+
+
+def test_views_keep_their_gaps_on_their_way_to_a_device():
+    view = torch.arange(60.0).view(5, 12)[1:4, 2:9:3]
+    assert torch.equal(testing.move(view, "cpu"), view)
+    assert testing.move(view, "meta").stride() == view.stride() != view.to("meta").stride()
+    assert testing.move(view, "cpu").untyped_storage().nbytes() == 240
