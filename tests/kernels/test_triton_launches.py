@@ -15,7 +15,7 @@ from esat_kernels.crop import triton as crop
 from esat_kernels.decode import triton as decode
 from esat_kernels.elimination import triton as elimination
 from esat_kernels.linear import triton as linear
-from tests.kernels import cubin, launches
+from tests.kernels import cubin, launches, wgmma
 from tests.require import require
 
 # From Triton 3.9 on a launch that leaves fused multiply-adds to the default warns.
@@ -37,6 +37,7 @@ def launched():
     assert found
     for launch in found:
         assert launch.compiled.metadata.shared <= cubin.SHARED_LIMIT[90]
+        assert not wgmma.hazards(launch.compiled.asm["ttgir"], launch.compiled.metadata.num_stages)
         assert "tf32" not in launch.compiled.asm["ptx"]
 
 
