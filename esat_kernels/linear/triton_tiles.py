@@ -62,7 +62,7 @@ def candidates(inner: int, x_dtype: torch.dtype, weight_dtype: torch.dtype, comp
     computed: the product's left operand is not x as it lies in memory, but normalised or of another dtype. From 64 rows on the products are
     asynchronous on sm_90, and Triton 3.6 lets the next such operand overwrite the registers that one still reads: then all tiles are lower.
     """
-    shapes = _FULL if weight_dtype == torch.float32 else _HALF
+    shapes: tuple[Tiles, ...] = _FULL if weight_dtype == torch.float32 else _HALF
     if weight_dtype != torch.float32 and (computed or x_dtype != weight_dtype):
         shapes = tuple(tiles for tiles in shapes if tiles.block_m < _ASYNCHRONOUS_ROWS)
     fitting = [tiles for tiles in shapes if tiles.shared_bytes(x_dtype.itemsize, weight_dtype.itemsize) <= _SHARED_MEMORY]
