@@ -12,13 +12,15 @@ def verified_backends(device: torch.device) -> tuple[str, ...]:
     """GPU backends that may be chosen without being named; none for a CPU."""
     if device.type != "cuda":
         return ()
-    return VERIFIED.get(torch.cuda.get_device_name(device), ())
+    return VERIFIED.get(torch.cuda.get_device_properties(device).name, ())
 
 
-def cuda_unavailable() -> str | None:
-    """None if there is a CUDA device that the GPU kernels can run on, else why not."""
+def cuda_unavailable(device: torch.device | None = None) -> str | None:
+    """None if the GPU kernels can run on this device (None: the current one), else why not."""
     if not torch.cuda.is_available():
         return "no CUDA device"
-    if torch.cuda.get_device_capability() < (8, 0):
-        return f"needs compute capability 8.0, got {'.'.join(map(str, torch.cuda.get_device_capability()))}"
+    # torch.compile traces this: it knows the properties, but neither get_device_capability nor get_device_name.
+    properties = torch.cuda.get_device_properties(device)
+    if properties.major < 8:
+        return f"needs compute capability 8.0, got {properties.major}.{properties.minor}"
     return None

@@ -12,22 +12,25 @@ from torch import Tensor
 
 from esat_kernels import _device
 
+_INSTALLED = find_spec("triton") is not None
+
 
 def interpreted() -> bool:
     """Whether Triton's interpreter runs the kernels, on CPU tensors."""
     return os.environ.get("TRITON_INTERPRET") == "1"
 
 
-def available() -> str | None:
-    """None if Triton kernels can run here, else why not."""
-    if find_spec("triton") is None:
+def available(device: torch.device | None = None) -> str | None:
+    """None if Triton kernels can run here (on this CUDA device, by default the current one), else why not."""
+    if not _INSTALLED:
         return "Triton is not installed"
-    return None if interpreted() else _device.cuda_unavailable()
+    return None if interpreted() else _device.cuda_unavailable(device)
 
 
 def unsupported(*tensors: Tensor, differentiable: bool = False) -> str | None:
     """Why kernels, which have no gradient unless `differentiable`, cannot take these tensors, or None."""
-    reason = available()
+    device = tensors[0].device
+    reason = available(device if device.type == "cuda" else None)
     if reason is not None:
         return reason
     for tensor in tensors:

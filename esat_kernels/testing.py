@@ -182,3 +182,9 @@ def make_case(
         q, k, v = torch.stack([t.transpose(1, 2) for t in (q, k, v)], dim=2).unbind(2)
         q, k, v = (t.transpose(1, 2) for t in (q, k, v))
     return Case(q, k, v, alpha, beta, head_dim**-0.5 if delta is None else delta, head_dim**-0.5)
+
+
+def move(tensor: Tensor, device: torch.device | str) -> Tensor:
+    """The tensor on the device with its strides and with all that its memory holds around it; `to` would close the gaps."""
+    memory = tensor.new_empty(0).set_(tensor.untyped_storage())
+    return memory.to(device).as_strided(tensor.shape, tensor.stride(), tensor.storage_offset())

@@ -31,7 +31,7 @@ def calls(backend: str) -> None:
 
     for tokens, head_dim in ((1, 64), (65, 64), (153, 64), (97, 32), (97, 96), (97, 128)):
         case = testing.make_case("near", heads=2, tokens=tokens, head_dim=head_dim, dtype=torch.bfloat16, strided=True)
-        q, k, v = (t.cuda() for t in (case.q, case.k, case.v))
+        q, k, v = (testing.move(t, "cuda") for t in (case.q, case.k, case.v))
         constants = tuple(case.constants.values())
         num_template = max(1, tokens // 5)
         if backend == "triton":

@@ -12,15 +12,15 @@ HEAD_DIMS = (32, 64, 96, 128)
 _DTYPES = {torch.bfloat16: "bfloat16", torch.float16: "float16"}
 
 
-def available() -> str | None:
-    """None if the CUDA kernel can run here, else why not."""
+def available(device: torch.device | None = None) -> str | None:
+    """None if the CUDA kernel can run here (on this device, by default the current one), else why not."""
     status = _native.cuda_status()
-    return status if status.startswith("not built") else _device.cuda_unavailable()
+    return status if status.startswith("not built") else _device.cuda_unavailable(device)
 
 
 def unsupported(q: Tensor, k: Tensor, v: Tensor) -> str | None:
     """Why this kernel cannot take q, k, v, or None."""
-    reason = available()
+    reason = available(q.device if q.device.type == "cuda" else None)
     if reason is not None:
         return reason
     if q.device.type != "cuda":

@@ -27,7 +27,8 @@ def decode_maps(score_map: Tensor, size_map: Tensor, offset_map: Tensor, window:
     size = size_map.reshape(batch, 2, -1).gather(2, at).squeeze(2)
     offset = offset_map.reshape(batch, 2, -1).gather(2, at).squeeze(2)
     cell = torch.stack([index % side, torch.div(index, side, rounding_mode="floor")], dim=1).to(offset.dtype)
-    box = torch.cat([(cell + offset) / side, size], dim=1)
+    # Not by a number: on CUDA that is a product with its rounded reciprocal.
+    box = torch.cat([(cell + offset) / offset.new_full((), side), size], dim=1)
     return box, raw.gather(1, index.unsqueeze(1)).squeeze(1), best, index
 
 

@@ -47,7 +47,9 @@ def select_tokens(scores: Tensor, keep: int) -> Tensor:
     batch, count = scores.shape
     kept = torch.empty(batch, keep, dtype=torch.int64, device=scores.device)
     with _triton.on_device_of(scores):
-        select_kernel[(batch,)](scores, kept, *scores.stride(), count, keep, BLOCK=max(16, power_of_two(count)), num_warps=WARPS)
+        select_kernel[(batch,)](
+            scores, kept, *scores.stride(), count, keep, BLOCK=max(16, power_of_two(count)), num_warps=WARPS, enable_fp_fusion=False
+        )  # fmt: skip
     return kept
 
 
@@ -68,7 +70,7 @@ def eliminate_tokens(scores: Tensor, keep: int, tokens: Tensor, attended: Tensor
         eliminate_kernel[(cdiv(num_template + count, eliminate_rows(block)), batch)](
             scores, tokens, attended, kept, out, attended_out, *scores.stride(), *tokens.stride(), *attended.stride(),
             num_template, count, keep, tokens.shape[2], attended.shape[2],
-            BLOCK=block, ROWS=eliminate_rows(block), BLOCK_C=BLOCK_C, num_warps=WARPS,
+            BLOCK=block, ROWS=eliminate_rows(block), BLOCK_C=BLOCK_C, num_warps=WARPS, enable_fp_fusion=False,
         )  # fmt: skip
     return kept, out, attended_out
 
@@ -92,7 +94,7 @@ def gather_tokens(tokens: Tensor, kept: Tensor, num_template: int) -> Tensor:
         with _triton.on_device_of(tokens):
             gather_kernel[(cdiv(num_template + count, ROWS), batch)](
                 tokens, kept.contiguous(), out, *tokens.stride(), num_template, count, rows - num_template, columns,
-                ROWS=ROWS, BLOCK_C=BLOCK_C, num_warps=WARPS,
+                ROWS=ROWS, BLOCK_C=BLOCK_C, num_warps=WARPS, enable_fp_fusion=False,
             )  # fmt: skip
     return out
 
@@ -113,7 +115,7 @@ def scatter_tokens(tokens: Tensor, kept: Tensor, length: int) -> Tensor:
         with _triton.on_device_of(tokens):
             scatter_kernel[(cdiv(length, ROWS), batch)](
                 tokens, kept.contiguous(), out, *tokens.stride(), count, length, columns,
-                ROWS=ROWS, BLOCK_N=BLOCK_N, BLOCK_C=BLOCK_C, num_warps=WARPS,
+                ROWS=ROWS, BLOCK_N=BLOCK_N, BLOCK_C=BLOCK_C, num_warps=WARPS, enable_fp_fusion=False,
             )  # fmt: skip
     return out
 

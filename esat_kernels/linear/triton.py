@@ -38,7 +38,7 @@ def linear(
     tiles = tiling.product_tiles(rows, inner, columns, x.dtype if norm_eps is None else weight.dtype, weight.dtype, processors, device)
     fused = norm_eps is not None and tiling.fuse_norm(rows, inner, columns, tiles, x.dtype, weight.dtype, processors)
     if fused:
-        tiles = tiling.product_tiles(rows, inner, columns, x.dtype, weight.dtype, processors, device)
+        tiles = tiling.product_tiles(rows, inner, columns, x.dtype, weight.dtype, processors, device, True)
     with _triton.on_device_of(x):
         if norm_eps is not None and not fused:
             x, norm_eps = normalise(x, norm_eps, weight.dtype), None

@@ -53,11 +53,18 @@ _HALF = (
 )
 _FULL = (Tiles(64, 64, 16, 1, 8, 3), Tiles(32, 64, 16, 1, 4, 3), Tiles(16, 32, 32, 1, 4, 3))
 _SPLITS = (1, 2, 3, 4, 6)
+_ASYNCHRONOUS_ROWS = 64  # of a tile whose products use sm_90's own matrix instructions
 
 
-def candidates(inner: int, x_dtype: torch.dtype, weight_dtype: torch.dtype) -> list[Tiles]:
-    """All tiles that may be chosen for an inner dimension and operands of these dtypes."""
-    shapes = _FULL if weight_dtype == torch.float32 else _HALF
+def candidates(inner: int, x_dtype: torch.dtype, weight_dtype: torch.dtype, computed: bool = False) -> list[Tiles]:
+    """All tiles that may be chosen for an inner dimension and operands of these dtypes.
+
+    computed: the product's left operand is not x as it lies in memory, but normalised or of another dtype. From 64 rows on the products are
+    asynchronous on sm_90, and Triton 3.6 lets the next such operand overwrite the registers that one still reads: then all tiles are lower.
+    """
+    shapes: tuple[Tiles, ...] = _FULL if weight_dtype == torch.float32 else _HALF
+    if weight_dtype != torch.float32 and (computed or x_dtype != weight_dtype):
+        shapes = tuple(tiles for tiles in shapes if tiles.block_m < _ASYNCHRONOUS_ROWS)
     fitting = [tiles for tiles in shapes if tiles.shared_bytes(x_dtype.itemsize, weight_dtype.itemsize) <= _SHARED_MEMORY]
     return [
         dataclasses.replace(tiles, splits=splits)
@@ -86,14 +93,24 @@ def estimated_cycles(
 
 
 def product_tiles(
-    rows: int, inner: int, columns: int, x_dtype: torch.dtype, weight_dtype: torch.dtype, multiprocessors: int, device: str = ""
+    rows: int,
+    inner: int,
+    columns: int,
+    x_dtype: torch.dtype,
+    weight_dtype: torch.dtype,
+    multiprocessors: int,
+    device: str = "",
+    computed: bool = False,
 ) -> Tiles:
-    """Tiles for x [rows, inner] and weight [columns, inner]: the device's measured ones if there are any, else the cheapest estimate."""
-    measured = _tuned.find(device, "linear", shape_key(rows, inner, columns, x_dtype, weight_dtype))
+    """Tiles for x [rows, inner] and weight [columns, inner]: the device's measured ones if there are any, else the cheapest estimate.
+
+    computed: as in `candidates`; such products have not been measured.
+    """
+    measured = None if computed else _tuned.find(device, "linear", shape_key(rows, inner, columns, x_dtype, weight_dtype))
     if measured is not None:
         return Tiles(*measured)
     return min(
-        candidates(inner, x_dtype, weight_dtype),
+        candidates(inner, x_dtype, weight_dtype, computed),
         key=lambda tiles: estimated_cycles(tiles, rows, inner, columns, x_dtype, weight_dtype, multiprocessors),
     )
 
@@ -107,7 +124,11 @@ def shape_key(rows: int, inner: int, columns: int, x_dtype: torch.dtype, weight_
 def fuse_norm(
     rows: int, inner: int, columns: int, tiles: Tiles, x_dtype: torch.dtype, weight_dtype: torch.dtype, multiprocessors: int
 ) -> bool:
-    """Whether each tile computes its rows' statistics itself: it saves a launch, but every column of tiles reads x twice and unrounded."""
+    """Whether each tile computes its rows' statistics itself: it saves a launch, but every column of tiles reads x twice and unrounded, and
+    `tiles`, those of a product of its own, must be low ones anyway (see `candidates`).
+    """
+    if weight_dtype != torch.float32 and tiles.block_m >= _ASYNCHRONOUS_ROWS:
+        return False
     column_tiles = cdiv(columns, tiles.block_n)
     repeated = rows * inner * column_tiles * (2 * x_dtype.itemsize - weight_dtype.itemsize)
     separate = rows * inner * (x_dtype.itemsize + weight_dtype.itemsize)

@@ -11,6 +11,8 @@ from collections import Counter
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from tests.kernels import wgmma
+
 FLOATS = {"alpha": "fp32", "beta": "fp32", "delta": "fp32", "scale": "fp32"}
 FLOAT32_POINTERS = ("lse_ptr", "row_ptr", "scores_ptr")
 SHARED_LIMIT = {80: 163 * 1024, 90: 227 * 1024}  # bytes that one block can have
@@ -109,5 +111,6 @@ def compile_triton(
     source = ASTSource(kernel, signature, constexprs=constexprs, attrs=attributes)
     options = {"num_warps": num_warps, "num_stages": num_stages, "enable_fp_fusion": fp_fusion}
     compiled = triton.compile(source, target=GPUTarget("cuda", architecture, 32), options=options)
+    assert not wgmma.hazards(compiled.asm["ttgir"], num_stages)
     (facts,) = inspect(compiled.asm["cubin"]).values()
     return Compiled(facts, compiled.metadata.shared, compiled.asm["ptx"])

@@ -1,5 +1,5 @@
 """Triton's interpreter as a GPU computes (3.6 to 3.9): its matrix product multiplies bfloat16's 16-bit patterns, its rounding to bfloat16 truncates,
-and its fused multiply-add rounds twice.
+its fused multiply-add rounds twice, and before 3.9 a scalar is no loop bound where NumPy 2.4 converts no arrays of one element.
 """
 
 from __future__ import annotations
@@ -7,6 +7,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 import triton.language as tl
+from triton.runtime import interpreter
 from triton.runtime.interpreter import InterpreterBuilder, TensorHandle
 
 
@@ -23,7 +24,7 @@ def _round_bfloat16(values: np.ndarray) -> np.ndarray:
 
 def compute_as_a_gpu() -> None:
     """Patches the interpreter of this process."""
-    cast = InterpreterBuilder.cast_impl
+    cast, patch_tensor = InterpreterBuilder.cast_impl, interpreter._patch_lang_tensor
 
     def create_dot(self, a, b, d, input_precision, max_num_imprecise_acc):  # type: ignore[no-untyped-def]
         return TensorHandle(np.matmul(_widen(a), _widen(b), dtype=d.data.dtype) + d.data, d.dtype.scalar)
@@ -37,6 +38,11 @@ def compute_as_a_gpu() -> None:
         exact = x.data.astype(np.float64) * y.data.astype(np.float64) + z.data.astype(np.float64)
         return TensorHandle(exact.astype(z.data.dtype), z.dtype.scalar)
 
+    def patch_lang_tensor(tensor, scope):  # type: ignore[no-untyped-def]
+        patch_tensor(tensor, scope)
+        scope.set_attr(tensor, "__index__", lambda self: self.handle.data.item())
+
+    interpreter._patch_lang_tensor = patch_lang_tensor
     InterpreterBuilder.create_fma = create_fma
     InterpreterBuilder.create_dot = create_dot
     InterpreterBuilder.cast_impl = cast_impl

@@ -7,6 +7,7 @@ import math
 import pytest
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import esat_kernels
 from engine import postprocess
@@ -52,6 +53,23 @@ def test_the_next_boxes_are_those_of_the_loop(side: int, batch: int, frame_size:
         record = esat_kernels.advance_boxes(*maps, regions, boxes, size)
         assert record.tolist() == expected
         assert torch.equal(boxes, record[:, :4])
+
+
+class _DividingAsOnCuda(TorchDispatchMode):
+    """PyTorch's kernels on CUDA multiply by the reciprocal of a divisor that is a number, not a tensor."""
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        if function is torch.ops.aten.div.Tensor and not isinstance(args[1], Tensor):
+            return args[0] * (1.0 / torch.tensor(float(args[1]))).item()
+        return function(*args, **(kwargs or {}))
+
+
+def test_a_gpu_divides_like_the_loop() -> None:
+    for side in (7, 24):
+        maps, regions, boxes = state(64, side)
+        expected = esat_kernels.advance_boxes(*maps, regions, boxes.clone(), FRAME_SIZE, "reference")
+        with _DividingAsOnCuda():
+            assert torch.equal(esat_kernels.advance_boxes(*maps, regions, boxes, FRAME_SIZE, "reference"), expected)
 
 
 def test_maps_of_half_precision_and_any_stride() -> None:

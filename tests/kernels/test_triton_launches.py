@@ -1,0 +1,105 @@
+"""The launches that the Triton backends make, with the specialisations that real arguments cause: compiled for sm_90, not run.
+
+The interpreter takes no argument for a constant; a GPU does so with every stride and size that is 1, and with absent tensors.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+
+import pytest
+import torch
+
+from esat_kernels.attention import triton as attention
+from esat_kernels.crop import triton as crop
+from esat_kernels.decode import triton as decode
+from esat_kernels.elimination import triton as elimination
+from esat_kernels.linear import triton as linear
+from tests.kernels import cubin, launches, wgmma
+from tests.require import require
+
+# From Triton 3.9 on a launch that leaves fused multiply-adds to the default warns.
+pytestmark = [pytest.mark.cubin, pytest.mark.filterwarnings("error::UserWarning")]
+BFLOAT16, FLOAT16, FLOAT32 = torch.bfloat16, torch.float16, torch.float32
+
+
+@pytest.fixture(autouse=True)
+def _triton():
+    require("triton", None if importlib.util.find_spec("triton") else "Triton is not installed")
+    require("triton", None if cubin.find_tool("cuobjdump") else "no cuobjdump")
+
+
+@pytest.fixture
+def launched():
+    """The launches of a test, checked at its end."""
+    with launches.recorded(90) as found:
+        yield found
+    assert found
+    for launch in found:
+        assert launch.compiled.metadata.shared <= cubin.SHARED_LIMIT[90]
+        assert not wgmma.hazards(launch.compiled.asm["ttgir"], launch.compiled.metadata.num_stages)
+        assert "tf32" not in launch.compiled.asm["ptx"]
+
+
+@pytest.mark.parametrize(
+    ("batch", "heads", "tokens", "head_dim", "dtype"),
+    [(1, 12, 65, 64, BFLOAT16), (1, 2, 65, 20, FLOAT16), (1, 1, 33, 1, FLOAT16), (1, 1, 1, 64, BFLOAT16), (2, 1, 1, 1, FLOAT32)],
+)
+def test_attention(launched, batch, heads, tokens, head_dim, dtype):
+    qkv = torch.zeros(batch, tokens, 3, heads, head_dim, dtype=dtype).permute(2, 0, 3, 1, 4)
+    for alpha, beta in ((0.1, 0.1), (0.0, 0.0)):
+        constants = (alpha, beta, 0.125, 0.125)
+        out, _, lse = attention.forward(*qkv, *constants, max(1, tokens // 5), 0)
+        attention.backward(torch.zeros(1, dtype=dtype).expand(out.shape), *qkv, out, lse, *constants)
+
+
+@pytest.mark.parametrize(("rows", "inner", "columns"), [(1, 1, 1), (1, 96, 1), (5, 1, 40), (18, 33, 40), (343, 3072, 768)])
+@pytest.mark.parametrize(("dtype", "stream"), [(BFLOAT16, FLOAT32), (FLOAT32, FLOAT32)])
+def test_products(launched, rows, inner, columns, dtype, stream):
+    x, weight = torch.zeros(rows, inner, dtype=stream), torch.zeros(columns, inner, dtype=dtype)
+    linear.linear(x, weight, torch.zeros(columns), 1e-6, "gelu", torch.zeros(rows, columns), FLOAT32)
+    linear.linear(x, weight, None, None, None, None, dtype)
+    for launch in launched:
+        if launch.name == "product_kernel":
+            (facts,) = cubin.inspect(launch.compiled.asm["cubin"]).values()
+            assert (facts.instructions["HMMA"] + facts.instructions["HGMMA"] > 0) == (dtype == BFLOAT16)
+
+
+@pytest.mark.parametrize(("batch", "size", "dtype"), [(1, 384, BFLOAT16), (2, 16, FLOAT32)])
+def test_crops(launched, batch, size, dtype):
+    frame, frame_size, boxes = torch.zeros(3000, dtype=torch.uint8), torch.zeros(2, dtype=torch.int32), torch.zeros(batch, 4).double()
+    out = torch.zeros(batch, (size // 16) ** 2, 768, dtype=dtype)
+    crop.crop_regions(frame, frame_size, boxes, 4.1, size, 16, out, True, [1 / 3, 2.0, 1.0], [0.0, 1.0, -0.1])
+    (launch,) = launched
+    _keeps_every_rounding(launch)
+    assert "0d4010666666666666" in launch.compiled.asm["ptx"].lower(), "4.1 as a double"
+
+
+@pytest.mark.parametrize(("batch", "side", "dtype"), [(1, 24, FLOAT32), (2, 16, BFLOAT16), (1, 1, FLOAT32), (1, 2, FLOAT16)])
+def test_the_step_to_the_next_boxes(launched, batch, side, dtype):
+    score, size, offset = (torch.zeros(batch, channels, side, side, dtype=dtype) for channels in (1, 2, 2))
+    regions, boxes, frame_size = torch.zeros(batch, 3).double(), torch.zeros(batch, 4).double(), torch.zeros(2, dtype=torch.int32)
+    decode.advance_boxes(score, size, offset, torch.zeros(side, side), regions, boxes, frame_size, 10)
+    (launch,) = launched
+    _keeps_every_rounding(launch)
+
+
+def _keeps_every_rounding(launch):
+    """No fused multiply-add in float64, and none that the assembler could make: operations without .rn are free for it."""
+    assert not launch.compiled.metadata.enable_fp_fusion
+    ptx = launch.compiled.asm["ptx"]
+    assert "fma.rn.f64" not in ptx
+    assert not [operation for name in ("add", "sub", "mul") for operation in (f"{name}.f32", f"{name}.f64") if f"{operation} " in ptx]
+
+
+@pytest.mark.parametrize(
+    ("batch", "num_template", "count", "keep", "channels", "dtype"),
+    [(1, 144, 576, 404, 768, FLOAT32), (2, 0, 1, 1, 1, BFLOAT16), (1, 1, 17, 16, 7, torch.uint8), (1, 2, 4096, 4095, 5, torch.float64)],
+)
+def test_elimination(launched, batch, num_template, count, keep, channels, dtype):
+    scores, kept = torch.zeros(batch, count), torch.zeros(batch, keep, dtype=torch.int64)
+    tokens = torch.zeros(batch, num_template + count, channels, dtype=dtype)
+    elimination.select_tokens(scores, keep)
+    elimination.eliminate_tokens(scores, keep, tokens, tokens.bfloat16(), num_template)
+    elimination.gather_tokens(tokens, kept, num_template)
+    elimination.scatter_tokens(tokens[:, :keep], kept, count)
