@@ -62,7 +62,8 @@ class CudaStreams:
                 step()
         stream.synchronize()
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, stream=stream, capture_error_mode="thread_local"):
+        # After an error inside, torch.cuda.graph alone would leave the thread on the capture's stream.
+        with torch.cuda.stream(stream), torch.cuda.graph(graph, stream=stream, capture_error_mode="thread_local"):
             results = step()
         with torch.cuda.stream(stream):
             for tensor, value in zip(state, before, strict=True):

@@ -60,6 +60,7 @@ class _Pending:
 
     index: int
     sizes: list[tuple[int, int]]  # height, width of each video stream
+    tensors: list[Tensor]  # frames that the upload reads where they lie: PyTorch's allocator knows nothing of its stream
     followed: dict[int, _Followed]
     read: Mark
 
@@ -171,7 +172,8 @@ class FrameLoop:
         self._computed[slot] = self._streams.run("compute", compute, after=[self._uploaded[slot], self._read[slot]])
         self._read[slot] = self._streams.run("download", download, after=[self._computed[slot]])
         sizes = [(frame.shape[0], frame.shape[1]) for frame in checked]
-        self._pending.append(_Pending(index, sizes, dict(self._followed), self._read[slot]))
+        tensors = [frame for frame in checked if isinstance(frame, Tensor)]
+        self._pending.append(_Pending(index, sizes, tensors, dict(self._followed), self._read[slot]))
         self._next += 1
         return index
 

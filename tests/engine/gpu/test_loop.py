@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import weakref
+
 import numpy as np
 import pytest
 import torch
@@ -146,6 +148,20 @@ def test_tensors_are_taken_as_they_are(runner):
         loop.submit(torch.from_numpy(picture.copy()))
     for result, expected in zip(loop.results(wait=True), _alone(runner, pictures, BOX), strict=True):
         _same(result.targets[0], expected)
+
+
+def test_a_tensor_lives_until_its_result_is_read(runner):
+    """The caller's last reference may go at once: memory that is given back would be overwritten before the upload has read it."""
+    pictures = models.frames(3)
+    loop = FrameLoop(runner, thresholds=NEVER_LOST)
+    loop.init(0, pictures[0], BOX)
+    frame = torch.from_numpy(pictures[1].copy())
+    alive = weakref.ref(frame)
+    loop.submit(frame)
+    del frame
+    assert alive() is not None
+    loop.results(wait=True)
+    assert alive() is None
 
 
 def _follow(streams, pending=3):
