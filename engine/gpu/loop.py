@@ -33,7 +33,6 @@ from engine.state import StateThresholds
 from engine.target import Result, Target
 
 _SLOTS = 2  # frames that have memory on the device at the same time: one is uploaded while the other runs
-_SAME_BOX = 1e-6  # pixels: the host's box differs from the device's by rounding only
 
 
 @dataclasses.dataclass(frozen=True)
@@ -233,8 +232,7 @@ class FrameLoop:
         frame = np.broadcast_to(np.uint8(0), (height, width, 3))  # its shape is what counts
         result = target.advance(observation(record, followed.box, features), frame, {})
         followed.box = (record[0], record[1], record[2], record[3])
-        same = all(abs(ours - theirs) <= _SAME_BOX for ours, theirs in zip(target.search_box, followed.box, strict=True))
-        if not same and not followed.written and self._followed.get(place) is followed:
+        if target.search_box != followed.box and not followed.written and self._followed.get(place) is followed:
             self.write_box(place, target.search_box)
         return result
 

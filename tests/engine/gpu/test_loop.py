@@ -50,6 +50,19 @@ def test_the_loop_equals_the_tracker(runner, color):
     assert loop.results(wait=True) == []
 
 
+def test_boxes_that_are_clipped_are_the_tracker_s_to_the_last_bit():
+    """In bf16 the box soon fills the frame's width: half of it lies on a tie of the next region's rounding, where one bit moves a pixel."""
+    runner = models.runner("bf16")
+    pictures = models.frames(30)[:20]
+    loop = FrameLoop(runner, thresholds=NEVER_LOST)
+    loop.init(0, pictures[0], BOX)
+    for picture in pictures[1:]:
+        loop.submit(picture)
+    found = [result.targets[0].box for result in loop.results(wait=True)]
+    assert found == [expected.box for expected in _alone(runner, pictures, BOX)]
+    assert any(box[0] == 0.0 and box[2] == 120.0 for box in found)
+
+
 def test_several_targets_and_streams_equal_separate_trackers(runner):
     """Two video streams of different sizes, one with two targets."""
     first, second = models.frames(5), models.frames(5, 70, 150, seed=1)
