@@ -5,7 +5,6 @@ Prints and writes an entry for `engine/gpu/choices.json`; somebody who has looke
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -15,6 +14,7 @@ import torch
 
 import esat_kernels
 from benchmarks.gpu.inputs import model_weights
+from benchmarks.gpu.parts import write
 from benchmarks.gpu.timing import Graph, interleaved, summary
 from engine.config import ModelConfig, preset
 from engine.gpu.choices import Choices
@@ -86,7 +86,7 @@ def measure_head(config: ModelConfig) -> dict[str, Any]:
 def main(output: Path) -> int:
     reason = esat_kernels.backends()["triton"]
     if reason is not None:
-        output.write_text(json.dumps({"ok": False, "why": reason}))
+        write(output, {"ok": False, "why": reason})
         return 1
     torch.manual_seed(0)
     config = preset("esat-384")
@@ -98,12 +98,13 @@ def main(output: Path) -> int:
                 times = measure_product(count, outputs, inputs, *rest)
                 rows.append({"product": name, "batch": batch, "shape": f"{count}x{outputs}x{inputs}", **times})
                 print(f"{name} {rows[-1]['shape']}: fused {times['fused']:.1f} us, library {times['library']:.1f} us", flush=True)
+            write(output, {"ok": False, "rows": rows})
     head = measure_head(config)
     products = {row["shape"]: min(("fused", "library"), key=lambda choice: row[choice]) for row in rows}
     better = "fused" in head and head["fused"] < head["library"] and head["difference"] < 1e-2
     entry = {"verified": True, "note": "measured by benchmarks.gpu.products", "fused_up_to_rows": 1024}
     entry |= {"products": products, "fused_convolutions": better}
-    output.write_text(json.dumps({"ok": True, "rows": rows, "head": head, "choices": {torch.cuda.get_device_name(): entry}}))
+    write(output, {"ok": True, "rows": rows, "head": head, "choices": {torch.cuda.get_device_name(): entry}})
     return 0
 
 

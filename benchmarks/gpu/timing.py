@@ -25,12 +25,15 @@ class Graph:
         torch.cuda.synchronize()
         self._calls = len(works)
         self._graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(self._graph):
+        # The outer context: after an error inside, torch.cuda.graph alone would leave the thread on the capture's stream.
+        with torch.cuda.stream(stream), torch.cuda.graph(self._graph, stream=stream, capture_error_mode="thread_local"):
             for work in works:
                 work()
 
     def replay_us(self) -> float:
+        """One replay is not timed: it keeps the device busy until the timed one is queued, else the gap before that would count."""
         start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+        self._graph.replay()
         start.record()
         self._graph.replay()
         end.record()
