@@ -84,8 +84,8 @@ def _compiled() -> dict[str, Attention]:
 
 
 def _inputs(tokens: int, batch: int) -> list[list[Tensor]]:
-    """Fresh random q, k, v as slices of one QKV tensor, several times."""
-    packed = (torch.randn(batch, tokens, 3, HEADS, HEAD_DIM, device="cuda", dtype=torch.bfloat16) for _ in range(SETS))
+    """Fresh random q, k, v as slices of one QKV tensor, several times. Drawn on the CPU: a peer's capture that failed may spoil CUDA's generator."""
+    packed = (torch.randn(batch, tokens, 3, HEADS, HEAD_DIM).to("cuda", torch.bfloat16) for _ in range(SETS))
     return [list(qkv.permute(2, 0, 3, 1, 4)) for qkv in packed]
 
 
@@ -137,7 +137,7 @@ def measure(tokens: int, batch: int, candidates: dict[str, Attention]) -> list[d
 def _backward(tokens: int) -> list[dict[str, Any]]:
     """Forward and backward together, ours (Triton) and plain SDPA, by events around eager calls."""
     q, k, v = (t.detach().requires_grad_() for t in _inputs(tokens, 1)[0])
-    dout = torch.randn(1, HEADS, tokens, HEAD_DIM, device="cuda", dtype=torch.bfloat16)
+    dout = torch.randn(1, HEADS, tokens, HEAD_DIM).to("cuda", torch.bfloat16)
     works = {
         "ours": lambda: esat_kernels.fda_attention(q, k, v, backend="triton"),
         "sdpa": lambda: torch.nn.functional.scaled_dot_product_attention(q, k, v),

@@ -99,6 +99,8 @@ def main(output: Path) -> int:
     for name, ended in run_together({name: planned[name] for name in planned if name not in found}, seconds, environment).items():
         verdict = f"not finished in {ended.seconds:.0f} s" if ended.code is None else _verdict(ended.code, ended.output)
         found[name] = {"verdict": verdict, "seconds": round(ended.seconds, 1), "output_end": ended.output[-1500:]}
+        if verdict == "errors":  # the part's log: the first of them say most, and whether it is a kernel of ours
+            print(f"{name}:\n{ended.output[:20000]}")
     for name in planned:
         print(name, found[name]["verdict"], found[name].get("why", ""))
     good = all(entry["verdict"] != "errors" for entry in found.values())

@@ -17,15 +17,17 @@ from benchmarks.gpu.parts import seconds_left, write
 REPOSITORY = Path(__file__).resolve().parents[2]
 FILES = sorted(str(path.relative_to(REPOSITORY)) for path in (REPOSITORY / "tests").rglob("test_*_gpu.py"))
 LEAST = 100  # tests: a file that is not collected would go unnoticed
-_WORKERS, _TEST_S, _LAST_S = 12, 60, 25  # _LAST_S: what pytest gets to end its workers and to write its report
+_WORKERS, _TEST_S, _LAST_S = 12, 90, 25  # _LAST_S: what pytest gets to end its workers and to write its report
 
 
 def command(report: Path) -> list[str]:
     found = [sys.executable, "-m", "pytest", "--tb=short", "-p", "no:cacheprovider", f"--junitxml={report}", *FILES]
     if find_spec("xdist") is not None:  # most of the time goes into compiling Triton's variants
         found += ["-n", str(_workers())]
-    if find_spec("pytest_timeout") is not None:
-        found += [f"--timeout={_TEST_S}"]
+    if (
+        find_spec("pytest_timeout") is not None
+    ):  # a call that hangs in CUDA hears no signal; "thread" ends the worker, of which xdist starts another
+        found += [f"--timeout={_TEST_S}", "--timeout-method", "thread" if find_spec("xdist") is not None else "signal"]
     return found
 
 

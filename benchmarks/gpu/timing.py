@@ -9,6 +9,12 @@ import torch
 
 Work = Callable[[], object]
 FLUSH_BYTES = 256 * 2**20  # several times the L2 of an H200 (60 MB)
+_ROTATED_BYTES = 128 * 2**20  # twice the L2
+
+
+def copies(size: int) -> int:
+    """How many copies of `size` bytes calls must take in turn so that none finds its own in the L2: a frame reads each weight once."""
+    return -(-_ROTATED_BYTES // size)
 
 
 class Graph:

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.gpu.parts import seconds_left, write
-from benchmarks.gpu.timing import Graph, interleaved, summary
+from benchmarks.gpu.timing import Graph, copies, interleaved, summary
 from esat_kernels import _triton, _tuned, testing
 from esat_kernels.attention import triton as attention
 from esat_kernels.attention import triton_tiles as attention_tiles
@@ -28,7 +28,7 @@ from esat_kernels.linear import triton_tiles as linear_tiles
 
 BFLOAT16 = torch.bfloat16
 MODELS = {"esat-384": (768, 12, (720, 548, 427, 343)), "esat-s-256": (384, 6, (320, 244, 190, 153))}  # width, heads, tokens of the stages
-HEAD_DIM, SETS, ROUNDS = 64, 4, 60
+HEAD_DIM, SETS, ROUNDS = 64, 8, 20
 LAST_S = 45  # one problem may take so long: all its tiles are compiled
 
 
@@ -59,7 +59,7 @@ def _attention(tokens: int, heads: int) -> Problem:
 def _product(rows: int, inner: int, columns: int, activation: str | None) -> Problem:
     """A product of 16-bit rows, as the layers have them behind the normalisation."""
     x = torch.randn(rows, inner, device="cuda", dtype=BFLOAT16)
-    weights = [torch.randn(columns, inner, device="cuda", dtype=BFLOAT16) * inner**-0.5 for _ in range(SETS)]
+    weights = [torch.randn(columns, inner, device="cuda", dtype=BFLOAT16) * inner**-0.5 for _ in range(copies(2 * columns * inner))]
     bias = torch.randn(columns, device="cuda")
     expected = reference.linear(x, weights[0], bias, None, activation, None, torch.float32)
 
