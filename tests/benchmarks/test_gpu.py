@@ -53,6 +53,30 @@ def test_every_part_exists_and_a_call_fits_into_ten_minutes():
         assert (REPOSITORY / "benchmarks" / "gpu" / f"{part.module}.py").is_file()
 
 
+def test_everything_is_imported_without_packages_that_a_bare_machine_lacks():
+    """PyTorch's CUDA images have no PyAV and none of the extras; nothing of the evaluation's videos and servers is needed here."""
+    modules = [
+        f"benchmarks.gpu.{path.stem}" for path in sorted((REPOSITORY / "benchmarks" / "gpu").glob("*.py")) if path.stem != "__init__"
+    ]
+    tests = [path.removesuffix(".py").replace("/", ".") for path in gpu_tests.FILES]
+    missing = ("av", "openvino", "ncnn", "ray", "fastapi", "uvicorn", "websockets", "got10k", "supervision", "playwright")
+    code = f"""
+import importlib, sys, torch
+sys.modules |= dict.fromkeys({missing}, None)
+torch.cuda.is_available = lambda: True
+for name in {[*modules, *tests, "tests.conftest"]}: importlib.import_module(name)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=REPOSITORY,
+        env={**os.environ, "CUDA_VISIBLE_DEVICES": ""},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+
+
 def test_an_unknown_part_is_named(capsys, monkeypatch):
     monkeypatch.setattr(sys, "argv", ["gpu", "--parts", "build,polish"])
     with pytest.raises(SystemExit) as ended:
