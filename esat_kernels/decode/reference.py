@@ -27,7 +27,8 @@ def decode_maps(score_map: Tensor, size_map: Tensor, offset_map: Tensor, window:
     size = size_map.reshape(batch, 2, -1).gather(2, at).squeeze(2)
     offset = offset_map.reshape(batch, 2, -1).gather(2, at).squeeze(2)
     cell = torch.stack([index % side, torch.div(index, side, rounding_mode="floor")], dim=1).to(offset.dtype)
-    box = torch.cat([(cell + offset) / side, size], dim=1)
+    sides = torch.full_like(offset, side)  # by a plain number PyTorch's CUDA kernels multiply with its reciprocal, which may lose a bit
+    box = torch.cat([(cell + offset) / sides, size], dim=1)
     return box, raw.gather(1, index.unsqueeze(1)).squeeze(1), best, index
 
 

@@ -7,6 +7,7 @@ import math
 import pytest
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import esat_kernels
 from engine import postprocess
@@ -52,6 +53,26 @@ def test_the_next_boxes_are_those_of_the_loop(side: int, batch: int, frame_size:
         record = esat_kernels.advance_boxes(*maps, regions, boxes, size)
         assert record.tolist() == expected
         assert torch.equal(boxes, record[:, :4])
+
+
+class PlainDivisors(TorchDispatchMode):
+    """Notes divisions of a tensor by a plain number, which CUDA rounds otherwise than a CPU."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: list[str] = []
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
+        if function.overloadpacket is torch.ops.aten.div and not isinstance(args[1], Tensor) and args[0].is_floating_point():
+            self.found.append(str(function))
+        return function(*args, **(kwargs or {}))
+
+
+def test_a_division_has_the_same_bits_on_every_device() -> None:
+    maps, regions, boxes = state(1, 7)
+    with PlainDivisors() as plain:
+        esat_kernels.advance_boxes(*maps, regions, boxes, FRAME_SIZE, backend="reference")
+    assert plain.found == []
 
 
 def test_maps_of_half_precision_and_any_stride() -> None:
