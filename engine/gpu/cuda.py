@@ -51,7 +51,8 @@ class CudaStreams:
         return CudaMark(event)
 
     def staging(self, size: int, dtype: torch.dtype) -> Tensor:
-        return torch.zeros(size, dtype=dtype, pin_memory=True)
+        with torch.cuda.device(self._device):  # else another device would get a context for it
+            return torch.zeros(size, dtype=dtype, pin_memory=True)
 
     def capture(self, step: Callable[[], T], state: Sequence[Tensor]) -> Callable[[], T]:
         stream = self._streams["compute"]
