@@ -19,12 +19,12 @@ from esat_kernels.linear.triton_tiles import Tiles
 from tests.kernels.test_advance import state
 from tests.kernels.test_linear import operands
 from tests.kernels.test_regions import boxes_in, frame_of
-from tests.kernels.triton_cases import BFLOAT16, DEVICE, FLOAT16, FLOAT32, INTERPRETED
+from tests.kernels.triton_cases import BFLOAT16, DEVICE, FLOAT16, FLOAT32, INTERPRETED, moved
 from tests.kernels.triton_cases import nan_in_fresh_memory as nan_in_fresh_memory  # a fixture of every test here
 
 
 def device(*tensors: Tensor) -> list[Tensor]:
-    return [tensor.to(DEVICE) for tensor in tensors]
+    return [moved(tensor) for tensor in tensors]
 
 
 def equal(result: Tensor, expected: Tensor) -> bool:
@@ -153,7 +153,7 @@ def test_elimination_in_one_launch(num_template, n, keep, rows, monkeypatch):
 
 def within_budget(given: dict[str, Tensor], norm_eps: float | None = None, activation: str | None = None) -> None:
     """Against the formula in float64; the yardstick is the reference, which rounds the product's operands and the result alone."""
-    tensors = {name: tensor.to(DEVICE) for name, tensor in given.items()}
+    tensors = {name: moved(tensor) for name, tensor in given.items()}
     out = esat_kernels.linear(**tensors, norm_eps=norm_eps, activation=activation, backend="triton").cpu()
     ideal = esat_kernels.linear(**given, norm_eps=norm_eps, activation=activation, backend="reference")
     x, weight = given["x"].double(), given["weight"].double()
