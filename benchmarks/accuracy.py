@@ -31,8 +31,8 @@ from engine.cli.exits import run_function
 from engine.engines import make_runner
 from engine.evaluation.layouts import open_dataset
 from engine.evaluation.metrics import Floats, Truth, evaluate, iou
-from engine.evaluation.report import markdown_table, terminal_table
 from engine.evaluation.sequences import Sequence
+from engine.evaluation.tables import markdown_table, terminal_table
 from engine.preprocess import Box
 from engine.runner import Runner
 from engine.state import NEVER_LOST

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import attention, frame, report_compare, table2_report
-from engine.evaluation.report import markdown_table
+from engine.evaluation.tables import markdown_table
 
 Row = dict[str, Any]
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from engine.evaluation.report import markdown_table
+from engine.evaluation.tables import markdown_table
 
 Row = dict[str, Any]
 

@@ -28,6 +28,7 @@ class Observation(NamedTuple):
     weighted_score: float  # score times Hann window
     kept_tokens: NDArray[np.int64] | None = None  # positions in the search grid, row by row, that survived every elimination
     features: NDArray[np.float32] | None = None  # [dim], the encoder's search features around the chosen cell, mean of 3 x 3 cells
+    frame_box: Box | None = None  # `box` as x, y, w, h in the frame, clipped, where the engine has computed that itself
 
 
 class Observations(NamedTuple):

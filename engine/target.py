@@ -57,7 +57,7 @@ class Target:
         height, width = frame.shape[:2]
         side, (x, y, w, h) = seen.region_side, self.search_box
         region = (x + 0.5 * (w - side), y + 0.5 * (h - side), side, side)
-        found = postprocess.clip(postprocess.to_frame(seen.box, side, self.search_box), width, height)
+        found = seen.frame_box or postprocess.clip(postprocess.to_frame(seen.box, side, self.search_box), width, height)
         self._frame_index += 1
         was_lost = self._machine.state is TargetState.LOST
         confidence = self._usual.confidence(seen, centred=not was_lost) if not was_lost or self._resembles_last_seen(found) else 0.0

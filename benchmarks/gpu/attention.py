@@ -6,7 +6,7 @@ Times are of graph replays over several input sets, implementations in turn. No 
 from __future__ import annotations
 
 import argparse
-import json
+import functools
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -17,11 +17,13 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 import esat_kernels
+from benchmarks.gpu.parts import write
 from benchmarks.gpu.timing import Graph, cold_us, interleaved, summary
 from esat_kernels import testing
 from esat_kernels.attention import cuda, reference, triton
 
 TOKENS = (720, 548, 427, 343)
+TRAINING = (720, 320)  # tokens of forward and backward together
 HEADS, HEAD_DIM, SETS, ROUNDS = 12, 64, 8, 200
 FORCE = (0.1, 0.1, HEAD_DIM**-0.5, HEAD_DIM**-0.5)  # alpha, beta, delta, scale of the paper's model
 Attention = Callable[[Tensor, Tensor, Tensor], Tensor]
@@ -82,16 +84,24 @@ def _compiled() -> dict[str, Attention]:
 
 
 def _inputs(tokens: int, batch: int) -> list[list[Tensor]]:
-    """Fresh random q, k, v as slices of one QKV tensor, several times."""
-    packed = (torch.randn(batch, tokens, 3, HEADS, HEAD_DIM, device="cuda", dtype=torch.bfloat16) for _ in range(SETS))
+    """Fresh random q, k, v as slices of one QKV tensor, several times. Drawn on the CPU: a peer's capture that failed may spoil CUDA's generator."""
+    packed = (torch.randn(batch, tokens, 3, HEADS, HEAD_DIM).to("cuda", torch.bfloat16) for _ in range(SETS))
     return [list(qkv.permute(2, 0, 3, 1, 4)) for qkv in packed]
 
 
+@functools.cache
+def _case(kind: str, tokens: int) -> tuple[testing.Case, Tensor, Tensor]:
+    """Inputs of the measured shape, what the ideal kernel gives, and the float64 oracle."""
+    case = testing.make_case(kind, heads=HEADS, tokens=tokens, dtype=torch.bfloat16)
+    return case, testing.yardstick(case), testing.oracle(case)[0]
+
+
 def _accuracy(name: str, attention: Attention, tokens: int) -> testing.Budget:
-    """Against the float64 oracle on one head pair; a plain implementation is held to plain attention."""
+    """Against the float64 oracle; a plain implementation is held to plain attention. Shape and strides are those of the measured inputs."""
     plain = name.startswith("sdpa") or name.endswith(":plain")
-    case = testing.make_case("plain" if plain else "normal", heads=2, tokens=tokens, dtype=torch.bfloat16)
-    return testing.check(case, attention(*(t.cuda() for t in (case.q, case.k, case.v))).cpu())
+    case, ideal, exact = _case("plain" if plain else "normal", tokens)
+    packed = torch.stack([t.transpose(1, 2) for t in (case.q, case.k, case.v)], dim=2).cuda()
+    return testing.compare(attention(*packed.permute(2, 0, 3, 1, 4)).cpu(), ideal, exact)
 
 
 def measure(tokens: int, batch: int, candidates: dict[str, Attention]) -> list[dict[str, Any]]:
@@ -127,7 +137,7 @@ def measure(tokens: int, batch: int, candidates: dict[str, Attention]) -> list[d
 def _backward(tokens: int) -> list[dict[str, Any]]:
     """Forward and backward together, ours (Triton) and plain SDPA, by events around eager calls."""
     q, k, v = (t.detach().requires_grad_() for t in _inputs(tokens, 1)[0])
-    dout = torch.randn(1, HEADS, tokens, HEAD_DIM, device="cuda", dtype=torch.bfloat16)
+    dout = torch.randn(1, HEADS, tokens, HEAD_DIM).to("cuda", torch.bfloat16)
     works = {
         "ours": lambda: esat_kernels.fda_attention(q, k, v, backend="triton"),
         "sdpa": lambda: torch.nn.functional.scaled_dot_product_attention(q, k, v),
@@ -155,7 +165,9 @@ def main() -> int:
     ours = _ours()
     rows: list[dict[str, Any]] = []
     training: list[dict[str, Any]] = []
+    good = False
     for tokens in TOKENS:
+        torch.compiler.reset()  # one function may be compiled for a few shapes only: beyond them PyTorch would run it uncompiled
         candidates = {**ours, **(_compiled() if options.compiled else {}), **_peers()}
         rows += measure(tokens, 1, candidates)
         for row in rows[-len(candidates) :]:
@@ -166,10 +178,10 @@ def main() -> int:
             )
             print(f"N = {tokens} {row['impl']}:{row['backend'] or ''} {took}", flush=True)
         good = bool(ours) and all(row["ok"] for row in rows if row["impl"] == "ours")
-        options.output.write_text(json.dumps({"ok": good, "rows": rows, "training": training}))
+        write(options.output, {"ok": good and tokens == TOKENS[-1], "rows": rows, "training": training})
     if not options.compiled and triton.available() is None:
-        training = [row for tokens in (720, 320) for row in _backward(tokens)]
-    options.output.write_text(json.dumps({"ok": good, "rows": rows, "training": training}))
+        training = [row for tokens in TRAINING for row in _backward(tokens)]
+    write(options.output, {"ok": good, "rows": rows, "training": training})
     return 0 if good else 1
 
 

@@ -17,8 +17,8 @@ import esat_kernels
 from benchmarks import golden, parity
 from benchmarks.golden_checks import FORWARD_KERNEL, HALF_REMOVED_OVERLAP
 from benchmarks.golden_findings import Target
-from benchmarks.gpu.inputs import patch_rows
-from engine.errors import EsatError
+from benchmarks.gpu.inputs import full_float32, patch_rows
+from benchmarks.gpu.parts import write
 from engine.gpu.network import GpuNetwork, Kernels
 from engine.runner import DTYPES
 
@@ -77,23 +77,25 @@ def rows(path: Path, target: Target) -> list[dict[str, Any]]:
         found = [parity.check_file(path, target)]
         if content["kind"] == "forward":
             found.append(check_engine(path, content, target))
-    except (EsatError, NotImplementedError) as error:
-        return [{"file": path.name, "kind": None, "ok": False, "backend": target.backend, "dtype": target.dtype, "error": str(error)}]
+    except Exception as error:  # noqa: BLE001  one file takes no other with it
+        why = f"{type(error).__name__}: {error}"
+        return [{"file": path.name, "kind": None, "ok": False, "backend": target.backend, "dtype": target.dtype, "error": why[:600]}]
     return found
 
 
 def main(output: Path) -> int:
+    full_float32()
     backends = [name for name in ("cuda", "triton") if esat_kernels.backends()[name] is None]
     found: list[dict[str, Any]] = []
     for backend in backends:
         for dtype in ("bf16", "fp16", *(("fp32",) if backend == "triton" else ())):
             for path in files():
                 found += rows(path, Target(backend, dtype, "cuda"))
-            output.write_text(json.dumps({"ok": False, "rows": found}))
+            write(output, {"ok": False, "rows": found})
     good = bool(found) and all(row["ok"] for row in found)
-    output.write_text(json.dumps({"ok": good, "rows": found}))
+    write(output, {"ok": good, "rows": found})
     for row in found:
-        print(f"{row['file']} {row['kind']} {row['backend']} {row['dtype']}: {'ok' if row['ok'] else 'FAILED'}")
+        print(f"{row['file']} {row['kind']} {row['backend']} {row['dtype']}: {'ok' if row['ok'] else row.get('error', 'FAILED')}")
     return 0 if good else 1
 
 

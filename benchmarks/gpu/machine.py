@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 import platform
 import re
-import shutil
 import subprocess
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+
+_SOURCES = {".py", ".cu", ".cuh", ".h", ".cpp", ".json", ".npz", ".txt", ".toml"}
 
 
 def no_gpu() -> str | None:
@@ -27,10 +29,11 @@ def device_folder() -> str:
 
 
 def _output(*command: str | Path) -> str | None:
-    """What a command prints, or None if it is missing or fails."""
-    if shutil.which(str(command[0])) is None:
+    """What a command prints, or None if it is missing, fails or hangs."""
+    try:
+        done = subprocess.run(list(map(str, command)), capture_output=True, text=True, timeout=20)
+    except (OSError, subprocess.TimeoutExpired):
         return None
-    done = subprocess.run(list(map(str, command)), capture_output=True, text=True, timeout=30)
     return done.stdout.strip() if done.returncode == 0 else None
 
 
@@ -48,6 +51,27 @@ def commit(repository: Path) -> str | None:
         return None
     changed = _output("git", "-C", repository, "status", "--porcelain", "--untracked-files=no")
     return f"{found}-dirty" if changed else found
+
+
+def sources(repository: Path) -> str:
+    """A hash of everything that the results depend on: it works outside a git checkout too, and with local changes."""
+    found = hashlib.sha256()
+    for folder in ("csrc", "engine", "esat_kernels", "benchmarks", "tests", "CMakeLists.txt", "pyproject.toml"):
+        for path in sorted([repository / folder, *(repository / folder).rglob("*")]):
+            place = path.relative_to(repository)
+            if (
+                path.is_file()
+                and path.suffix in _SOURCES
+                and place.parts[:2] != ("benchmarks", "results")
+                and not path.name.startswith("_native")
+            ):
+                found.update(f"{place} {path.stat().st_size}\n".encode() + path.read_bytes())
+    return found.hexdigest()[:16]
+
+
+def clocks() -> str | None:
+    """As the device is now."""
+    return _output("nvidia-smi", "--query-gpu=clocks.sm,clocks.mem,temperature.gpu,power.draw", "--format=csv,noheader")
 
 
 def facts(repository: Path) -> dict[str, object]:
@@ -68,4 +92,5 @@ def facts(repository: Path) -> dict[str, object]:
         "triton": _version("triton"),
         "nvcc": nvcc.group(1) if nvcc else None,
         "commit": commit(repository),
+        "sources": sources(repository),
     }

@@ -5,7 +5,6 @@ A loop has a speed only if its boxes equal those of `Tracker` on the same engine
 
 from __future__ import annotations
 
-import json
 import sys
 import time
 from collections.abc import Sequence
@@ -19,18 +18,24 @@ from torch import Tensor
 
 import esat_kernels
 from benchmarks.gpu.inputs import boxes, model_weights, pictures
-from engine import Tracker
+from benchmarks.gpu.parts import write
+from engine import Tracker, TrackerConfig
 from engine.gpu.loop import FrameLoop
 from engine.gpu.runner import GpuRunner
+from engine.state import NEVER_LOST  # random weights follow nothing, and a loop that runs ahead searches later than a tracker
 from engine.weights.io import Weights
 
 FRAMES, WARM_UP, DISTINCT = 600, 60, 12
 ARRANGEMENTS: dict[str, tuple[int, ...]] = {"1 target": (1,), "4 targets": (4,), "4 streams": (1, 1, 1, 1), "16 targets": (16,)}
 
 
+def _tracker(runner: GpuRunner) -> Tracker:
+    return Tracker(runner, config=TrackerConfig(thresholds=NEVER_LOST))
+
+
 def loop_error(runner: GpuRunner, frames: Sequence[NDArray[np.uint8]]) -> float:
     """The largest difference in pixels between the boxes of the loop and of `Tracker`."""
-    tracker, loop, box = Tracker(runner), FrameLoop(runner), boxes(1)[0]
+    tracker, loop, box = _tracker(runner), FrameLoop(runner, thresholds=NEVER_LOST), boxes(1)[0]
     tracker.init(frames[0], box)
     loop.init(0, frames[0], box)
     for frame in frames[1:]:
@@ -48,7 +53,7 @@ def throughput(
     count: int,
 ) -> float:
     """Frames of each video stream in a second, over `count` frames, results read on the way."""
-    loop = FrameLoop(runner, targets)
+    loop = FrameLoop(runner, targets, thresholds=NEVER_LOST)
     for place, box in enumerate(boxes(sum(targets))):
         loop.init(place, arrays[0], box)
     for index in range(WARM_UP):
@@ -64,7 +69,7 @@ def throughput(
 
 def host_loop(runner: GpuRunner, arrays: Sequence[NDArray[np.uint8]], count: int) -> float:
     """Frames in a second through `Tracker.update`, which waits for every frame."""
-    tracker = Tracker(runner)
+    tracker = _tracker(runner)
     tracker.init(arrays[0], boxes(1)[0])
     for index in range(WARM_UP):
         tracker.update(arrays[index % len(arrays)])
@@ -99,11 +104,11 @@ def main(output: Path) -> int:
     for name in ("esat-384", "esat-s-256"):
         for backend in backends:
             rows += measure(model_weights(name), backend)
-            output.write_text(json.dumps({"ok": all(row["ok"] for row in rows), "rows": rows}))
+            write(output, {"ok": all(row["ok"] for row in rows), "rows": rows})
     for row in rows:
         print(f"{row['model']} {row['backend']}", f"{row['targets']}, {row['frames']}: {row['fps']:.0f} frames/s" if row["ok"] else row)
     good = bool(rows) and all(row["ok"] for row in rows)
-    output.write_text(json.dumps({"ok": good, "rows": rows}))
+    write(output, {"ok": good, "rows": rows})
     return 0 if good else 1
 
 

@@ -10,6 +10,8 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from benchmarks.gpu.parts import write
+
 
 def _rows(folder: Path, part: str, key: str = "rows") -> Any:
     """What a part has written; nothing where it did not run."""
@@ -81,7 +83,7 @@ def pipeline(folder: Path) -> str | None:
 def main(output: Path) -> int:
     made = [name for name in (draw(output.parent) for draw in (attention, frame, pipeline)) if name is not None]
     print(", ".join(made) or "nothing has been measured")
-    output.write_text(json.dumps({"ok": bool(made), "files": made}))
+    write(output, {"ok": bool(made), "files": made})
     return 0 if made else 1
 
 

@@ -5,9 +5,7 @@ Prints and writes an entry for `engine/gpu/choices.json`; somebody who has looke
 
 from __future__ import annotations
 
-import json
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,14 +13,15 @@ import torch
 
 import esat_kernels
 from benchmarks.gpu.inputs import model_weights
-from benchmarks.gpu.timing import Graph, interleaved, summary
+from benchmarks.gpu.parts import write
+from benchmarks.gpu.timing import Graph, Work, copies, interleaved, summary
 from engine.config import ModelConfig, preset
 from engine.gpu.choices import Choices
 from engine.gpu.head import Head
 from engine.gpu.products import Product
 from engine.gpu.weights import fold_weights
 
-BATCHES, ROUNDS, CALLS = (1, 4, 16), 40, 8
+BATCHES, ROUNDS, CALLS = (1, 4, 16), 20, 8
 FUSED, LIBRARY = Choices(False, 1 << 30, {}, False), Choices(False, 0, {}, False)
 DEVICE, DTYPE = torch.device("cuda"), torch.bfloat16
 
@@ -53,20 +52,23 @@ def dimensions(config: ModelConfig) -> dict[str, tuple[int, int, bool, bool, boo
     }
 
 
-def _median_us(works: dict[str, Callable[[], object]]) -> dict[str, float]:
-    graphs = {name: Graph([work] * CALLS) for name, work in works.items()}
+def _median_us(works: dict[str, list[Work]]) -> dict[str, float]:
+    graphs = {name: Graph(calls) for name, calls in works.items()}
     return {name: summary(times)["median"] for name, times in interleaved(graphs, ROUNDS).items()}
 
 
 @torch.no_grad()
 def measure_product(rows: int, outputs: int, inputs: int, norm: bool, gelu: bool, residual: bool) -> dict[str, float]:
     """Microseconds of both implementations on one shape."""
-    weight = torch.randn(outputs, inputs, device=DEVICE, dtype=DTYPE) / inputs**0.5
+    weights = [torch.randn(outputs, inputs, device=DEVICE, dtype=DTYPE) / inputs**0.5 for _ in range(copies(2 * outputs * inputs))]
     bias = torch.randn(outputs, device=DEVICE, dtype=DTYPE)
     x = torch.randn(rows, inputs, device=DEVICE, dtype=torch.float32 if norm else DTYPE)
     added = torch.randn(rows, outputs, device=DEVICE) if residual else None
-    products = {name: Product(weight, bias, choices, "triton", norm, gelu) for name, choices in (("fused", FUSED), ("library", LIBRARY))}
-    return _median_us({name: lambda product=product: product(x, added) for name, product in products.items()})  # type: ignore[misc]
+    works: dict[str, list[Work]] = {}
+    for name, choices in (("fused", FUSED), ("library", LIBRARY)):
+        products = [Product(weight, bias, choices, "triton", norm, gelu) for weight in weights]
+        works[name] = [lambda product=product: product(x, added) for product in products]  # type: ignore[misc]
+    return _median_us(works)
 
 
 @torch.no_grad()
@@ -78,7 +80,7 @@ def measure_head(config: ModelConfig) -> dict[str, Any]:
     heads = {name: Head(folded, config.search_grid, fused) for name, fused in (("library", False), ("fused", True))}
     try:
         error = (heads["fused"](features).score - heads["library"](features).score).abs().max().item()
-        return {**_median_us({name: lambda head=head: head(features) for name, head in heads.items()}), "difference": error}  # type: ignore[misc]
+        return {**_median_us({name: [lambda head=head: head(features)] * CALLS for name, head in heads.items()}), "difference": error}  # type: ignore[misc]
     except RuntimeError as failure:
         return {"why": str(failure)[:300]}
 
@@ -86,7 +88,7 @@ def measure_head(config: ModelConfig) -> dict[str, Any]:
 def main(output: Path) -> int:
     reason = esat_kernels.backends()["triton"]
     if reason is not None:
-        output.write_text(json.dumps({"ok": False, "why": reason}))
+        write(output, {"ok": False, "why": reason})
         return 1
     torch.manual_seed(0)
     config = preset("esat-384")
@@ -98,12 +100,13 @@ def main(output: Path) -> int:
                 times = measure_product(count, outputs, inputs, *rest)
                 rows.append({"product": name, "batch": batch, "shape": f"{count}x{outputs}x{inputs}", **times})
                 print(f"{name} {rows[-1]['shape']}: fused {times['fused']:.1f} us, library {times['library']:.1f} us", flush=True)
+            write(output, {"ok": False, "rows": rows})
     head = measure_head(config)
     products = {row["shape"]: min(("fused", "library"), key=lambda choice: row[choice]) for row in rows}
     better = "fused" in head and head["fused"] < head["library"] and head["difference"] < 1e-2
     entry = {"verified": True, "note": "measured by benchmarks.gpu.products", "fused_up_to_rows": 1024}
     entry |= {"products": products, "fused_convolutions": better}
-    output.write_text(json.dumps({"ok": True, "rows": rows, "head": head, "choices": {torch.cuda.get_device_name(): entry}}))
+    write(output, {"ok": True, "rows": rows, "head": head, "choices": {torch.cuda.get_device_name(): entry}})
     return 0
 
 

@@ -9,6 +9,12 @@ import torch
 
 Work = Callable[[], object]
 FLUSH_BYTES = 256 * 2**20  # several times the L2 of an H200 (60 MB)
+_ROTATED_BYTES = 128 * 2**20  # twice the L2
+
+
+def copies(size: int) -> int:
+    """How many copies of `size` bytes calls must take in turn so that none finds its own in the L2: a frame reads each weight once."""
+    return -(-_ROTATED_BYTES // size)
 
 
 class Graph:
@@ -25,12 +31,15 @@ class Graph:
         torch.cuda.synchronize()
         self._calls = len(works)
         self._graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(self._graph):
+        # The outer context: after an error inside, torch.cuda.graph alone would leave the thread on the capture's stream.
+        with torch.cuda.stream(stream), torch.cuda.graph(self._graph, stream=stream, capture_error_mode="thread_local"):
             for work in works:
                 work()
 
     def replay_us(self) -> float:
+        """One replay is not timed: it keeps the device busy until the timed one is queued, else the gap before that would count."""
         start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+        self._graph.replay()
         start.record()
         self._graph.replay()
         end.record()

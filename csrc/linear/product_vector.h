@@ -13,7 +13,8 @@
 namespace esat::linear {
 namespace {
 
-constexpr int kChunkRows = 192;  // float32 at 768 columns: 576 KB
+template <class T>
+constexpr int kChunkRows = 768 / sizeof(T);  // at 768 columns 576 KB, which L2 holds
 
 // How T is multiplied: a lane of a vector holds one value, or two or four whose products are all added.
 template <class T>
@@ -106,7 +107,7 @@ void multiply(const Product<T>& product, const Epilogue& epilogue) {
   alignas(64) float sums[kBlockRows * kPanel];
   const std::ptrdiff_t row_stride = product.row_stride / kLane;
   const std::ptrdiff_t panel_bytes = product.steps * static_cast<std::ptrdiff_t>(kPanelStep<T> * sizeof(T));
-  const int chunks = (product.rows + kChunkRows - 1) / kChunkRows;
+  const int chunks = (product.rows + kChunkRows<T> - 1) / kChunkRows<T>;
   for (int chunk = 0; chunk < chunks; ++chunk) {
     const int first = product.rows * chunk / chunks;
     const int rows = product.rows * (chunk + 1) / chunks - first;

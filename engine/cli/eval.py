@@ -199,11 +199,11 @@ def _json(
 def _print(console: Console, reports: list[TrackerReport], dataset: Dataset, unscored: list[str]) -> None:
     from rich.markup import escape
 
-    from engine.evaluation import report
+    from engine.evaluation import report, tables
 
     if any(entry.scores for entry in reports):
-        console.print(report.terminal_table("Sequences", *report.sequence_rows(reports)))
-        console.print(report.terminal_table(f"Mean, {reports[0].preset} preset, percent", *report.mean_rows(reports)))
+        console.print(tables.terminal_table("Sequences", *report.sequence_rows(reports)))
+        console.print(tables.terminal_table(f"Mean, {reports[0].preset} preset, percent", *report.mean_rows(reports)))
     if unscored:
         console.print(f"{len(unscored)} of {len(dataset.sequences)} sequences have no public ground truth", highlight=False)
     for entry in reports:

@@ -5,16 +5,14 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from engine.errors import EsatError
 from engine.evaluation import metrics
 from engine.evaluation.metrics import Floats, Scores, Truth
 from engine.evaluation.pool import Failure
 from engine.evaluation.sequences import Sequence
-
-if TYPE_CHECKING:
-    from rich.table import Table
+from engine.evaluation.tables import markdown_table
 
 COLUMNS = {
     "otb": ("AUC", "P", "P_norm", "AO"),
@@ -132,19 +130,6 @@ def sequence_rows(reports: list[TrackerReport]) -> tuple[list[str], list[list[st
     return head, rows
 
 
-def terminal_table(title: str, head: list[str], rows: list[list[str]]) -> Table:
-    """A table for the terminal."""
-    from rich.markup import escape
-    from rich.table import Table
-
-    table = Table(title=title)
-    for index, column in enumerate(head):
-        table.add_column(escape(column), justify="right" if index else "left")
-    for row in rows:
-        table.add_row(*(escape(cell) for cell in row))
-    return table
-
-
 def markdown(title: str, note: str, reports: list[TrackerReport]) -> str:
     """Both tables and the failures as Markdown."""
     parts = [f"# {title}\n", f"{note}\n", markdown_table(*mean_rows(reports)), markdown_table(*sequence_rows(reports))]
@@ -152,15 +137,6 @@ def markdown(title: str, note: str, reports: list[TrackerReport]) -> str:
     if failures:
         parts.append("Failed:\n\n" + "\n".join(failures) + "\n")
     return "\n".join(parts)
-
-
-def markdown_table(head: list[str], rows: list[list[str]]) -> str:
-    """A table as Markdown: the first column on the left, figures on the right."""
-
-    def line(cells: list[str]) -> str:
-        return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |\n"
-
-    return line(head) + "|---" + "|---:" * (len(head) - 1) + "|\n" + "".join(line(row) for row in rows)
 
 
 def _figures(values: Mapping[str, float]) -> dict[str, float | None]:

@@ -51,7 +51,8 @@ class CudaStreams:
         return CudaMark(event)
 
     def staging(self, size: int, dtype: torch.dtype) -> Tensor:
-        return torch.zeros(size, dtype=dtype, pin_memory=True)
+        with torch.cuda.device(self._device):  # else another device would get a context for it
+            return torch.zeros(size, dtype=dtype, pin_memory=True)
 
     def capture(self, step: Callable[[], T], state: Sequence[Tensor]) -> Callable[[], T]:
         stream = self._streams["compute"]
@@ -62,7 +63,8 @@ class CudaStreams:
                 step()
         stream.synchronize()
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, stream=stream, capture_error_mode="thread_local"):
+        # After an error inside, torch.cuda.graph alone would leave the thread on the capture's stream.
+        with torch.cuda.stream(stream), torch.cuda.graph(graph, stream=stream, capture_error_mode="thread_local"):
             results = step()
         with torch.cuda.stream(stream):
             for tensor, value in zip(state, before, strict=True):

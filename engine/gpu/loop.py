@@ -33,7 +33,6 @@ from engine.state import StateThresholds
 from engine.target import Result, Target
 
 _SLOTS = 2  # frames that have memory on the device at the same time: one is uploaded while the other runs
-_SAME_BOX = 1e-6  # pixels: the host's box differs from the device's by rounding only
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,6 +59,7 @@ class _Pending:
 
     index: int
     sizes: list[tuple[int, int]]  # height, width of each video stream
+    tensors: list[Tensor]  # frames that the upload reads where they lie: PyTorch's allocator knows nothing of its stream
     followed: dict[int, _Followed]
     read: Mark
 
@@ -171,7 +171,8 @@ class FrameLoop:
         self._computed[slot] = self._streams.run("compute", compute, after=[self._uploaded[slot], self._read[slot]])
         self._read[slot] = self._streams.run("download", download, after=[self._computed[slot]])
         sizes = [(frame.shape[0], frame.shape[1]) for frame in checked]
-        self._pending.append(_Pending(index, sizes, dict(self._followed), self._read[slot]))
+        tensors = [frame for frame in checked if isinstance(frame, Tensor)]
+        self._pending.append(_Pending(index, sizes, tensors, dict(self._followed), self._read[slot]))
         self._next += 1
         return index
 
@@ -231,8 +232,7 @@ class FrameLoop:
         frame = np.broadcast_to(np.uint8(0), (height, width, 3))  # its shape is what counts
         result = target.advance(observation(record, followed.box, features), frame, {})
         followed.box = (record[0], record[1], record[2], record[3])
-        same = all(abs(ours - theirs) <= _SAME_BOX for ours, theirs in zip(target.search_box, followed.box, strict=True))
-        if not same and not followed.written and self._followed.get(place) is followed:
+        if target.search_box != followed.box and not followed.written and self._followed.get(place) is followed:
             self.write_box(place, target.search_box)
         return result
 

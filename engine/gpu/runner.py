@@ -152,9 +152,9 @@ class _HostPlan:
 def observation(record: Sequence[float], base: Box, features: NDArray[np.float32], kept: NDArray[np.int64] | None = None) -> Observation:
     """What a row of `FrameResult.record` says in the region around `base`, the box that was searched around.
 
-    The box is the one that the device has clipped to the frame; clipping it again changes nothing.
+    The frame's box is the device's to the last bit: a clipped box often puts the next region's corner on a tie of the rounding.
     """
     x, y, w, h, score, weighted, side, _ = record
     left, top = base[0] + 0.5 * base[2] - 0.5 * side, base[1] + 0.5 * base[3] - 0.5 * side
     box = ((x + 0.5 * w - left) / side, (y + 0.5 * h - top) / side, w / side, h / side)
-    return Observation(box, side, score, weighted, kept, features)
+    return Observation(box, side, score, weighted, kept, features, (x, y, w, h))

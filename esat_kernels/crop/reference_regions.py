@@ -33,7 +33,7 @@ def regions_around(boxes: Tensor, factor: float) -> Tensor:
 
 def _samples(side: Tensor, size: int) -> tuple[Tensor, Tensor, Tensor]:
     """OpenCV's rule: the lower source position of each output pixel (-1 to side - 1), and the weights of it and the next, of 2048; [B, size]."""
-    scale = 1.0 / (size / side.double())
+    scale = 1.0 / (torch.full_like(side, size, dtype=torch.float64) / side)  # a plain number over a tensor would be rounded twice
     centre = torch.arange(size, dtype=torch.float64, device=side.device) + 0.5
     fraction = (centre * scale[:, None] - 0.5).float()
     floor = fraction.floor()

@@ -29,6 +29,7 @@ def _frame(buffer, frame_size, boxes, weight, window, backend):
 
 @pytest.mark.parametrize("backend", ["triton", "reference"])
 def test_one_graph_serves_frames_of_any_size(backend):
+    torch.use_deterministic_algorithms(False)  # PyTorch's deterministic scatter copies from the host, which no graph can hold
     weight = torch.randn(128, 768, device="cuda", dtype=torch.bfloat16) * 768**-0.5
     window = torch.rand(8, 8, device="cuda")
     buffer = torch.zeros(3 * 240 * 320, dtype=torch.uint8, device="cuda")

@@ -10,18 +10,20 @@ if not torch.cuda.is_available():
     pytest.skip("no CUDA device", allow_module_level=True)
 
 import esat_kernels
-from engine import MultiTracker, Tracker
+from engine import MultiTracker, Tracker, TrackerConfig
 from engine.engines import make_runner
 from engine.gpu.cuda import CudaStreams
 from engine.gpu.frame import FramePlan
 from engine.gpu.loop import FrameLoop
 from engine.gpu.runner import GpuRunner
+from engine.state import NEVER_LOST
 from engine.torch_runner import TorchRunner
 from tests.engine.gpu import models
 from tests.require import require
 
 pytestmark = pytest.mark.gpu
 BOX, OTHER = (50.0, 40.0, 30.0, 24.0), (12.0, 20.0, 18.0, 30.0)
+CONFIG = TrackerConfig(thresholds=NEVER_LOST)  # random weights follow nothing, and a loop that runs ahead searches later than a tracker
 
 
 @pytest.fixture(scope="module", params=["triton", "cuda"])
@@ -63,7 +65,7 @@ def test_float32_equals_the_pytorch_engine():
     weights, pictures = models.weights(), [*models.frames(5), *models.frames(2, 60, 200, seed=1)]
     torch.backends.cudnn.allow_tf32 = False
     engines = [GpuRunner(weights, "cuda", "fp32", "triton"), TorchRunner(weights.model("reference"), "cuda", "fp32")]
-    trackers = [Tracker(engine) for engine in engines]
+    trackers = [Tracker(engine, config=CONFIG) for engine in engines]
     for tracker in trackers:
         tracker.init(pictures[0], BOX)
     for picture in pictures[1:]:
@@ -75,7 +77,7 @@ def test_float32_equals_the_pytorch_engine():
 def test_the_loop_equals_the_tracker_while_it_runs_ahead(runner):
     """Arrays are overwritten as soon as they are submitted; pinned and device tensors are taken as they are."""
     pictures = [*models.frames(30), *models.frames(4, 200, 70, seed=1)]
-    tracker, loop = Tracker(runner), FrameLoop(runner, pending=4)
+    tracker, loop = Tracker(runner, config=CONFIG), FrameLoop(runner, thresholds=NEVER_LOST, pending=4)
     tracker.init(pictures[0], BOX)
     loop.init(0, pictures[0], BOX)
     results = []
@@ -97,7 +99,7 @@ def test_the_loop_equals_the_tracker_while_it_runs_ahead(runner):
 
 def test_targets_sizes_and_boxes_change_without_another_capture(runner):
     pictures = models.frames(6)
-    loop = FrameLoop(runner, targets=(2, 1))
+    loop = FrameLoop(runner, targets=(2, 1), thresholds=NEVER_LOST)
     loop.init(0, pictures[0], BOX)
     loop.submit(pictures[1], pictures[1])
     loop.submit(pictures[2], pictures[2])
@@ -134,7 +136,7 @@ def test_several_targets_equal_separate_ones():
     runner = GpuRunner(models.weights(), "cuda", "fp32", "triton")
     torch.backends.cudnn.allow_tf32 = False
     pictures = models.frames(4)
-    multi, alone = MultiTracker(runner), [Tracker(runner), Tracker(runner)]
+    multi, alone = MultiTracker(runner, config=CONFIG), [Tracker(runner, config=CONFIG) for _ in range(2)]
     for tracker, box in zip(alone, (BOX, OTHER), strict=True):
         multi.add(pictures[0], box)
         tracker.init(pictures[0], box)
