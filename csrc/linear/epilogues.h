@@ -1,4 +1,5 @@
-// What happens to a row of 32 sums. Include a common/simd_*.h first; bf16 needs AVX-512 with bf16.
+// What happens to a row of 32 sums, which are given by sums.plus(i, x): the sums of columns i and following plus x. Include a
+// common/simd_*.h first; bf16 needs AVX-512 with bf16.
 #pragma once
 
 #include "linear/linear.h"
@@ -51,18 +52,27 @@ inline Simd::Vector gelu(Simd::Vector x) {
 
 constexpr int kPair = 2 * Simd::kWidth;  // columns that are finished at once
 
-inline Simd::Vector biased(const float* sums, const float* bias, int i) { return Simd::add(Simd::load(sums + i), Simd::load(bias + i)); }
+struct FloatSums {
+  const float* at;
 
-template <class T>
-inline void finish_row(const StoreRows<T>& e, const float* sums, int row, int panel) {
+  Simd::Vector plus(int i, Simd::Vector x) const { return Simd::add(Simd::load(at + i), x); }
+};
+
+template <class Sums>
+inline Simd::Vector biased(const Sums& sums, const float* bias, int i) {
+  return sums.plus(i, Simd::load(bias + i));
+}
+
+template <class T, class Sums>
+inline void finish_row(const StoreRows<T>& e, const Sums& sums, int row, int panel) {
   const int column = panel * kPanel;
   T* out = e.out + row * e.stride + column;
   const float* bias = e.bias + column;
   for (int i = 0; i < kPanel; i += kPair) store_pair(out + i, biased(sums, bias, i), biased(sums, bias, i + Simd::kWidth));
 }
 
-template <class T>
-inline void finish_row(const StoreGelu<T>& e, const float* sums, int row, int panel) {
+template <class T, class Sums>
+inline void finish_row(const StoreGelu<T>& e, const Sums& sums, int row, int panel) {
   T* out = e.out + e.layout.at(row) + panel * e.layout.step;
   const float* bias = e.bias + panel * kPanel;
   for (int i = 0; i < kPanel; i += kPair) {
@@ -70,7 +80,8 @@ inline void finish_row(const StoreGelu<T>& e, const float* sums, int row, int pa
   }
 }
 
-inline void finish_row(const AddRows& e, const float* sums, int row, int panel) {
+template <class Sums>
+inline void finish_row(const AddRows& e, const Sums& sums, int row, int panel) {
   const int column = panel * kPanel;
   const std::ptrdiff_t at = row * e.stride + column;
   for (int i = 0; i < kPanel; i += Simd::kWidth) {
@@ -80,8 +91,8 @@ inline void finish_row(const AddRows& e, const float* sums, int row, int panel) 
   }
 }
 
-template <class T>
-inline void finish_row(const StoreReluRows<T>& e, const float* sums, int row, int panel) {
+template <class T, class Sums>
+inline void finish_row(const StoreReluRows<T>& e, const Sums& sums, int row, int panel) {
   if (row >= e.rows) return;
   const int column = panel * kPanel;
   T* out = e.out + row * e.stride + column;

@@ -30,7 +30,7 @@ const TileConfig kConfig;
 
 // Sums of one block that wait for their epilogue.
 struct Pending {
-  float* sums = nullptr;  // [rows][kPanel]
+  const float* sums = nullptr;  // [rows][kPanel]
   int row = 0;
   int rows = 0;
   int done = 0;
@@ -41,9 +41,8 @@ template <class W, class Epilogue>
 inline void finish(const Product<W>& product, Pending& pending, int count, const Epilogue& epilogue) {
   const int end = std::min(pending.rows, pending.done + count);
   for (; pending.done < end; ++pending.done) {
-    float* sums = pending.sums + pending.done * kPanel;
-    dequantise(product, sums, pending.row + pending.done, pending.panel);
-    finish_row(epilogue, sums, pending.row + pending.done, pending.panel);
+    const int row = pending.row + pending.done;
+    finish_row(epilogue, sums_of(product, pending.sums + pending.done * kPanel, row, pending.panel), row, pending.panel);
   }
 }
 

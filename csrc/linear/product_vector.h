@@ -129,10 +129,7 @@ void multiply(const Product<T>& product, const Epilogue& epilogue) {
         for (int column = 0; column < kPanel; column += kPair) {
           run(activation, row_stride, product, reinterpret_cast<const float*>(weight), column, sums + column, prefetch, lines_per_step);
         }
-        for (int r = 0; r < height; ++r) {
-          dequantise(product, sums + r * kPanel, row + r, panel);
-          finish_row(epilogue, sums + r * kPanel, row + r, panel);
-        }
+        for (int r = 0; r < height; ++r) finish_row(epilogue, sums_of(product, sums + r * kPanel, row + r, panel), row + r, panel);
       }
     }
   }

@@ -84,17 +84,30 @@ void quantise(const T* x, int rows, int dim, const QuantisedRows& out) {
   }
 }
 
-// The integer sums of a row and panel become float32, in place; nothing for other weights.
-template <class W>
-inline void dequantise(const Product<W>& product, float* sums, int row, int panel) {
-  if constexpr (std::is_same_v<W, int8>) {
-    const RowScale& scale = product.row_scale[row];
-    for (int i = 0; i < kPanel; i += Simd::kWidth) {
-      const int column = panel * kPanel + i;
-      const Simd::Vector factor = Simd::mul(Simd::set1(scale.scale), Simd::load(product.column_scale + column));
-      Simd::store(sums + i, Simd::mul(exact(sums + i, scale.zero, product.column_sum + column), factor));
-    }
+// The integer sums of a row and panel, in the place of floats.
+struct IntegerSums {
+  const float* at;
+  Simd::Vector row_scale;
+  int zero;
+  const float* column_scale;
+  const std::int32_t* column_sum;
+
+  IntegerSums(const Product<int8>& product, const float* sums, int row, int panel)
+      : at(sums),
+        row_scale(Simd::set1(product.row_scale[row].scale)),
+        zero(product.row_scale[row].zero),
+        column_scale(product.column_scale + panel * kPanel),
+        column_sum(product.column_sum + panel * kPanel) {}
+
+  Simd::Vector plus(int i, Simd::Vector x) const {
+    return Simd::fma(Simd::mul(exact(at + i, zero, column_sum + i), row_scale), Simd::load(column_scale + i), x);
   }
+};
+
+inline IntegerSums sums_of(const Product<int8>& product, const float* sums, int row, int panel) { return {product, sums, row, panel}; }
+template <class W>
+FloatSums sums_of(const Product<W>&, const float* sums, int, int) {
+  return {sums};
 }
 
 }  // namespace
