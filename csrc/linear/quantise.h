@@ -58,7 +58,7 @@ inline void quantise_row(const Value& value, int dim, const QuantisedRows& out, 
   Simd::store(highs, high);
   const float least = *std::min_element(lows, lows + kWidth);
   const float width = *std::max_element(highs, highs + kWidth) - least;
-  const float steps = width > 0 ? 255.0F / width : 0.0F;
+  const float steps = width > 1e-35F ? 255.0F / width : 0.0F;  // finite
   const int zero = _mm_cvtss_si32(_mm_set_ss(-least * steps));
   const Simd::Vector factor = Simd::set1(steps);
   std::uint8_t* to = out.values + out.layout.at(row);

@@ -67,5 +67,5 @@ def test_bf16_keeps_the_shipped_weights_boxes_and_tokens(shared, tmp_path):
 
 
 def test_unknown_modes_are_refused(sequences, tiny_weights):
-    with pytest.raises(ConfigError, match="dtype must be auto, fp32, bf16, fp16, got 'int3'"):
+    with pytest.raises(ConfigError, match="dtype must be auto, fp32, bf16, fp16, int8, got 'int3'"):
         main(sequences, str(tiny_weights), "cpu", "int3", "fp32")
