@@ -46,7 +46,8 @@ class GpuRunner:
     """One model on one device. `device` may be a CPU too (with the reference kernels): the engine is then a slow but complete copy of itself.
 
     The first frame of each number of targets captures a graph, later ones replay it, whatever their templates and sizes; only a frame that
-    is larger than all before (and than 1920 x 1080) captures again. Calls from several threads wait for each other.
+    is larger than all before (and than 1920 x 1080) captures again. Calls from several threads wait for each other. In fp32 the head's
+    convolutions are as exact as `torch.backends.cudnn.allow_tf32` says when a graph is captured: by PyTorch's default, ten bits.
     """
 
     def __init__(self, weights: Weights, device: str, dtype: str, backend: str, streams: Streams | None = None):
