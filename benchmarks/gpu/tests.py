@@ -24,9 +24,8 @@ def command(report: Path) -> list[str]:
     found = [sys.executable, "-m", "pytest", "--tb=short", "-p", "no:cacheprovider", f"--junitxml={report}", *FILES]
     if find_spec("xdist") is not None:  # most of the time goes into compiling Triton's variants
         found += ["-n", str(_workers())]
-    if (
-        find_spec("pytest_timeout") is not None
-    ):  # a call that hangs in CUDA hears no signal; "thread" ends the worker, of which xdist starts another
+    if find_spec("pytest_timeout") is not None:
+        # A call that hangs in CUDA hears no signal; "thread" ends the worker, of which xdist starts another.
         found += [f"--timeout={_TEST_S}", "--timeout-method", "thread" if find_spec("xdist") is not None else "signal"]
     return found
 
@@ -40,7 +39,10 @@ def run(report: Path, seconds: float) -> int | None:
     environment = {**os.environ, "ESAT_REQUIRE": "cuda,triton", "PYTHONPATH": str(REPOSITORY)}
     # Oracles run on the CPU: workers whose threads share cores would wait for each other at every join.
     environment["OMP_NUM_THREADS"] = str(max(1, (os.cpu_count() or 1) // _workers()))
-    process = subprocess.Popen(command(report), cwd=REPOSITORY, env=environment)
+    # A shell starts what runs in the background with SIGINT ignored, which children inherit.
+    process = subprocess.Popen(
+        command(report), cwd=REPOSITORY, env=environment, preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)
+    )
     try:
         return process.wait(seconds)
     except subprocess.TimeoutExpired:

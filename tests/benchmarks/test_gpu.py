@@ -7,6 +7,7 @@ import importlib
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tarfile
@@ -344,6 +345,14 @@ def test_commands_run_at_once_and_none_is_left():
     assert (ended["fails"].output, ended["hangs"].output) == ("why\n", "here\n")
 
 
+@pytest.fixture
+def _sigint_ignored():
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("_sigint_ignored")  # as it is behind `nohup make gpu &`
 def test_tests_that_ended_before_time_ran_out_are_reported(tmp_path, monkeypatch):
     path = tmp_path / "test_some.py"
     path.write_text("import time\ndef test_good(): pass\ndef test_bad(): assert 1 == 2\ndef test_hangs(): time.sleep(100)\n")

@@ -26,7 +26,7 @@ def test_info_as_json(capsys: pytest.CaptureFixture[str]) -> None:
     assert about["versions"]["torch"]
     assert about["cpu"]["threads"] >= 1
     assert about["devices"]["cpu"] is None
-    assert about["cpu_engine"].keys() == {"fp32", "bf16", "fp16"}
+    assert about["cpu_engine"].keys() == {"fp32", "bf16", "fp16", "int8"}
     assert about["cpu_engine"]["fp16"]
 
 

@@ -86,12 +86,15 @@ def test_instruction_sets_come_from_file_names(tmp_path: Path) -> None:
     subprocess.run(configure, env=environment(), check=True, capture_output=True)
     commands = {Path(entry["file"]).stem: entry["command"] for entry in json.loads((tmp_path / "compile_commands.json").read_text())}
     assert {"cpu_features", "bindings", "crop_cpu_avx2"} <= set(commands)
-    added = {"avx2": "-mfma", "avx512": "-mavx512vl", "avx512bf16": "-mavx512bf16", "amx": "-mamx-bf16"}
+    flags = {"avx2": {"-mfma"}}
+    flags["avx2vnni"] = flags["avx2"] | {"-mavxvnni"}
+    flags["avx512"] = flags["avx2"] | {"-mavx512vl"}
+    flags["avx512vnni"] = flags["avx512"] | {"-mavx512vnni"}
+    flags["avx512bf16"] = flags["avx512vnni"] | {"-mavx512bf16"}
+    flags["amx"] = flags["avx512bf16"] | {"-mamx-bf16", "-mamx-int8"}
+    every = set().union(*flags.values())
     for stem, command in commands.items():
-        levels = list(added)
-        level = levels.index(stem.rsplit("_", 1)[-1]) if stem.rsplit("_", 1)[-1] in levels else -1
-        for i, flag in enumerate(added.values()):
-            assert (flag in command.split()) == (i <= level), f"{stem}: {flag}"
+        assert every & set(command.split()) == flags.get(stem.rsplit("_", 1)[-1], set()), stem
 
 
 @pytest.mark.usefixtures("_build_tools")
