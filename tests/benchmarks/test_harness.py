@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -10,7 +12,9 @@ import torch
 
 from benchmarks import attention, harness
 from engine.errors import ConfigError
-from esat_kernels import testing
+from esat_kernels import _native, testing
+from tests.conftest import REPOSITORY
+from tests.require import require
 
 
 def test_functions_run_in_turns() -> None:
@@ -90,3 +94,15 @@ def test_plot_is_written(tmp_path: Path) -> None:
     case = testing.make_case("near", 1, 1, 17, 64)
     attention.plot(attention.rows_of(case, _labels(), ["ours", "sdpa"], 0.0), tmp_path / "plot.png")
     assert (tmp_path / "plot.png").read_bytes()[:4] == b"\x89PNG"
+
+
+def test_the_suite_of_single_kernels_measures_when_asked_to(tmp_path):
+    """--benchmark-only skips every test whose use of the fixture it does not see."""
+    require("cpu", _native.unavailable())
+    results = tmp_path / "speed.json"
+    command = [sys.executable, "-m", "pytest", "tests/benchmarks/test_kernel_speed.py", "-k", "343 and float32", "-p", "no:cacheprovider"]
+    options = ["--benchmark-only", "--benchmark-max-time=0.1", f"--benchmark-json={results}"]
+    subprocess.run([*command, *options], cwd=REPOSITORY, check=True, capture_output=True)
+    (found,) = json.loads(results.read_text())["benchmarks"]
+    assert found["stats"]["rounds"] >= 5
+    assert found["stats"]["median"] > 0

@@ -2,35 +2,56 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Any
+
 import pytest
 import torch
 
+from benchmarks import golden
+from benchmarks.peers.frame import patch_rows
+from engine.config import preset
+from engine.cpu.network import CpuNetwork, unsupported
 from esat_kernels import _native, testing
 from esat_kernels.attention import native
 from tests.require import require
 
 
-@pytest.fixture
-def run_once(request: pytest.FixtureRequest):
-    """The benchmark fixture under --benchmark-only, a single call otherwise."""
+@pytest.fixture(autouse=True)
+def _needs(benchmark: Any, request: pytest.FixtureRequest) -> None:
+    """The native library; and no measuring unless --benchmark-only asks for it: the function is called once then."""
     require("cpu", _native.unavailable())
-    if request.config.getoption("--benchmark-only", default=False):
-        return request.getfixturevalue("benchmark")
-    return lambda function, *arguments: function(*arguments)
+    benchmark.disabled = not request.config.getoption("--benchmark-only")
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32], ids=str)
 @pytest.mark.parametrize("tokens", [720, 343])
-def test_attention_forward(run_once, tokens: int, dtype: torch.dtype) -> None:
+def test_attention_forward(benchmark, tokens: int, dtype: torch.dtype) -> None:
     case = testing.make_case("normal", 1, 12, tokens, 64, dtype, strided=True)
-    out, _, _ = run_once(native.forward, case.q, case.k, case.v, *case.constants.values(), 144, 65, False)
+    out, _, _ = benchmark(native.forward, case.q, case.k, case.v, *case.constants.values(), 144, 65, False)
     assert out.isfinite().all()
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32], ids=str)
-def test_attention_backward(run_once, dtype: torch.dtype) -> None:
+def test_attention_backward(benchmark, dtype: torch.dtype) -> None:
     case = testing.make_case("normal", 2, 6, 320, 64, dtype, strided=True)
     constants = tuple(case.constants.values())
     out, _, lse = native.forward(case.q, case.k, case.v, *constants, 0, -1)
-    grads = run_once(native.backward, out, case.q, case.k, case.v, out, lse, *constants)
+    grads = benchmark(native.backward, out, case.q, case.k, case.v, out, lse, *constants)
     assert all(grad.isfinite().all() for grad in grads)
+
+
+@pytest.mark.parametrize("mode", ["fp32", "bf16", "int8"])
+def test_layers_around_attention(benchmark, mode: str) -> None:
+    """All products of one ViT-S layer of 320 tokens: output projection, MLP, the next q, k, v."""
+    require(mode, unsupported(preset("esat-s-256"), mode))
+    weights = golden.draw_weights(preset("esat-s-256").replace(depth=3, elimination_layers=()), 3, 1.0, Path("layers"))
+    network = CpuNetwork(weights, mode)
+    template, search = golden.draw_images(128, 256, 3)
+    network.patches.copy_(patch_rows(search, network.dtype))
+    network.run(network.encode_template(patch_rows(template, network.dtype)))
+    attended, tokens = network._attended[0], network._tokens[0]
+    addresses = (attended.data_ptr(), tokens.data_ptr(), 0, 320, network._qkv.data_ptr())
+    benchmark(network._encoder.finish_layer, 1, *addresses, network._workspace)
+    assert tokens.isfinite().all()
+    assert network._qkv.isfinite().all()
