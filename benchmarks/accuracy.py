@@ -26,17 +26,16 @@ from rich.console import Console
 from rich.progress import Progress
 
 from benchmarks.harness import machine, write_rows
-from engine import postprocess
+from engine.boxes import Box, clip, to_frame
 from engine.cli.exits import run_function
-from engine.engines import make_runner
 from engine.evaluation.layouts import open_dataset
 from engine.evaluation.metrics import Floats, Truth, evaluate, iou
 from engine.evaluation.sequences import Sequence
 from engine.evaluation.tables import markdown_table, terminal_table
-from engine.preprocess import Box
-from engine.runner import Runner
-from engine.state import NEVER_LOST
-from engine.tracker import Tracker, TrackerConfig
+from engine.runners.choice import make_runner
+from engine.runners.protocol import Runner
+from engine.tracking.state import NEVER_LOST
+from engine.tracking.tracker import Tracker, TrackerConfig
 from engine.weights import DEFAULT_MODEL, find_weights
 
 Row = dict[str, Any]
@@ -102,7 +101,7 @@ def compare(sequence: Sequence, runners: list[Runner], findings: list[Findings],
                 found.kept.append(result.kept_tokens)
                 continue
             seen = runner.observe(frame, [region], [template], True).targets[0]
-            found.seen.append(postprocess.clip(postprocess.to_frame(seen.box, seen.region_side, region), frame.shape[1], frame.shape[0]))
+            found.seen.append(clip(to_frame(seen.box, seen.region_side, region), frame.shape[1], frame.shape[0]))
             found.kept.append(seen.kept_tokens)
     truth = Truth(sequence.name, sequence.boxes[: len(paths[0])], sequence.image_size())
     for path, found in zip(paths, findings, strict=True):

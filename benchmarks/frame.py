@@ -31,9 +31,9 @@ from benchmarks.roofline import roofline
 from engine.cli.exits import run_function
 from engine.cli.machine import cpu_name
 from engine.config import preset
-from engine.cpu.runner import CpuRunner, unsupported
-from engine.engines import make_runner
 from engine.errors import ConfigError
+from engine.runners.choice import make_runner
+from engine.runners.cpu.runner import CpuRunner, unsupported
 from engine.weights.io import Weights
 
 _SEED = 3

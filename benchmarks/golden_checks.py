@@ -20,12 +20,12 @@ from benchmarks.golden_findings import Finding, Target
 from benchmarks.golden_metrics import check_metrics
 from engine import Tracker, TrackerConfig
 from engine.config import ModelConfig
-from engine.engines import make_runner
 from engine.errors import DatasetError
 from engine.evaluation.metrics import iou
 from engine.model.network import Prediction
-from engine.runner import DTYPES
-from engine.state import NEVER_LOST
+from engine.runners.choice import make_runner
+from engine.runners.protocol import DTYPES
+from engine.tracking.state import NEVER_LOST
 from esat_kernels.attention import reference
 
 # Largest differences allowed. fp32 on the reference follows the public code's own spread between float32 and float64 (8e-7);

@@ -18,7 +18,7 @@ from benchmarks.harness import machine
 from engine import Tracker
 from engine.cli.exits import run_function
 from engine.config import preset
-from engine.engines import make_runner
+from engine.runners.choice import make_runner
 from engine.weights.io import Weights
 
 _WARM_UP = 50

@@ -20,9 +20,9 @@ from benchmarks import golden
 from benchmarks.golden_checks import CHECKS
 from benchmarks.golden_findings import Target
 from engine.cli.exits import run_function
-from engine.engines import resolve_device
 from engine.errors import ConfigError, DatasetError, EsatError
-from engine.runner import DTYPES
+from engine.runners.choice import resolve_device
+from engine.runners.protocol import DTYPES
 
 _BACKENDS = ("reference", "cpu", "triton", "cuda", "auto")
 

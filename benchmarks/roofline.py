@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import torch
 
 from engine.config import ModelConfig
-from engine.runner import DTYPES
+from engine.runners.protocol import DTYPES
 from engine.weights.io import Weights
 
 _WINDOW_SIDES = (7, 5, 3, 1)  # outputs of the offset and size branches around the one cell

@@ -31,7 +31,7 @@ from engine.cli.exits import run_function
 from engine.config import ModelConfig
 from engine.errors import FrameError
 from engine.model.network import build_model
-from engine.tracker import Tracker
+from engine.tracking.tracker import Tracker
 from engine.video import Reader, VideoFile
 from engine.video.session import Session, follow
 from engine.video.sinks import BoxText, JsonFile, JsonLines, Sinks

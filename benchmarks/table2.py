@@ -37,10 +37,10 @@ from benchmarks import golden, macs, table2_report
 from benchmarks.harness import choices, machine, write_rows
 from engine import ModelConfig, build_model, preset
 from engine.cli.exits import run_function
-from engine.engines import make_runner, resolve_device
 from engine.evaluation.tables import terminal_table
 from engine.model.position import PositionHeads
-from engine.runner import DTYPES
+from engine.runners.choice import make_runner, resolve_device
+from engine.runners.protocol import DTYPES
 from engine.weights.io import Weights
 
 RESULTS = Path(__file__).parent / "results"

@@ -16,11 +16,11 @@ from matplotlib.figure import Figure
 from rich.console import Console
 
 from benchmarks import harness
+from engine.boxes import Box
 from engine.cli.exits import run_function
-from engine.multi import MultiTracker
-from engine.preprocess import Box
-from engine.runner import Runner
-from engine.tracker import Tracker, open_runner
+from engine.runners.protocol import Runner
+from engine.tracking.multi import MultiTracker
+from engine.tracking.tracker import Tracker, open_runner
 from engine.weights import DEFAULT_MODEL
 
 _SIZE = (1920, 1080)

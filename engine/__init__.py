@@ -10,21 +10,21 @@ if TYPE_CHECKING:
     from engine.config import PRESETS, ModelConfig, preset
     from engine.errors import EsatError
     from engine.model.network import build_model
-    from engine.multi import MultiTracker
-    from engine.state import StateThresholds, TargetState
-    from engine.target import Result
-    from engine.tracker import Tracker, TrackerConfig
+    from engine.tracking.multi import MultiTracker
+    from engine.tracking.state import StateThresholds, TargetState
+    from engine.tracking.target import Result
+    from engine.tracking.tracker import Tracker, TrackerConfig
 
 _HOME = {
     "PRESETS": "engine.config",
     "EsatError": "engine.errors",
     "ModelConfig": "engine.config",
-    "MultiTracker": "engine.multi",
-    "Result": "engine.target",
-    "StateThresholds": "engine.state",
-    "TargetState": "engine.state",
-    "Tracker": "engine.tracker",
-    "TrackerConfig": "engine.tracker",
+    "MultiTracker": "engine.tracking.multi",
+    "Result": "engine.tracking.target",
+    "StateThresholds": "engine.tracking.state",
+    "TargetState": "engine.tracking.state",
+    "Tracker": "engine.tracking.tracker",
+    "TrackerConfig": "engine.tracking.tracker",
     "build_model": "engine.model.network",
     "preset": "engine.config",
 }

@@ -23,11 +23,11 @@ import esat_kernels
 from benchmarks.gpu.inputs import boxes, full_float32, images, model_weights, patch_rows, pictures
 from benchmarks.gpu.parts import write
 from benchmarks.gpu.timing import summary
-from engine.gpu.choices import choices_for
-from engine.gpu.frame import FramePlan, FrameResult, crop_template
-from engine.gpu.network import GpuNetwork, Kernels, Seen
-from engine.gpu.streams import streams_for
 from engine.model.network import EsatNetwork
+from engine.runners.gpu.choices import choices_for
+from engine.runners.gpu.frame import FramePlan, FrameResult, crop_template
+from engine.runners.gpu.network import GpuNetwork, Kernels, Seen
+from engine.runners.gpu.streams import streams_for
 from engine.weights.io import Weights
 
 BATCHES = (1, 4, 16, 32)

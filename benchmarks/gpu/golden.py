@@ -19,8 +19,8 @@ from benchmarks.golden_checks import FORWARD_KERNEL, HALF_REMOVED_OVERLAP
 from benchmarks.golden_findings import Target
 from benchmarks.gpu.inputs import full_float32, patch_rows
 from benchmarks.gpu.parts import write
-from engine.gpu.network import GpuNetwork, Kernels
-from engine.runner import DTYPES
+from engine.runners.gpu.network import GpuNetwork, Kernels
+from engine.runners.protocol import DTYPES
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 

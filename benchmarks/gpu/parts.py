@@ -66,7 +66,9 @@ PARTS = (
     Part("sanitize", "sanitize", "compute-sanitizer memcheck and racecheck over small calls of every kernel", 150, ("--all",)),
 )
 PEERS = Part("peers", "attention", "attention against torch.compile and FlexAttention, default and max-autotune", 590, ("--compiled",))
-PRODUCTS = Part("products", "products", "each product of a frame, fused kernel against cuBLASLt: an entry for engine/gpu/choices.json", 300)
+PRODUCTS = Part(
+    "products", "products", "each product of a frame, fused kernel against cuBLASLt: an entry for engine/runners/gpu/choices.json", 300
+)
 TUNE = Part("tune", "tune", "tiles of the Triton kernels: esat_kernels/tuned/<device>.json", 590)
 EXTRA = (PEERS, PRODUCTS, TUNE)  # only when named
 MINUTES = 9.4  # of one call: where GPUs are lent, ten minutes a command are common

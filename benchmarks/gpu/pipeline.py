@@ -20,9 +20,9 @@ import esat_kernels
 from benchmarks.gpu.inputs import boxes, model_weights, pictures
 from benchmarks.gpu.parts import write
 from engine import Tracker, TrackerConfig
-from engine.gpu.loop import FrameLoop
-from engine.gpu.runner import GpuRunner
-from engine.state import NEVER_LOST  # random weights follow nothing, and a loop that runs ahead searches later than a tracker
+from engine.runners.gpu.loop import FrameLoop
+from engine.runners.gpu.runner import GpuRunner
+from engine.tracking.state import NEVER_LOST  # random weights follow nothing, and a loop that runs ahead searches later than a tracker
 from engine.weights.io import Weights
 
 FRAMES, WARM_UP, DISTINCT = 600, 60, 12

@@ -1,6 +1,6 @@
 """Which implementation of each product is faster here: the engine's one fused kernel, or PyTorch's calls around cuBLASLt; likewise the head.
 
-Prints and writes an entry for `engine/gpu/choices.json`; somebody who has looked at it copies it there.
+Prints and writes an entry for `engine/runners/gpu/choices.json`; somebody who has looked at it copies it there.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ from benchmarks.gpu.inputs import model_weights
 from benchmarks.gpu.parts import write
 from benchmarks.gpu.timing import Graph, Work, copies, interleaved, summary
 from engine.config import ModelConfig, preset
-from engine.gpu.choices import Choices
-from engine.gpu.head import Head
-from engine.gpu.products import Product
-from engine.gpu.weights import fold_weights
+from engine.runners.gpu.choices import Choices
+from engine.runners.gpu.head import Head
+from engine.runners.gpu.products import Product
+from engine.runners.gpu.weights import fold_weights
 
 BATCHES, ROUNDS, CALLS = (1, 4, 16), 20, 8
 FUSED, LIBRARY = Choices(False, 1 << 30, {}, False), Choices(False, 0, {}, False)

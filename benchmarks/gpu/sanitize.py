@@ -49,9 +49,9 @@ def frame() -> None:
     import torch
 
     from benchmarks.gpu.inputs import pictures, small_weights
-    from engine.gpu.frame import FramePlan, crop_template
-    from engine.gpu.network import GpuNetwork, Kernels
-    from engine.gpu.streams import HostStreams
+    from engine.runners.gpu.frame import FramePlan, crop_template
+    from engine.runners.gpu.network import GpuNetwork, Kernels
+    from engine.runners.gpu.streams import HostStreams
 
     network = GpuNetwork(small_weights(), torch.device("cuda"), torch.bfloat16, Kernels.of("triton"))
     plan = FramePlan(network, HostStreams(), [2])

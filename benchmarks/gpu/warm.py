@@ -29,7 +29,7 @@ def _golden(dtype: str) -> None:
 def _frame(model: str) -> None:
     from benchmarks.gpu.frame import DEVICE, DTYPE, WholeFrame
     from benchmarks.gpu.inputs import model_weights
-    from engine.gpu.network import GpuNetwork, Kernels
+    from engine.runners.gpu.network import GpuNetwork, Kernels
 
     network = GpuNetwork(model_weights(model), DEVICE, DTYPE, Kernels.of("triton"))
     for batch in BATCHES:

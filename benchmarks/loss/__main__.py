@@ -24,7 +24,7 @@ from engine.cli.exits import run_function
 from engine.errors import DatasetError
 from engine.evaluation.layouts import open_dataset
 from engine.evaluation.sequences import Sequence
-from engine.state import NEVER_LOST, StateThresholds
+from engine.tracking.state import NEVER_LOST, StateThresholds
 from engine.weights import DEFAULT_MODEL
 
 

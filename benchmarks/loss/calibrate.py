@@ -9,7 +9,7 @@ import numpy as np
 
 from benchmarks.loss.record import Track
 from engine.evaluation.metrics import Floats
-from engine.state import StateThresholds
+from engine.tracking.state import StateThresholds
 
 GOOD = 0.5  # IoU above which the tracker has its target
 FLAG_WITHIN, RETURN_WITHIN = 10, 30  # frames

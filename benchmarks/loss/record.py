@@ -12,8 +12,8 @@ import numpy as np
 from benchmarks.loss.disturb import KINDS, Clip, disturb, plain
 from engine.evaluation.metrics import Floats, iou
 from engine.evaluation.sequences import Sequence
-from engine.state import StateThresholds
-from engine.tracker import Tracker, TrackerConfig
+from engine.tracking.state import StateThresholds
+from engine.tracking.tracker import Tracker, TrackerConfig
 
 
 @dataclasses.dataclass(frozen=True)

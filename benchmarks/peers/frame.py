@@ -17,12 +17,12 @@ from torch import Tensor
 
 from benchmarks import golden
 from engine.config import ModelConfig
-from engine.cpu.runner import CpuRunner
-from engine.engines import make_runner
 from engine.errors import ConfigError
 from engine.export.check import INPUTS, OUTPUTS
 from engine.export.onnx import export_onnx
-from engine.runner import DTYPES
+from engine.runners.choice import make_runner
+from engine.runners.cpu.runner import CpuRunner
+from engine.runners.protocol import DTYPES
 from engine.weights.io import Weights
 
 NAMES = ("eager", "compiled", "onnxruntime", "openvino", "openvino-int8", "ostrack")

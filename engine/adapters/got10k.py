@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 
 from engine.errors import ConfigError
-from engine.runner import Runner
-from engine.tracker import Tracker, TrackerConfig
+from engine.runners.protocol import Runner
+from engine.tracking.tracker import Tracker, TrackerConfig
 from engine.weights import DEFAULT_MODEL
 from engine.weights.io import Weights
 

@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from engine.state import TargetState
-from engine.tracker import Tracker
+from engine.tracking.state import TargetState
+from engine.tracking.tracker import Tracker
 
 
 class OpenCVTracker:

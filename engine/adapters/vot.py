@@ -23,9 +23,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from engine.engines import make_runner
 from engine.errors import ConfigError
-from engine.multi import MultiTracker
+from engine.runners.choice import make_runner
+from engine.tracking.multi import MultiTracker
 from engine.video.folder import read_image
 from engine.weights import DEFAULT_MODEL, find_weights
 

@@ -24,7 +24,7 @@ def demo(
     from engine.cli.console import Interrupt, print_summary
     from engine.cli.demo_run import run_clip
     from engine.demo import CLIPS, ContactSheet, fetch_wheel
-    from engine.tracker import Tracker
+    from engine.tracking.tracker import Tracker
 
     wheel = fetch_wheel(cache)
     tracker = Tracker(model, device, dtype)

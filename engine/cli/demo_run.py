@@ -9,7 +9,7 @@ from pathlib import Path
 from engine.cli.console import Interrupt, TrackingProgress
 from engine.demo import Clip, ContactSheet, open_clip
 from engine.errors import SourceError
-from engine.tracker import Tracker
+from engine.tracking.tracker import Tracker
 from engine.video.draw import draw
 from engine.video.mp4 import Mp4
 from engine.video.reader import Reader

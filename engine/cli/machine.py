@@ -20,8 +20,8 @@ def describe() -> dict[str, Any]:
 
     import esat_kernels
     from engine.config import preset
-    from engine.cpu.runner import unsupported
-    from engine.runner import MODES
+    from engine.runners.cpu.runner import unsupported
+    from engine.runners.protocol import MODES
     from esat_kernels import _native
 
     native = _native.unavailable()

@@ -25,7 +25,7 @@ def serve(
     from rich.console import Console
 
     from engine.errors import ConfigError, SourceError
-    from engine.tracker import open_runner
+    from engine.tracking.tracker import open_runner
 
     try:
         import uvicorn

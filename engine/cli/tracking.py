@@ -10,10 +10,10 @@ from typing import cast
 
 from rich.console import Console
 
+from engine.boxes import check_box
 from engine.cli.console import Box, Interrupt, TrackingProgress, parse_box, print_summary
 from engine.errors import BoxError, ConfigError, SinkError, SourceError
-from engine.preprocess import check_box
-from engine.tracker import Tracker
+from engine.tracking.tracker import Tracker
 from engine.video.draw import Annotate, draw, parse_color
 from engine.video.frames import Frame, Source
 from engine.video.mp4 import Mp4

@@ -71,7 +71,7 @@ def run(
     """
     if workers < 1:
         raise ConfigError(f"workers must be at least 1, got {workers}")
-    from engine.engines import resolve_device
+    from engine.runners.choice import resolve_device
 
     resolve_device(settings.device)
     key = settings.key()
@@ -215,7 +215,7 @@ def _end_with_parent() -> None:
 
 
 def _make_tracker(settings: Settings) -> Any:
-    from engine.tracker import Tracker
+    from engine.tracking.tracker import Tracker
 
     return Tracker(settings.model, settings.device, settings.dtype, backend=settings.backend)
 

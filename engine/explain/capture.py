@@ -13,9 +13,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 import esat_kernels
+from engine.boxes import Box
 from engine.model.backbone import Attention
 from engine.model.network import EsatNetwork
-from engine.preprocess import Box, normalise
+from engine.runners.preprocess import normalise
 
 FloatMap = NDArray[np.float32]
 

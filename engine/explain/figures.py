@@ -10,10 +10,10 @@ import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
+from engine.boxes import Box
 from engine.errors import SinkError
 from engine.explain.capture import FloatMap, Insight
 from engine.files import PendingFile
-from engine.preprocess import Box
 
 GROUND_TRUTH, PREDICTION = (0, 200, 0), (40, 90, 255)  # RGB, as in the paper: green and blue
 _PANEL = 256  # pixels of each picture in a row

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import numpy as np
 
+from engine.boxes import Box
 from engine.errors import SourceError
 from engine.explain import capture, figures
-from engine.preprocess import Box
-from engine.state import NEVER_LOST
-from engine.tracker import Tracker, TrackerConfig
+from engine.tracking.state import NEVER_LOST
+from engine.tracking.tracker import Tracker, TrackerConfig
 from engine.video import Frame, Source
 from engine.video.mp4 import Mp4
 from engine.video.sinks import Record, Sink, Sinks

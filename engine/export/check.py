@@ -12,11 +12,12 @@ import torch
 from numpy.typing import NDArray
 
 import esat_kernels
+from engine.boxes import Box
 from engine.errors import ConfigError
 from engine.export.onnx import INPUTS, OUTPUTS
-from engine.postprocess import hann_window
-from engine.preprocess import Box, normalise
-from engine.tracker import Tracker
+from engine.runners.postprocess import hann_window
+from engine.runners.preprocess import normalise
+from engine.tracking.tracker import Tracker
 from engine.weights.io import Weights
 
 Session = Callable[[dict[str, NDArray[Any]]], list[NDArray[Any]]]

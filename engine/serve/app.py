@@ -11,9 +11,9 @@ from typing import Any
 from fastapi import FastAPI, HTTPException, Request, Response, WebSocket, WebSocketDisconnect
 from fastapi.responses import FileResponse
 
+from engine.boxes import check_box
 from engine.errors import EsatError, SourceError
-from engine.preprocess import check_box
-from engine.runner import Runner
+from engine.runners.protocol import Runner
 from engine.serve.clips import ClipStore, UploadError
 from engine.serve.live import LiveRun, encode
 from engine.serve.metrics import Metrics

@@ -13,13 +13,13 @@ from typing import Any
 import cv2
 import numpy as np
 
+from engine.boxes import Box
 from engine.errors import EsatError
-from engine.preprocess import Box
-from engine.runner import Runner
+from engine.runners.protocol import Runner
 from engine.serve.metrics import Metrics
-from engine.state import TargetState
-from engine.target import Result
-from engine.tracker import Tracker
+from engine.tracking.state import TargetState
+from engine.tracking.target import Result
+from engine.tracking.tracker import Tracker
 from engine.video import Frame, Source
 
 _LONGEST_SIDE = 960  # pixels of the pictures that are sent

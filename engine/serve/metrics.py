@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
 
-from engine.state import TargetState
-from engine.target import Result
+from engine.tracking.state import TargetState
+from engine.tracking.target import Result
 
 _BUCKETS = (1, 2, 5, 10, 20, 33, 50, 100, 200, 500, 1000)  # milliseconds
 

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from engine.errors import ConfigError, DeviceError, SinkError, WeightsError
 from engine.model.network import EsatNetwork, build_model
 from engine.model.position import PositionHeads
-from engine.preprocess import IMAGENET_MEAN, IMAGENET_STD
+from engine.runners.preprocess import IMAGENET_MEAN, IMAGENET_STD
 from engine.training.attention import drop_attraction
 from engine.training.config import TrainConfig
 from engine.training.distributed import join

@@ -9,7 +9,7 @@ import numpy as np
 
 from engine.errors import DatasetError
 from engine.evaluation import metrics
-from engine.tracker import Tracker
+from engine.tracking.tracker import Tracker
 from engine.training.sources import read_boxes
 from engine.weights.io import load_weights
 

@@ -24,10 +24,10 @@ from benchmarks.gpu import attention, build, frame, golden, inputs, machine, pip
 from benchmarks.gpu import tests as gpu_tests
 from benchmarks.gpu.children import run_together
 from benchmarks.gpu.parts import EXTRA, MINUTES, PARTS, Part
-from engine.gpu.frame import FramePlan
-from engine.gpu.network import GpuNetwork, Kernels
-from engine.gpu.products import Product
-from engine.gpu.streams import HostStreams
+from engine.runners.gpu.frame import FramePlan
+from engine.runners.gpu.network import GpuNetwork, Kernels
+from engine.runners.gpu.products import Product
+from engine.runners.gpu.streams import HostStreams
 from tests.conftest import REPOSITORY
 
 command = importlib.import_module("benchmarks.gpu.__main__")

@@ -11,7 +11,7 @@ import torch
 from benchmarks import golden
 from benchmarks.peers.frame import patch_rows
 from engine.config import preset
-from engine.cpu.network import CpuNetwork, unsupported
+from engine.runners.cpu.network import CpuNetwork, unsupported
 from esat_kernels import _native, testing
 from esat_kernels.attention import native
 from tests.require import require

@@ -12,7 +12,7 @@ from benchmarks.loss.record import Track, follow
 from engine import Tracker
 from engine.evaluation.layouts import open_dataset
 from engine.evaluation.sequences import Sequence
-from engine.state import StateThresholds
+from engine.tracking.state import StateThresholds
 
 
 @pytest.fixture(scope="module")

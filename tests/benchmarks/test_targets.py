@@ -8,7 +8,7 @@ import typer
 
 from benchmarks import targets
 from engine import MultiTracker
-from engine.tracker import open_runner
+from engine.tracking.tracker import open_runner
 
 
 def test_rows_and_curves(tiny_weights, tmp_path):

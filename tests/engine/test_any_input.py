@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
 from engine import EsatError, MultiTracker, StateThresholds, Tracker
-from engine.preprocess import check_box
+from engine.boxes import check_box
 from engine.video.draw import draw
 from engine.video.sinks import Record
 

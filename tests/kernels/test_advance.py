@@ -10,7 +10,8 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import esat_kernels
-from engine import postprocess
+from engine.boxes import clip, to_frame
+from engine.runners import postprocess
 
 HEIGHT, WIDTH = 120, 160
 FRAME_SIZE = torch.tensor([HEIGHT, WIDTH], dtype=torch.int32)
@@ -36,9 +37,9 @@ def expected_record(maps: tuple[Tensor, ...], regions: Tensor, boxes: Tensor, fr
     height, width = frame_size.tolist()
     records = []
     for item, (_, _, side) in enumerate(regions.tolist()):
-        box = postprocess.to_frame(tuple(decoded.box[item].tolist()), side, tuple(boxes[item].tolist()))
+        box = to_frame(tuple(decoded.box[item].tolist()), side, tuple(boxes[item].tolist()))
         scores = (float(decoded.score[item]), float(decoded.weighted_score[item]), side, float(decoded.cell[item]))
-        records.append([*map(float, postprocess.clip(box, width, height)), *scores])
+        records.append([*map(float, clip(box, width, height)), *scores])
     return records
 
 

@@ -8,7 +8,7 @@ import torch
 from engine.errors import SourceError
 from engine.explain import capture
 from engine.explain.walk import explain
-from engine.preprocess import normalise
+from engine.runners.preprocess import normalise
 from engine.video import open_source
 from engine.weights import load_weights
 

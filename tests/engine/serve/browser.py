@@ -10,7 +10,7 @@ import threading
 from collections.abc import Iterator
 from typing import Any
 
-from engine.runner import Runner
+from engine.runners.protocol import Runner
 from engine.serve.clips import ClipStore
 
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")

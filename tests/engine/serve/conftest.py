@@ -7,7 +7,7 @@ import av
 import numpy as np
 import pytest
 
-from engine.tracker import open_runner
+from engine.tracking.tracker import open_runner
 from tests.require import require
 
 

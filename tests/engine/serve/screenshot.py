@@ -12,7 +12,7 @@ from pathlib import Path
 from PIL import Image
 
 from engine.serve.clips import ClipStore
-from engine.tracker import open_runner
+from engine.tracking.tracker import open_runner
 from tests.engine.serve.browser import draw_box, open_page, see, serving
 
 

@@ -6,7 +6,7 @@ import re
 import pytest
 
 from engine.serve.clips import ClipStore
-from engine.state import TargetState
+from engine.tracking.state import TargetState
 from tests.engine.serve.browser import CHROMIUM, draw_box, open_page, see, serving
 from tests.require import require
 
@@ -65,7 +65,7 @@ def test_upload(page, clip_folder):
 
 def test_a_target_is_lost_and_the_overlay_shows_what_was_eliminated(page, monkeypatch):
     """From the sixth frame on every score is low, as if the target had left."""
-    from engine.target import Target
+    from engine.tracking.target import Target
 
     advance = Target.advance
 

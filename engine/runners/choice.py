@@ -1,0 +1,74 @@
+"""Which engine runs a model on this machine."""
+
+from __future__ import annotations
+
+import torch
+
+import esat_kernels
+from engine import forks
+from engine.config import ModelConfig
+from engine.errors import ConfigError, DeviceError
+from engine.runners.cpu.runner import CpuRunner, unsupported
+from engine.runners.gpu.runner import GpuRunner
+from engine.runners.protocol import MODES, Runner
+from engine.runners.pytorch import TorchRunner
+from engine.weights.io import Weights
+from esat_kernels import _device
+
+
+def make_runner(weights: Weights, device: str = "auto", dtype: str = "auto", backend: str = "auto") -> Runner:
+    """The fastest runner for this machine.
+
+    device: "auto" (CUDA if there is one), "cpu", "cuda" or "cuda:N". dtype: "auto", "fp32", "bf16", "fp16" or "int8";
+    "auto" is bf16 on CUDA and where the CPU engine has it (AVX-512 with bf16, AMX), otherwise fp32. "int8" is the CPU engine's only.
+    backend: the attention kernel's, "auto" for the fastest. On CUDA "triton" and "cuda" name the GPU engine, and "auto" takes it where its
+    kernels have been verified on this device; otherwise PyTorch runs the network. DeviceError or ConfigError if what was named is not there.
+    """
+    forks.prepare()
+    device = resolve_device(device)
+    if dtype == "auto":
+        dtype = "bf16" if device.startswith("cuda") or cpu_engine_unsupported(weights.config, "bf16", device, backend) is None else "fp32"
+    if dtype not in MODES:
+        raise ConfigError(f"dtype must be auto, {', '.join(MODES)}, got {dtype!r}")
+    reason = None if backend == "auto" else esat_kernels.backends().get(backend, "there is no such backend")
+    if reason is not None:
+        raise DeviceError(f"attention backend {backend!r} cannot run here: {reason}")
+    missing = cpu_engine_unsupported(weights.config, dtype, device, backend)
+    if missing is None:
+        return CpuRunner(weights, dtype)
+    if dtype == "int8":
+        raise DeviceError(f"int8 runs on the CPU engine only: {missing}")
+    kernels = _gpu_kernels(device, backend)
+    if kernels is not None:
+        return GpuRunner(weights, device, dtype, kernels)
+    return TorchRunner(weights.model(backend), device, dtype)
+
+
+def _gpu_kernels(device: str, backend: str) -> str | None:
+    """The kernels of the GPU engine: those that were named, or the fastest that were verified on this device; None: not this engine."""
+    if not device.startswith("cuda"):
+        return None
+    if backend == "auto":
+        return next(iter(_device.verified_backends(torch.device(device))), None)
+    return backend if backend in ("triton", "cuda") else None
+
+
+def cpu_engine_unsupported(config: ModelConfig, dtype: str, device: str = "cpu", backend: str = "auto") -> str | None:
+    """Why `make_runner` takes PyTorch instead of the native CPU engine, or None: it does not."""
+    if device != "cpu" or backend not in ("auto", "cpu"):
+        return "another device or backend was asked for"
+    return unsupported(config, dtype)
+
+
+def resolve_device(device: str) -> str:
+    """ "auto" as the device it stands for; DeviceError for one that is not there."""
+    if device == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    kind, _, number = device.partition(":")
+    if kind not in ("cpu", "cuda") or (number and not number.isdigit()):
+        raise DeviceError(f"device must be auto, cpu, cuda or cuda:N, got {device!r}")
+    if kind == "cuda":
+        count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+        if int(number or 0) >= count:
+            raise DeviceError(f"device {device!r} asked for, but PyTorch {torch.__version__} sees {count} CUDA devices: use --device cpu")
+    return device

@@ -1,0 +1,152 @@
+"""All memory of a frame on the device, and the frame itself: crop, network, next boxes, without the host."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+import esat_kernels
+from engine.boxes import Box
+from engine.runners.gpu.head import Maps
+from engine.runners.gpu.network import GpuNetwork, Template
+from engine.runners.gpu.streams import Streams
+from engine.runners.postprocess import Surroundings, hann_window
+
+_HEADER = 256  # bytes in front of the pixels: height and width, and pixels that start at a multiple of what a kernel reads at once
+_LEAST_CAPACITY = 1920 * 1080 * 3  # bytes of pixels for which memory is there from the start
+IDLE_BOX = (0.0, 0.0, 16.0, 16.0)  # of a place without a target
+
+
+class FrameMemory:
+    """One frame: uint8 [header + capacity], height and width as int32 in front of the pixels, so that one copy moves both."""
+
+    def __init__(self, memory: Tensor):
+        self.memory = memory
+        self.size = memory[:8].view(torch.int32)  # [2]
+        self.pixels = memory[_HEADER:]
+
+    @staticmethod
+    def bytes_for(capacity: int) -> int:
+        """The length of the memory for so many bytes of pixels."""
+        return _HEADER + max(capacity, _LEAST_CAPACITY)
+
+    def fill(self, frame: NDArray[np.uint8]) -> int:
+        """Write a frame [H, W, 3] of any strides (memory of the host only). Returns the bytes of `memory` that are in use."""
+        height, width, _ = frame.shape
+        self.size[0], self.size[1] = height, width
+        count = 3 * height * width
+        np.copyto(self.pixels[:count].numpy().reshape(height, width, 3), frame)
+        return _HEADER + count
+
+
+class FrameResult(NamedTuple):
+    """What a frame leaves on the device. The tensors are the same ones after every replay."""
+
+    record: Tensor  # float64 [B, 8]: box x, y, w, h in the frame, raw score, weighted score, side of the region, cell
+    kept: Tensor | None  # int64 [B, n], search positions that survived; None without elimination
+    features: Tensor  # float32 [B, dim], the encoder's features around the chosen cell
+    maps: Maps
+
+
+class FramePlan:
+    """The static memory for a fixed arrangement of targets, and the captured frames that work on it.
+
+    targets: the number of targets in each video stream; they lie one stream after the other in the batch. slots: frames of each video stream
+    that have memory at the same time, each with a captured frame of its own; boxes and templates are common to them.
+    """
+
+    def __init__(self, network: GpuNetwork, streams: Streams, targets: Sequence[int], slots: int = 1):
+        self.targets, self.slots = tuple(targets), slots
+        self.batch = sum(self.targets)
+        self.captures = 0  # how often a frame has been captured
+        self._network, self._streams = network, streams
+        self._captured: dict[tuple[int, bool], Callable[[], FrameResult]] = {}
+        self._capacity = 0
+        self.frames: list[list[FrameMemory]] = []  # [slot][video stream]
+
+        def allocate() -> None:
+            config, device = network.config, network.device
+            self.boxes = torch.tensor([IDLE_BOX] * self.batch, dtype=torch.float64, device=device)
+            self._patches = torch.zeros(self.batch, config.num_search, network.patch_values, device=device, dtype=network.dtype)
+            self._inputs = network.inputs(self.batch)
+            self._window = hann_window(config.search_grid).to(device)
+            self._surroundings = Surroundings(config.search_grid, device)
+
+        streams.run("compute", allocate).wait()
+        self.reserve(0)
+
+    def reserve(self, size: int) -> None:
+        """Make room for frames of `size` bytes of pixels. Where there was less, the host waits, and frames are captured anew."""
+        if self.frames and size <= self._capacity:
+            return
+        self._streams.synchronize()
+        self._captured.clear()
+        length = FrameMemory.bytes_for(size)
+        self._capacity = length - _HEADER
+
+        def allocate() -> None:
+            self.frames = [
+                [FrameMemory(torch.zeros(length, dtype=torch.uint8, device=self._network.device)) for _ in self.targets]
+                for _ in range(self.slots)
+            ]
+
+        self._streams.run("compute", allocate).wait()
+
+    def staging(self) -> FrameMemory:
+        """Memory of the host for one frame."""
+        return FrameMemory(self._streams.staging(FrameMemory.bytes_for(self._capacity), torch.uint8))
+
+    def place(self, index: int, template: Template) -> None:
+        """Copy a target's template to its place in the batch (work of the compute queue)."""
+        count = self._network.config.num_template
+        for part, value in zip(self._inputs, template, strict=True):
+            part[index, :count].copy_(value)
+
+    def executable(self, slot: int, bgr: bool) -> Callable[[], FrameResult]:
+        """The frame of a slot, captured at the first call; to be called by the compute queue."""
+        key = (slot, bgr)
+        if key not in self._captured:
+            self._captured[key] = self._streams.capture(lambda: self.step(slot, bgr), (self.boxes,))
+            self.captures += 1
+        return self._captured[key]
+
+    @torch.no_grad()
+    def step(self, slot: int, bgr: bool) -> FrameResult:
+        """One frame: the boxes become the next boxes. Nothing is read by the host."""
+        config, others = self._network.config, self._network.kernels.others
+        crop = (config.search_factor, config.search_size)
+        parts = [slice(sum(self.targets[:stream]), sum(self.targets[: stream + 1])) for stream in range(len(self.targets))]
+        with torch.profiler.record_function("crop"):
+            regions = [
+                esat_kernels.crop_regions(
+                    frame.pixels, frame.size, self.boxes[part], *crop, out=self._patches[part], bgr=bgr, backend=others
+                )
+                for frame, part in zip(self.frames[slot], parts, strict=True)
+            ]
+        maps, kept, features = self._network.run(self._patches, self._inputs)
+        with torch.profiler.record_function("decode"):
+            records = [
+                esat_kernels.advance_boxes(
+                    maps.score[part], maps.size[part], maps.offset[part], self._window, region, self.boxes[part], frame.size, backend=others
+                )
+                for frame, part, region in zip(self.frames[slot], parts, regions, strict=True)
+            ]
+        record = records[0] if len(records) == 1 else torch.cat(records)
+        return FrameResult(record, kept, self._surroundings(features, record[:, 7].long()), maps)
+
+
+def crop_template(network: GpuNetwork, frame: FrameMemory, box: Box, bgr: bool) -> Template:
+    """The template of a target in a frame that lies on the device (work of the compute queue)."""
+    config = network.config
+    patches = torch.empty(1, config.num_template, network.patch_values, device=network.device, dtype=network.dtype)
+    boxes = torch.tensor([box], dtype=torch.float64).to(network.device)
+    with torch.no_grad():
+        esat_kernels.crop_regions(
+            frame.pixels, frame.size, boxes, config.template_factor, config.template_size, patches, bgr, network.kernels.others
+        )
+        return network.encode_template(patches[0])

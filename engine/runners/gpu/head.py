@@ -1,0 +1,50 @@
+"""The centre head of the GPU engine: all branches in the same four convolutions, their last 1 x 1 ones as one float32 product.
+
+Offset and size are computed everywhere although the box is read at one cell: their share of a frame is 4 % of its arithmetic, and a window
+around that cell would be computed after the maximum is known, in many launches of very small kernels.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from engine.model.head import probability
+from engine.runners.gpu.weights import Convolution, HeadWeights
+
+
+class Maps(NamedTuple):
+    """float32, contiguous."""
+
+    score: Tensor  # [B, 1, F, F], probabilities
+    size: Tensor  # [B, 2, F, F], width and height over the search region's side
+    offset: Tensor  # [B, 2, F, F], cells
+
+
+class Head:
+    """features [B, F * F, dim] -> maps. fused: cuDNN's convolution with bias and ReLU in one call."""
+
+    def __init__(self, weights: HeadWeights, side: int, fused: bool):
+        self._weights = weights
+        self._side = side
+        self._fused = fused
+
+    def __call__(self, features: Tensor) -> Maps:
+        batch, cells, channels = features.shape
+        side = self._side
+        image = features.view(batch, side, side, channels).permute(0, 3, 1, 2)  # channels last, no copy
+        for convolution in self._weights.convolutions:
+            image = self._convolve(image, convolution)
+        hidden = image.permute(0, 2, 3, 1).reshape(batch, cells, -1).float()
+        weight = self._weights.last_weight.expand(batch, -1, -1)
+        logits = torch.baddbmm(self._weights.last_bias, weight, hidden.transpose(1, 2)).view(batch, -1, side, side)
+        score, offset, size = logits.split((1, 2, 2), dim=1)
+        return Maps(probability(score), probability(size), offset.contiguous())
+
+    def _convolve(self, image: Tensor, convolution: Convolution) -> Tensor:
+        weight, bias, groups = convolution.weight, convolution.bias, convolution.groups
+        if self._fused:
+            return torch.cudnn_convolution_relu(image, weight, bias, (1, 1), (1, 1), (1, 1), groups)
+        return torch.conv2d(image, weight, bias, padding=1, groups=groups).relu_()

@@ -1,0 +1,135 @@
+"""One frame's network for a batch of targets: fixed shapes, no value read by the host, so that a CUDA graph can hold all of it.
+
+Work that cannot change the result is left out: the template's patch embedding and its first q, k, v are computed once for a target, tokens
+are eliminated before the output projection, and the last layer's projection and MLP run for search tokens only.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+from torch.profiler import record_function
+
+import esat_kernels
+from engine.runners.gpu.choices import choices_for
+from engine.runners.gpu.head import Head, Maps
+from engine.runners.gpu.products import NORM_EPS, Product
+from engine.runners.gpu.weights import fold_weights
+from engine.weights.io import Weights
+
+
+class Template(NamedTuple):
+    """What a frame needs of its target; with a leading batch dimension where several lie together."""
+
+    tokens: Tensor  # float32 [num_template, dim]
+    qkv: Tensor  # [num_template, 3 dim], of layer 0
+
+
+class Seen(NamedTuple):
+    """What the network says of a batch."""
+
+    maps: Maps
+    kept: Tensor | None  # int64 [B, n], search positions that survived every elimination, ascending; None without elimination
+    features: Tensor  # [B, F * F, dim], zeros where eliminated
+
+
+@dataclasses.dataclass(frozen=True)
+class Kernels:
+    """Backends of the operations: attention, and everything else."""
+
+    attention: str
+    others: str
+
+    @classmethod
+    def of(cls, backend: str) -> Kernels:
+        """ "triton" is all Triton, "cuda" the CUDA attention among Triton kernels, "reference" plain PyTorch."""
+        return cls(backend, "triton" if backend == "cuda" else backend)
+
+
+class GpuNetwork:
+    """The network of `weights` in `dtype`, with residuals, LayerNorms and the head's last layer in float32. Holds no state of a frame."""
+
+    def __init__(self, weights: Weights, device: torch.device, dtype: torch.dtype, kernels: Kernels):
+        config = self.config = weights.config
+        self.device, self.dtype, self.kernels = device, dtype, kernels
+        choices = choices_for(device)
+        self._weights = fold_weights(weights.state_dict, config, device, dtype, choices, kernels.others)
+        self._head = Head(self._weights.head, config.search_grid, choices.fused_convolutions)
+        self.patch_values = 3 * config.patch_size**2
+
+    def encode_template(self, patches: Tensor) -> Template:
+        """patches [num_template, 768] in the network's dtype."""
+        tokens = self._weights.patch(patches, self._weights.template_position)
+        return Template(tokens, self._weights.layers[0].qkv(tokens))
+
+    def inputs(self, batch: int) -> Template:
+        """Memory for `run`, zeroed: tokens float32 [B, N, dim] and qkv [B, N, 3 dim], whose first num_template rows are the templates'."""
+        config = self.config
+        shape = (batch, config.num_template + config.num_search)
+        return Template(
+            torch.zeros(*shape, config.dim, device=self.device),
+            torch.zeros(*shape, 3 * config.dim, device=self.device, dtype=self.dtype),
+        )
+
+    def run(self, patches: Tensor, inputs: Template) -> Seen:
+        """Find the templates in the search regions: patches [B, num_search, 768]; the search rows of `inputs` are overwritten."""
+        config, layers = self.config, self._weights.layers
+        first = config.num_template
+        tokens, qkv = inputs
+        with record_function("embed"):
+            self._into(self._weights.patch, patches, tokens[:, first:], self._weights.search_position)
+            self._into(layers[0].qkv, tokens[:, first:], qkv[:, first:])
+        kept: Tensor | None = None
+        for index, (layer, keep) in enumerate(zip(layers, config.search_tokens_per_layer(), strict=True)):
+            eliminate = keep < tokens.shape[1] - first
+            with record_function("attention"):
+                attended, scores = self._attend(qkv, eliminate)
+            if eliminate:
+                with record_function("elimination"):
+                    chosen, tokens, attended = esat_kernels.eliminate_tokens(
+                        scores, keep, tokens, attended, first, backend=self.kernels.others
+                    )
+                    kept = chosen if kept is None else kept.gather(1, chosen)
+            last = index == len(layers) - 1
+            if last:  # the head reads search tokens only
+                attended, tokens = attended[:, first:], tokens[:, first:]
+            with record_function("projection and MLP"):
+                tokens = layer.projection(attended, tokens)
+                tokens = layer.mlp_out(layer.mlp_in(tokens), tokens)
+            if not last:
+                with record_function("qkv"):
+                    qkv = layers[index + 1].qkv(tokens)
+        with record_function("head"):
+            features = self._features(tokens, kept)
+            return Seen(self._head(features), kept, features)
+
+    def _into(self, product: Product, x: Tensor, out: Tensor, residual: Tensor | None = None) -> None:
+        """The product into a part of the static memory."""
+        added = None if residual is None else residual.expand(x.shape[0], -1, -1)
+        out.copy_(product(x, added))
+
+    def _attend(self, qkv: Tensor, with_scores: bool) -> tuple[Tensor, Tensor]:
+        """qkv [B, N, 3 dim] -> [B, N, dim], and if asked for the elimination scores [B, N - num_template] (else an empty tensor)."""
+        config = self.config
+        batch, count, _ = qkv.shape
+        q, k, v = qkv.view(batch, count, 3, config.heads, config.head_dim).permute(2, 0, 3, 1, 4)
+        force = (config.alpha, config.beta, config.force_delta)
+        scores = qkv.new_empty(0)
+        if with_scores:
+            out, scores = esat_kernels.fda_attention_with_scores(
+                q, k, v, config.num_template, config.template_token, *force, backend=self.kernels.attention
+            )
+        else:
+            out = esat_kernels.fda_attention(q, k, v, *force, backend=self.kernels.attention)
+        return out.transpose(1, 2).reshape(batch, count, config.dim), scores
+
+    def _features(self, tokens: Tensor, kept: Tensor | None) -> Tensor:
+        """The final LayerNorm, and the tokens back at their places: [B, F * F, dim], zeros where eliminated."""
+        rows = functional.layer_norm(tokens, tokens.shape[-1:], self._weights.norm_gain, self._weights.norm_bias, NORM_EPS).to(self.dtype)
+        if kept is None:
+            return rows
+        return esat_kernels.scatter_tokens(rows, kept, self.config.num_search, backend=self.kernels.others)

@@ -1,0 +1,52 @@
+"""Runners carry out a frame's work, crop + network + decode, for any number of targets. The tracker keeps the state and knows no device.
+
+A further engine implements `Runner` and is added to `engine.runners.choice.make_runner`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from engine.boxes import Box
+from engine.config import ModelConfig
+
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+MODES = (*DTYPES, "int8")  # what `Runner.dtype` may be; int8 is bf16 with the large products in eight bits
+
+
+class Observation(NamedTuple):
+    """What one search region shows."""
+
+    box: Box  # cx, cy, w, h over the region's side
+    region_side: float  # side of the search region in frame pixels
+    score: float  # raw score at the chosen cell, 0 to 1
+    weighted_score: float  # score times Hann window
+    kept_tokens: NDArray[np.int64] | None = None  # positions in the search grid, row by row, that survived every elimination
+    features: NDArray[np.float32] | None = None  # [dim], the encoder's search features around the chosen cell, mean of 3 x 3 cells
+    frame_box: Box | None = None  # `box` as x, y, w, h in the frame, clipped, where the engine has computed that itself
+
+
+class Observations(NamedTuple):
+    """One frame's result: an observation for each target, and the milliseconds of each stage for all targets together."""
+
+    targets: list[Observation]
+    timings_ms: dict[str, float]
+
+
+class Runner(Protocol):
+    """What a tracker needs of an engine. Frames are uint8 [H, W, 3]; boxes are x, y, w, h in pixels."""
+
+    config: ModelConfig
+    device: str
+    dtype: str
+
+    def encode_template(self, frame: NDArray[np.uint8], box: Box, bgr: bool) -> Any:
+        """The template of one target: opaque, and valid for this runner only."""
+
+    def observe(self, frame: NDArray[np.uint8], boxes: Sequence[Box], templates: Sequence[Any], bgr: bool) -> Observations:
+        """Look for each template around its box, in one batch."""

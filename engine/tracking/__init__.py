@@ -1,0 +1,1 @@
+"""Following targets: their state between frames, one or several of them. Knows no device."""

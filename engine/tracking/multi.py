@@ -1,0 +1,83 @@
+"""Several targets in one video: one batched forward a frame, targets added and removed at any time."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from engine.config import ModelConfig
+from engine.errors import StateError
+from engine.frames import check_frame
+from engine.runners.protocol import Runner
+from engine.tracking.target import Result, Target
+from engine.tracking.tracker import TrackerConfig, open_runner
+from engine.weights.io import Weights
+from engine.weights.shipped import DEFAULT_MODEL
+
+
+class MultiTracker:
+    """Follows any number of targets, each with its own template, box and state. Arguments and errors as `Tracker`.
+
+    max_batch bounds the targets of one forward (memory); more targets run in several.
+    """
+
+    def __init__(
+        self,
+        model: str | Path | Weights | Runner = DEFAULT_MODEL,
+        device: str = "auto",
+        dtype: str = "auto",
+        config: TrackerConfig | None = None,
+        backend: str = "auto",
+        max_batch: int = 32,
+    ):
+        self.config = config or TrackerConfig()
+        self.runner = open_runner(model, device, dtype, backend)
+        self._bgr = self.config.color == "bgr"
+        self._max_batch = max(1, max_batch)
+        self._targets: dict[int, Target] = {}
+        self._next_id = 0
+
+    @property
+    def model_config(self) -> ModelConfig:
+        """The network's configuration."""
+        return self.runner.config
+
+    @property
+    def target_ids(self) -> list[int]:
+        """The targets that are followed, in the order in which they were added."""
+        return list(self._targets)
+
+    def add(self, frame: np.ndarray, box: Any) -> int:
+        """Follow what `box` (x, y, w, h) holds in `frame`, from the next frame on. Returns the target's id, never used twice."""
+        target = Target(self.runner, check_frame(frame), box, self._bgr, self.config.thresholds)
+        target_id, self._next_id = self._next_id, self._next_id + 1
+        self._targets[target_id] = target
+        return target_id
+
+    def remove(self, target_id: int) -> None:
+        """Stop following a target. StateError if it is not followed."""
+        if target_id not in self._targets:
+            raise StateError(f"there is no target {target_id!r}: targets are {self.target_ids}")
+        del self._targets[target_id]
+
+    def update(self, frame: np.ndarray) -> dict[int, Result]:
+        """Find every target in the next frame: id -> result, in the order of `target_ids`; empty without targets. FrameError."""
+        start = time.perf_counter()
+        frame = check_frame(frame)
+        targets = list(self._targets.values())
+        seen = []
+        timings: dict[str, float] = {}
+        for first in range(0, len(targets), self._max_batch):
+            batch = targets[first : first + self._max_batch]
+            observations = self.runner.observe(frame, [t.search_box for t in batch], [t.template for t in batch], self._bgr)
+            seen += observations.targets
+            for stage, milliseconds in observations.timings_ms.items():
+                timings[stage] = timings.get(stage, 0.0) + milliseconds
+        timings["total"] = 1e3 * (time.perf_counter() - start)
+        return {
+            target_id: target.advance(observation, frame, timings)
+            for (target_id, target), observation in zip(self._targets.items(), seen, strict=True)
+        }

@@ -1,0 +1,30 @@
+"""A frame through all Triton kernels in the interpreter, against the reference kernels; run by test_interpreted.py in a process of its own."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from engine import Tracker
+from engine.runners.gpu.runner import GpuRunner
+from tests.engine.runners.gpu import models
+from tests.kernels import interpreter
+
+interpreter.compute_as_a_gpu()
+torch.set_num_threads(1)
+
+
+@pytest.mark.parametrize(("dtype", "pixels", "score"), [("fp32", 0.01, 1e-5), ("bf16", 1.0, 0.02)])
+def test_a_frame_equals_the_reference(dtype, pixels, score):
+    weights = models.weights(depth=2, elimination_layers=(1,), template_size=32, search_size=64)
+    pictures = models.frames(3)
+    found = []
+    for backend in ("triton", "reference"):
+        tracker = Tracker(GpuRunner(weights, "cpu", dtype, backend))
+        tracker.init(pictures[0], (50, 40, 30, 24))
+        found.append([tracker.update(picture) for picture in pictures[1:]])
+    for ours, expected in zip(*found, strict=True):
+        np.testing.assert_allclose(ours.box, expected.box, rtol=0, atol=pixels)
+        assert ours.score == pytest.approx(expected.score, abs=score)
+        assert np.array_equal(ours.kept_tokens, expected.kept_tokens)

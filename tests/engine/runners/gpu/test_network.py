@@ -1,0 +1,123 @@
+"""The GPU engine's network on the CPU: equal to the PyTorch model, by both kinds of product, alone and in a batch."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from engine.config import ModelConfig
+from engine.runners.gpu.choices import Choices, choices_for
+from engine.runners.gpu.head import Head
+from engine.runners.gpu.network import GpuNetwork, Kernels
+from engine.runners.gpu.products import Product
+from engine.runners.gpu.weights import fold_weights
+from tests.engine.runners.gpu import models
+
+CPU = torch.device("cpu")
+FUSED, LIBRARY = Choices(False, 1 << 30, {}, False), Choices(False, 0, {}, False)
+
+
+def patch_rows(images):
+    """[B, 3, S, S] -> [B, (S / 16)^2, 768]."""
+    batch, _, size, _ = images.shape
+    grid = size // 16
+    return images.view(batch, 3, grid, 16, grid, 16).permute(0, 2, 4, 1, 3, 5).reshape(batch, grid * grid, 768)
+
+
+def images(config: ModelConfig, batch: int):
+    generator = torch.Generator().manual_seed(batch)
+    return [torch.randn(batch, 3, size, size, generator=generator) for size in (config.template_size, config.search_size)]
+
+
+def run(weights, template, search, dtype=torch.float32):
+    network = GpuNetwork(weights, CPU, dtype, Kernels.of("reference"))
+    inputs = network.inputs(len(search))
+    with torch.no_grad():
+        for index, patches in enumerate(patch_rows(template).to(dtype)):
+            encoded = network.encode_template(patches)
+            for part, value in zip(inputs, encoded, strict=True):
+                part[index, : network.config.num_template] = value
+        inputs.tokens[:, network.config.num_template :] = float("nan")  # whatever an earlier frame left there
+        return network.run(patch_rows(search).to(dtype), inputs)
+
+
+@pytest.mark.parametrize(
+    "changes", [{}, {"elimination_layers": ()}, {"keep_ratio": 1.0}, {"elimination_layers": (0, 3)}, {"alpha": 0.0, "beta": 0.0}]
+)
+@pytest.mark.parametrize("batch", [1, 3])
+def test_the_network_equals_the_model(changes, batch):
+    weights = models.weights(**changes)
+    template, search = images(weights.config, batch)
+    with torch.no_grad():
+        expected = weights.model("reference")(template, search)
+    seen = run(weights, template, search)
+    for name, map_ in seen.maps._asdict().items():
+        torch.testing.assert_close(map_, getattr(expected, f"{name}_map"), rtol=0, atol=2e-5 * (10 if name == "offset" else 1))
+        assert map_.is_contiguous()
+    if expected.survivors:
+        assert torch.equal(seen.kept, expected.survivors[-1])
+    else:
+        assert seen.kept is None
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision_is_no_further_from_float32_than_autocast(dtype):
+    """Without elimination, whose ranking of random weights' near ties rounding would decide."""
+    weights = models.weights(keep_ratio=1.0)
+    template, search = images(weights.config, 2)
+    model = weights.model("reference")
+    with torch.no_grad():
+        exact = model(template, search)
+        with torch.autocast("cpu", dtype):
+            rounded = model(template, search)
+    seen = run(weights, template, search, dtype)
+    for name, map_ in seen.maps._asdict().items():
+        ours = (map_ - getattr(exact, f"{name}_map")).abs().mean()
+        theirs = (getattr(rounded, f"{name}_map").float() - getattr(exact, f"{name}_map")).abs().mean()
+        assert ours <= 1.2 * theirs
+
+
+def test_the_head_equals_the_models_head():
+    weights = models.weights()
+    config = weights.config
+    head = weights.model("reference").box_head
+    features = torch.randn(2, config.num_search, config.dim, generator=torch.Generator().manual_seed(1))
+    folded = fold_weights(weights.state_dict, config, CPU, torch.float32, LIBRARY, "reference")
+    with torch.no_grad():
+        found = Head(folded.head, config.search_grid, fused=False)(features)
+        score, size, offset = head(features.transpose(1, 2).unflatten(2, (config.search_grid, config.search_grid)))
+    for map_, expected in zip(found, (score, size, offset), strict=True):
+        torch.testing.assert_close(map_, expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("choices", [FUSED, LIBRARY], ids=["fused", "library"])
+@pytest.mark.parametrize(
+    ("norm", "gelu", "residual"), [(True, False, False), (True, True, False), (False, False, True), (False, False, False)]
+)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_product_equals_float64(choices, norm, gelu, residual, dtype):
+    generator = torch.Generator().manual_seed(2)
+    x, added = torch.randn(2, 5, 48, generator=generator) + 1, torch.randn(2, 5, 24, generator=generator)
+    weight, bias = (torch.randn(*shape, generator=generator).to(dtype) for shape in ((24, 48), (24,)))
+    out = Product(weight, bias, choices, "reference", norm, gelu)(x, added if residual else None)
+    exact = torch.nn.functional.layer_norm(x.double(), (48,), eps=1e-6) if norm else x.double()
+    exact = torch.nn.functional.linear(exact, weight.double(), bias.double())
+    exact = torch.nn.functional.gelu(exact) if gelu else exact
+    exact = exact + added.double() if residual else exact
+    assert out.dtype == (torch.float32 if residual else dtype)
+    error = (out.double() - exact).abs()
+    scale = exact.abs().max()
+    assert error.max() <= (1e-6 if dtype == torch.float32 else 2e-2) * scale
+    assert error.mean() <= (1e-7 if dtype == torch.float32 else 4e-3) * scale
+
+
+def test_a_residual_does_not_change_in_place():
+    added = torch.ones(4, 8)
+    Product(torch.eye(8), torch.zeros(8), LIBRARY, "reference")(torch.ones(4, 8), added)
+    assert torch.equal(added, torch.ones(4, 8))
+
+
+def test_choices_are_by_shape_then_by_rows():
+    choices = Choices(True, 100, {"343x768x768": "fused", "50x768x768": "library"}, False)
+    assert [choices.of_product(rows, 768, 768) for rows in (343, 50, 100, 101)] == ["fused", "library", "fused", "library"]
+    assert not choices_for(CPU).verified  # the default is a guess

@@ -1,0 +1,77 @@
+"""The state of a target: hysteresis, and what holds for every sequence of scores."""
+
+import math
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from engine.errors import ConfigError
+from engine.tracking.state import NEVER_LOST, StateMachine, StateThresholds, TargetState
+
+LIMITS = StateThresholds(confident=0.5, lost=0.3, lost_after=3, found=0.6, found_after=2)
+SCORES = st.lists(st.floats(0, 1), max_size=80)
+
+
+def _states(scores, limits=LIMITS):
+    machine = StateMachine(limits)
+    return "".join(machine.update(score).value[0] for score in scores)
+
+
+@pytest.mark.parametrize(
+    ("scores", "expected"),
+    [
+        ([0.5, 0.5, 0.5], "TTT"),
+        ([0.5, 0.4, 0.5], "TUT"),
+        ([0.7, 0.1, 0.7, 0.1, 0.7], "TUTUT"),  # three in a row average 0.3 or more: single low frames are no loss
+        ([0.7, 0.1, 0.09, 0.0], "TULL"),  # a mean of 0.2967
+        ([0.7, 0.1, 0.1, 0.1], "TUUL"),  # a mean of 0.3 is not below 0.3
+        ([0.0, 0.0, 0.0, 0.6, 0.5, 0.6, 0.6, 0.0, 0.0, 0.0], "UULLLLTULL"),
+        ([0.0, 0.0, 0.0, 0.55, 0.55, 0.55], "UULLLL"),  # enough to go on, not enough to come back
+    ],
+)
+def test_states(scores, expected):
+    assert _states(scores) == expected
+
+
+@given(SCORES)
+def test_lost_takes_and_leaves_its_time(scores):
+    found = _states(scores)
+    assert "L" not in found[: LIMITS.lost_after - 1]
+    assert "LU" not in found  # it ends with a confirmed target
+    runs = found.replace("T", " ").replace("U", " ").split()
+    lasting = runs[:-1] if found.endswith("L") else runs
+    assert all(len(run) >= LIMITS.found_after for run in lasting)
+
+
+@given(SCORES, st.floats(0.01, 1))
+def test_what_comes_later_changes_nothing(scores, score):
+    assert _states([*scores, score])[: len(scores)] == _states(scores)
+
+
+@given(SCORES)
+def test_never_lost(scores):
+    assert "L" not in _states(scores, NEVER_LOST)
+
+
+@given(st.lists(st.floats(0.5, 1), min_size=1, max_size=200))
+def test_steady_scores_are_tracking(scores):
+    assert set(_states(scores)) == {"T"}
+
+
+def test_a_target_that_stays_away_stays_lost_and_one_that_stays_comes_back():
+    machine = StateMachine(StateThresholds())
+    for _ in range(20):
+        machine.update(0.9)
+    assert [machine.update(0.2) for _ in range(100)][10:] == [TargetState.LOST] * 90
+    assert [machine.update(0.9) for _ in range(20)][-1] is TargetState.TRACKING
+    assert not machine.promising
+
+
+@pytest.mark.parametrize(
+    "values",
+    [{"lost": 0.8}, {"confident": 1.1}, {"found": 0.4}, {"lost": math.nan}, {"found": math.inf}, {"lost": -0.1}, {"lost_after": 0}],
+)
+def test_impossible_thresholds_are_refused(values):
+    with pytest.raises(ConfigError, match="must"):
+        StateThresholds(**values)
