@@ -1,36 +1,45 @@
-"""Decoding through PyAV that files and network streams share: open, frames in BGR, rotation, errors in words."""
+"""Decoding through PyAV that files and network streams share: open, choose a stream, upright frames in BGR, errors in words."""
 
 from __future__ import annotations
 
+import heapq
+from collections.abc import Iterator
 from fractions import Fraction
 from typing import IO, Any
 
 import av
 import av.error
 import numpy as np
+from av.sidedata.sidedata import Type as SideData
 from av.video.reformatter import ColorRange, VideoReformatter
 
 from engine.errors import SourceError
+from engine.video.choice import choose_stream
+from engine.video.frames import Frame
+from engine.video.orientation import is_sideways, upright
 
-_NOT_VIDEO = frozenset({"ansi"})  # FFmpeg draws text files as terminal pictures; nobody wants to track in those
+FAILURES = (av.error.FFmpegError, OSError, ValueError)  # what PyAV raises for what FFmpeg cannot do
+_TRIES = 100  # errors of the demuxer in a row before a file is given up
 
 
 def open_container(
     place: str | IO[bytes], name: str, timeout: tuple[float, float] | None = None, options: dict[str, str] | None = None
-) -> Any:
-    """Open a PyAV input that holds a picture stream. `timeout`: seconds to connect and to wait for data. Raises SourceError."""
+) -> tuple[Any, Any]:
+    """Open a PyAV input that holds moving pictures: the container, and the stream of it to track in.
+
+    `timeout`: seconds to connect and to wait for data. Raises SourceError.
+    """
     try:
         container = av.open(place, timeout=timeout, container_options=options or {})
     except av.error.InvalidDataError as error:
         raise SourceError(f"cannot open {name}: not a video that FFmpeg knows, or one that is cut off or damaged") from error
-    except (av.error.FFmpegError, OSError, ValueError) as error:
+    except FAILURES as error:
         raise SourceError(f"cannot open {name} as a video: {reason(error)}") from error
-    codecs = [stream.codec_context for stream in container.streams.video]
-    if not codecs or codecs[0] is None or codecs[0].name in _NOT_VIDEO:
+    try:
+        return container, choose_stream(container, name)
+    except SourceError:
         container.close()
-        what = "video in a codec that this FFmpeg does not know" if codecs and codecs[0] is None else "no video stream"
-        raise SourceError(f"{name} holds {what} (format: {container.format.long_name})")
-    return container
+        raise
 
 
 def reason(error: Exception) -> str:
@@ -52,11 +61,9 @@ class ToBgr:
     def __init__(self) -> None:
         self._reformatter = VideoReformatter()
 
-    def __call__(self, frame: Any) -> np.ndarray:
+    def __call__(self, frame: Any, matrix: bytes | None) -> np.ndarray:
         limits = ColorRange(frame.color_range) if frame.color_range in (1, 2) else None
-        image = self._reformatter.reformat(frame, format="bgr24", src_color_range=limits).to_ndarray()
-        quarter_turns = round(frame.rotation / 90) % 4  # counterclockwise, as the display matrix asks
-        return np.ascontiguousarray(np.rot90(image, quarter_turns)) if quarter_turns else image
+        return upright(self._reformatter.reformat(frame, format="bgr24", src_color_range=limits).to_ndarray(), matrix)
 
 
 class Clock:
@@ -81,3 +88,109 @@ class Clock:
                 now = following
         self._last = now
         return now
+
+
+class Lost:
+    """Which packets gave no picture because they were damaged, or referred to ones that were: their frames keep their places.
+
+    Packets without a picture of their own are usual in some codecs (VP8's hidden frames, two fields of one frame), so they count only where
+    the decoder has failed since the picture before.
+    """
+
+    def __init__(self) -> None:
+        self._waiting: list[int] = []  # time stamps of packets whose picture has not come, a heap
+        self._failures = 0
+        self._begun = False
+
+    def packet(self, pts: int | None, is_key: bool) -> None:
+        """A packet goes to the decoder. What lies before the first key frame is no loss: a recording may begin anywhere."""
+        self._begun = self._begun or is_key
+        if pts is not None and self._begun:
+            heapq.heappush(self._waiting, pts)
+
+    def failure(self) -> None:
+        """The decoder could do nothing with a packet."""
+        self._failures += self._begun
+
+    def before(self, pts: int | None) -> list[int | None]:
+        """The time stamps of frames that were lost since the last picture, now that the one of `pts` has come (None: without time stamp)."""
+        lost: list[int | None] = []
+        while pts is not None and self._waiting and self._waiting[0] < pts:
+            lost.append(heapq.heappop(self._waiting))
+        while pts is not None and self._waiting and self._waiting[0] == pts:
+            heapq.heappop(self._waiting)
+        failures, self._failures = self._failures, 0
+        return (lost or [None] * failures) if failures else []
+
+    def at_end(self) -> int:
+        """How many frames were lost after the last picture."""
+        return max(len(self._waiting), self._failures) if self._failures else 0
+
+
+class Decoding:
+    """One pass through a stream: `frames` gives its pictures, and the counts tell what became of its packets.
+
+    damaged: frames that were lost (they leave a gap in the indices) or repaired; lost_at_end: those of them behind the last picture.
+    packets: as many came; end: seconds from the first packet to the end of the latest one, None without time stamps.
+    """
+
+    def __init__(self, container: Any, stream: Any) -> None:
+        self._container, self._stream = container, stream
+        self._time_base = Fraction(stream.time_base)
+        self._first: int | None = None
+        self.damaged = self.lost_at_end = self.packets = 0
+        self.end: Fraction | None = None
+
+    def frames(self, is_file: bool) -> Iterator[Frame]:
+        """Frames in display order, until the stream ends or fails for good (one of `FAILURES`).
+
+        Packets that cannot be decoded are passed over; in a file also places where none can be found, unless nothing comes any more.
+        """
+        rate, aspect = average_rate(self._stream), self._stream.sample_aspect_ratio or Fraction(1)
+        to_bgr, clock, lost = ToBgr(), Clock(self._time_base, rate), Lost()
+        index = 0
+        for packet in self._patiently() if is_file else self._container.demux(self._stream):
+            if packet.size:
+                self._note(packet)
+                lost.packet(packet.pts, packet.is_keyframe)
+            try:
+                pictures = packet.decode()
+            except av.error.InvalidDataError:
+                lost.failure()
+                continue
+            for picture in pictures:
+                for pts in lost.before(picture.pts):
+                    clock(pts)
+                    index += 1
+                    self.damaged += 1
+                self.damaged += picture.is_corrupt
+                matrix = picture.side_data.get(SideData.DISPLAYMATRIX)
+                matrix = None if matrix is None else bytes(matrix)
+                shown = 1 / aspect if is_sideways(matrix) else aspect
+                yield Frame(index, clock(picture.pts), to_bgr(picture, matrix), shown)
+                index += 1
+        self.lost_at_end = lost.at_end()
+        self.damaged += self.lost_at_end
+
+    def _patiently(self) -> Iterator[Any]:
+        """The packets of a file. An error of the demuxer ends PyAV's iteration, not the file."""
+        errors = 0
+        while True:
+            try:
+                for packet in self._container.demux(self._stream):
+                    errors = 0
+                    yield packet
+            except av.error.InvalidDataError:
+                errors += 1
+                if errors == _TRIES:
+                    raise
+            else:
+                return
+
+    def _note(self, packet: Any) -> None:
+        self.packets += 1
+        if packet.pts is None:
+            return
+        self._first = packet.pts if self._first is None else min(self._first, packet.pts)
+        end = (packet.pts + (packet.duration or 0) - self._first) * self._time_base
+        self.end = end if self.end is None else max(self.end, end)

@@ -13,11 +13,15 @@ import numpy as np
 
 @dataclasses.dataclass(frozen=True)
 class Frame:
-    """One picture: uint8 BGR [H, W, 3], its position in the source, and the seconds since the first frame (exact for files)."""
+    """One picture: uint8 BGR [H, W, 3], its position in the source, and the seconds since the first frame (exact for files).
+
+    pixel_aspect: width over height of a pixel as it is to be shown; other than 1 in anamorphic clips.
+    """
 
     index: int
     timestamp: Fraction
     image: np.ndarray[Any, np.dtype[np.uint8]]
+    pixel_aspect: Fraction = Fraction(1)
 
 
 class Source:
@@ -33,7 +37,7 @@ class Source:
     frame_count: int | None = None
     rate: Fraction = Fraction(30)
     time_base: Fraction = Fraction(1, 90_000)
-    damaged: int = 0  # frames that the decoder had to repair
+    damaged: int = 0  # frames that could not be decoded, which leave gaps in the indices, and frames that the decoder had to repair
 
     def __iter__(self) -> Iterator[Frame]:
         raise NotImplementedError
