@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import heapq
 from collections.abc import Iterator
 from fractions import Fraction
 from typing import IO, Any
@@ -16,6 +15,7 @@ from av.video.reformatter import ColorRange, VideoReformatter
 from engine.errors import SourceError
 from engine.video.choice import choose_stream
 from engine.video.frames import Frame
+from engine.video.lost import Lost
 from engine.video.orientation import is_sideways, upright
 
 FAILURES = (av.error.FFmpegError, OSError, ValueError)  # what PyAV raises for what FFmpeg cannot do
@@ -90,43 +90,6 @@ class Clock:
         return now
 
 
-class Lost:
-    """Which packets gave no picture because they were damaged, or referred to ones that were: their frames keep their places.
-
-    Packets without a picture of their own are usual in some codecs (VP8's hidden frames, two fields of one frame), so they count only where
-    the decoder has failed since the picture before.
-    """
-
-    def __init__(self) -> None:
-        self._waiting: list[int] = []  # time stamps of packets whose picture has not come, a heap
-        self._failures = 0
-        self._begun = False
-
-    def packet(self, pts: int | None, is_key: bool) -> None:
-        """A packet goes to the decoder. What lies before the first key frame is no loss: a recording may begin anywhere."""
-        self._begun = self._begun or is_key
-        if pts is not None and self._begun:
-            heapq.heappush(self._waiting, pts)
-
-    def failure(self) -> None:
-        """The decoder could do nothing with a packet."""
-        self._failures += self._begun
-
-    def before(self, pts: int | None) -> list[int | None]:
-        """The time stamps of frames that were lost since the last picture, now that the one of `pts` has come (None: without time stamp)."""
-        lost: list[int | None] = []
-        while pts is not None and self._waiting and self._waiting[0] < pts:
-            lost.append(heapq.heappop(self._waiting))
-        while pts is not None and self._waiting and self._waiting[0] == pts:
-            heapq.heappop(self._waiting)
-        failures, self._failures = self._failures, 0
-        return (lost or [None] * failures) if failures else []
-
-    def at_end(self) -> int:
-        """How many frames were lost after the last picture."""
-        return max(len(self._waiting), self._failures) if self._failures else 0
-
-
 class Decoding:
     """One pass through a stream: `frames` gives its pictures, and the counts tell what became of its packets.
 
@@ -147,39 +110,46 @@ class Decoding:
         Packets that cannot be decoded are passed over; in a file also places where none can be found, unless nothing comes any more.
         """
         rate, aspect = average_rate(self._stream), self._stream.sample_aspect_ratio or Fraction(1)
-        to_bgr, clock, lost = ToBgr(), Clock(self._time_base, rate), Lost()
+        to_bgr, clock, lost = ToBgr(), Clock(self._time_base, rate), Lost(self._container, self._stream, rate)
         index = 0
         for packet in self._patiently() if is_file else self._container.demux(self._stream):
-            if packet.size:
+            if packet.size and not packet.is_discard:
                 self._note(packet)
-                lost.packet(packet.pts, packet.is_keyframe)
+                lost.packet(packet)
             try:
                 pictures = packet.decode()
             except av.error.InvalidDataError:
                 lost.failure()
                 continue
             for picture in pictures:
-                for pts in lost.before(picture.pts):
-                    clock(pts)
+                pts = lost.time_stamp(picture)
+                if lost.is_late(pts):
+                    continue
+                for missing in lost.before(pts):
+                    clock(missing)
                     index += 1
                     self.damaged += 1
                 self.damaged += picture.is_corrupt
                 matrix = picture.side_data.get(SideData.DISPLAYMATRIX)
                 matrix = None if matrix is None else bytes(matrix)
                 shown = 1 / aspect if is_sideways(matrix) else aspect
-                yield Frame(index, clock(picture.pts), to_bgr(picture, matrix), shown)
+                yield Frame(index, clock(pts), to_bgr(picture, matrix), shown)
                 index += 1
         self.lost_at_end = lost.at_end()
         self.damaged += self.lost_at_end
 
     def _patiently(self) -> Iterator[Any]:
         """The packets of a file. An error of the demuxer ends PyAV's iteration, not the file."""
-        errors = 0
+        errors, torn = 0, None
         while True:
             try:
                 for packet in self._container.demux(self._stream):
                     errors = 0
-                    yield packet
+                    if torn is not None and packet.size:  # at the end, where the file breaks off, it would spoil the pictures before it
+                        yield torn
+                    torn = packet if packet.is_corrupt else None
+                    if torn is None:
+                        yield packet
             except av.error.InvalidDataError:
                 errors += 1
                 if errors == _TRIES:
