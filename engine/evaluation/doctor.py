@@ -11,7 +11,7 @@ from engine.errors import EsatError
 from engine.evaluation.layouts import open_dataset
 from engine.evaluation.metrics import Flags
 from engine.evaluation.sequences import Sequence
-from engine.video.folder import natural_key
+from engine.video.listing import natural_key
 
 # What a file of this kind begins with, and what has to stand near its end.
 _MARKS = {

@@ -34,14 +34,12 @@ def is_still(stream: Any) -> bool:
 
 def stated_duration(stream: Any) -> Fraction | None:
     """Seconds of the stream by its own header, or None."""
-    if stream.duration:
-        return Fraction(stream.duration * stream.time_base)
-    tag = stream.metadata.get("DURATION", "")  # Matroska: 00:00:05.280000000
+    tag = stream.metadata.get("DURATION", "")  # Matroska: 00:00:05.280000000; its `duration` is that of the longest stream
     try:
         hours, minutes, seconds = tag.split(":")
         return int(hours) * 3600 + int(minutes) * 60 + Fraction(seconds)
     except ValueError:
-        return None
+        return Fraction(stream.duration * stream.time_base) if stream.duration else None
 
 
 def _is_cover(stream: Any) -> bool:

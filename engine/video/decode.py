@@ -16,7 +16,7 @@ from engine.errors import SourceError
 from engine.video.choice import choose_stream
 from engine.video.frames import Frame
 from engine.video.lost import Lost
-from engine.video.orientation import is_sideways, upright
+from engine.video.orientation import is_sideways, turned, upright
 
 FAILURES = (av.error.FFmpegError, OSError, ValueError)  # what PyAV raises for what FFmpeg cannot do
 _TRIES = 100  # errors of the demuxer in a row before a file is given up
@@ -64,6 +64,15 @@ class ToBgr:
     def __call__(self, frame: Any, matrix: bytes | None) -> np.ndarray:
         limits = ColorRange(frame.color_range) if frame.color_range in (1, 2) else None
         return upright(self._reformatter.reformat(frame, format="bgr24", src_color_range=limits).to_ndarray(), matrix)
+
+
+def display_matrix(picture: Any) -> bytes | None:
+    """How a decoded frame is to be turned and flipped, for `upright`."""
+    try:
+        matrix = picture.side_data.get(SideData.DISPLAYMATRIX)
+    except ValueError:  # PyAV refuses all side data of a frame if one is of a kind that it does not know; flips are lost then
+        return turned(round(picture.rotation / 90) % 4)
+    return None if matrix is None else bytes(matrix)
 
 
 class Clock:
@@ -130,8 +139,7 @@ class Decoding:
                     index += 1
                     self.damaged += 1
                 self.damaged += picture.is_corrupt
-                matrix = picture.side_data.get(SideData.DISPLAYMATRIX)
-                matrix = None if matrix is None else bytes(matrix)
+                matrix = display_matrix(picture)
                 shown = 1 / aspect if is_sideways(matrix) else aspect
                 yield Frame(index, clock(pts), to_bgr(picture, matrix), shown)
                 index += 1

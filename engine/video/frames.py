@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from fractions import Fraction
 from types import TracebackType
 from typing import Any, Self
@@ -38,6 +38,7 @@ class Source:
     rate: Fraction = Fraction(30)
     time_base: Fraction = Fraction(1, 90_000)
     damaged: int = 0  # frames that could not be decoded, which leave gaps in the indices, and frames that the decoder had to repair
+    notes: Sequence[str] = ()  # what a user should know of how the frames were made, a line each
 
     def __iter__(self) -> Iterator[Frame]:
         raise NotImplementedError

@@ -15,6 +15,12 @@ def is_sideways(matrix: bytes | None) -> bool:
     return abs(b) + abs(c) > abs(a) + abs(d)
 
 
+def turned(quarters: int) -> bytes | None:
+    """The matrix of so many quarter turns counterclockwise, 0 to 3."""
+    a, b = ((1, 0), (0, -1), (-1, 0), (0, 1))[quarters]
+    return struct.pack("=9i", a << 16, b << 16, 0, -b << 16, a << 16, 0, 0, 0, 1 << 30) if quarters else None
+
+
 def upright(image: np.ndarray, matrix: bytes | None) -> np.ndarray:
     """`image` [H, W, ...] as it is to be shown, contiguous; quarter turns and flips in any combination, other angles to the nearest of them.
 

@@ -6,7 +6,7 @@ from functools import partial
 from pathlib import Path
 
 from engine.evaluation.sequences import Broken, Sequence, build, collect, folders, image_files, read_boxes
-from engine.video.folder import natural_key
+from engine.video.listing import natural_key
 
 
 def detect(root: Path) -> bool:

@@ -5,20 +5,16 @@ from __future__ import annotations
 from functools import partial
 from pathlib import Path
 
-from engine.evaluation.sequences import VIDEO_SUFFIXES, Broken, Sequence, check_first_box, collect, read_boxes
-from engine.video.folder import natural_key
+from engine.evaluation.sequences import Broken, Sequence, check_first_box, collect, read_boxes
+from engine.video.listing import video_paths
 
 
 def detect(root: Path) -> bool:
-    return any(path.with_suffix(".txt").is_file() for path in _videos(root))
+    return any(path.with_suffix(".txt").is_file() for path in video_paths(root))
 
 
 def read(root: Path) -> list[Sequence | Broken]:
-    return [collect(path.stem, partial(_load, path)) for path in _videos(root)]
-
-
-def _videos(root: Path) -> list[Path]:
-    return sorted((path for path in root.iterdir() if path.suffix.lower() in VIDEO_SUFFIXES), key=lambda path: natural_key(path.name))
+    return [collect(path.stem, partial(_load, path)) for path in video_paths(root)]
 
 
 def _load(path: Path) -> Sequence:

@@ -11,7 +11,7 @@ import pytest
 
 from engine.errors import SourceError
 from engine.video import ImageFolder, open_source
-from engine.video.folder import natural_key
+from engine.video.listing import natural_key
 from tests.engine.video.clips import picture
 
 
