@@ -38,7 +38,7 @@ def run_clip(
         if first is None:
             raise SourceError(f"{reader.name}: no frame")
         height, width = first.image.shape[:2]
-        sinks.add(Mp4(out / f"{clip.output}.mp4", width, height, reader.rate, reader.time_base, draw))
+        sinks.add(Mp4(out / f"{clip.output}.mp4", width, height, reader.rate, reader.time_base, draw, first.pixel_aspect))
         sinks.add(JsonFile(out / f"{clip.output}.json", {**about, "source": clip.member, "target": clip.what}))
         if sheet is not None:
             sinks.add(sheet(reader.frame_count or 1))

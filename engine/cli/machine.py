@@ -20,6 +20,7 @@ def describe() -> dict[str, Any]:
 
     import esat_kernels
     from engine.config import preset
+    from engine.cpus import bound_cpus, cpu_quota
     from engine.runners.cpu.runner import unsupported
     from engine.runners.protocol import MODES
     from esat_kernels import _native
@@ -31,7 +32,8 @@ def describe() -> dict[str, Any]:
             "name": cpu_name(),
             "instruction_sets": cpu_flags(),
             "kernels_use": native or _native.cpu_isa(),
-            "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+            "cores": bound_cpus(),
+            "quota": cpu_quota(),
             "threads": torch.get_num_threads(),
         },
         "devices": {"cpu": None, **_cuda_devices(torch)},

@@ -120,7 +120,7 @@ def _open_sinks(options: TrackOptions, sinks: Sinks, first: Frame, source: Sourc
     outputs = options.outputs
     height, width = first.image.shape[:2]
     if (path := outputs["mp4"]) is not None:
-        sinks.add(Mp4(path, width, height, source.rate, source.time_base, annotate))
+        sinks.add(Mp4(path, width, height, source.rate, source.time_base, annotate, first.pixel_aspect))
     if (path := outputs["json"]) is not None:
         sinks.add(JsonFile(path, about))
     if (path := outputs["jsonl"]) is not None:

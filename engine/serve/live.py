@@ -14,7 +14,7 @@ import cv2
 import numpy as np
 
 from engine.boxes import Box
-from engine.errors import EsatError
+from engine.errors import EsatError, IncompleteError
 from engine.runners.protocol import Runner
 from engine.serve.metrics import Metrics
 from engine.tracking.state import TargetState
@@ -66,6 +66,7 @@ class LiveRun:
         self._tracker, self._in_turn = Tracker(runner), in_turn  # a runner serves one thread at a time
         self._source, self._box, self._metrics = source, box, metrics
         self._state = TargetState.TRACKING
+        self._begun = False
         self._stop = threading.Event()
         self._loop = asyncio.get_running_loop()
         self._queue: asyncio.Queue[Message | None] = asyncio.Queue(_QUEUE)
@@ -94,6 +95,8 @@ class LiveRun:
         try:
             with self._source as source:
                 self._follow(source)
+        except IncompleteError as error:
+            end = {"type": "end", "reason": " ".join(str(error).split())}
         except EsatError as error:
             end = {"type": "error", "reason": " ".join(str(error).split())}
         if self._stop.is_set():
@@ -112,10 +115,11 @@ class LiveRun:
                 self._stop.wait(max(0.0, next_time - period - time.monotonic()))
 
     def _step(self, frame: Frame) -> Message:
-        if frame.index == 0:
+        if not self._begun:
             with self._in_turn:
                 self._tracker.init(frame.image, self._box)
-            body: dict[str, Any] = {"type": "frame", "index": 0, "box": list(self._box), "score": 1.0, "state": "TRACKING"}
+            self._begun = True
+            body: dict[str, Any] = {"type": "frame", "index": frame.index, "box": list(self._box), "score": 1.0, "state": "TRACKING"}
         else:
             with self._in_turn:
                 result = self._tracker.update(frame.image)

@@ -22,7 +22,9 @@ def choose_stream(container: Any, name: str) -> Any:
     best = max(streams, key=lambda stream: (not is_still(stream), not _is_cover(stream), _area(stream), -stream.index))
     if len(streams) > 1 and is_still(best) and container.metadata.get("major_brand") in _STILL_BRANDS:
         size = f"{best.codec_context.width} x {best.codec_context.height}"
-        raise SourceError(f"{name} is a still picture in {len(streams)} parts (the largest has {size}), not a video: convert it to JPEG or PNG")
+        raise SourceError(
+            f"{name} is a still picture in {len(streams)} parts (the largest has {size}), not a video: convert it to JPEG or PNG"
+        )
     return best
 
 

@@ -12,7 +12,7 @@ import numpy as np
 
 from engine.errors import SourceError
 
-_DEPTHS = (8, 10, 12, 14, 16)  # of sensors, in bits
+_FULL = [(1 << bits) - 1 for bits in (8, 10, 12, 14, 16)]  # the largest values of sensors
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,9 +29,9 @@ class Range:
         Cameras store 10, 12 or 14 bits in files of 16, whose upper 8 are black; heat cameras use a few hundred values around one temperature.
         Then what is used, and half as much on both sides for what later frames may hold.
         """
-        full = (1 << next(bits for bits in _DEPTHS if image.max() < 1 << bits)) - 1
+        full = next(value for value in _FULL if image.max() <= value)
         low, high = (int(value) for value in np.percentile(image, (0.1, 99.9)))
-        if (high - low) * 4 >= full:
+        if (high - low) * 4 >= full or high - low < 8:  # the latter: an empty first frame, which tells nothing
             return cls(0, full)
         half = (high - low) // 2 + 1
         return cls(max(0, low - half), min(full, high + half))
@@ -39,7 +39,7 @@ class Range:
     def to_bytes(self, image: np.ndarray) -> np.ndarray:
         """`image` as uint8."""
         span = self.high - self.low
-        if self.low == 0 and span & (span + 1) == 0:  # all bits of a sensor
+        if self.low == 0 and span in _FULL:
             return np.minimum(image >> span.bit_length() - 8, 255).astype(np.uint8)
         return np.clip((image.astype(np.float32) - self.low) * (255 / span), 0, 255).round().astype(np.uint8)
 

@@ -27,7 +27,9 @@ def tiled_heic(image: np.ndarray, columns: int = 2, rows: int = 2) -> bytes:
     for row in range(rows):
         for column in range(columns):
             tile = image[row * height : (row + 1) * height, column * width : (column + 1) * width]
-            clip = write_clip(io.BytesIO(), [np.ascontiguousarray(tile)], codec="libx265", container="matroska", options={"x265-params": "log-level=none"})
+            clip = write_clip(
+                io.BytesIO(), [np.ascontiguousarray(tile)], codec="libx265", container="matroska", options={"x265-params": "log-level=none"}
+            )
             clip.seek(0)
             with av.open(clip) as container:
                 stream = container.streams.video[0]
@@ -37,7 +39,8 @@ def tiled_heic(image: np.ndarray, columns: int = 2, rows: int = 2) -> bytes:
     items = [*tiles, grid]
     count, grid_id = len(items), len(items)
     entries = b"".join(
-        full(b"infe", 2, 0, struct.pack(">HH", number, 0), b"grid" if number == grid_id else b"hvc1", b"\0") for number in range(1, count + 1)
+        full(b"infe", 2, 0, struct.pack(">HH", number, 0), b"grid" if number == grid_id else b"hvc1", b"\0")
+        for number in range(1, count + 1)
     )
     properties = box(
         b"ipco",
@@ -46,7 +49,8 @@ def tiled_heic(image: np.ndarray, columns: int = 2, rows: int = 2) -> bytes:
         full(b"ispe", 0, 0, struct.pack(">II", width * columns, height * rows)),
     )
     links = b"".join(
-        struct.pack(">HBB", number, 1, 3) if number == grid_id else struct.pack(">HBBB", number, 2, 0x81, 2) for number in range(1, count + 1)
+        struct.pack(">HBB", number, 1, 3) if number == grid_id else struct.pack(">HBBB", number, 2, 0x81, 2)
+        for number in range(1, count + 1)
     )
 
     def meta(start: int) -> bytes:
