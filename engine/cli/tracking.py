@@ -12,7 +12,7 @@ from rich.console import Console
 
 from engine.boxes import check_box
 from engine.cli.console import Box, Interrupt, TrackingProgress, parse_box, print_summary
-from engine.errors import BoxError, ConfigError, SinkError, SourceError
+from engine.errors import BoxError, ConfigError, IncompleteError, SinkError, SourceError
 from engine.tracking.tracker import Tracker
 from engine.video.draw import Annotate, draw, parse_color
 from engine.video.frames import Frame, Source
@@ -20,7 +20,7 @@ from engine.video.mp4 import Mp4
 from engine.video.reader import Policy, Reader
 from engine.video.session import Session, follow
 from engine.video.sinks import BoxText, JsonFile, JsonLines, MotText, Sinks, StdoutJsonLines
-from engine.video.sources import open_source
+from engine.video.sources import local_path, open_source
 from engine.video.window import Window, check_windows, select_box
 
 
@@ -46,7 +46,7 @@ def run_track(options: TrackOptions) -> Session:
     """Follow the target to the end of the source, to `max_frames` or to Ctrl-C, and write the outputs.
 
     All that can be checked is checked before the first frame is tracked. EsatError for whatever the user can mend; then no output is
-    left, except after the loss of a live source, whose frames cannot be had again.
+    left, except after an IncompleteError: what was tracked is kept, whatever comes after it.
     """
     given = _given_box(options)
     policy = _policy(options.policy)
@@ -70,13 +70,11 @@ def run_track(options: TrackOptions) -> Session:
         def ended() -> bool:
             return stop.requested or (window is not None and window.closed)
 
-        lost: SourceError | None = None
+        lost: IncompleteError | None = None
         with stop, TrackingProgress(_expected_frames(reader, options.max_frames), options.quiet) as progress:
             try:
                 follow(tracker, first, frames, box, sinks, session, progress.step, ended, options.max_frames)
-            except SourceError as error:
-                if not reader.live:
-                    raise
+            except IncompleteError as error:
                 lost = error
             losses = {"dropped_frames": reader.dropped, "damaged_frames": reader.damaged, "interrupted": stop.requested}
             sinks.finish({"frame_size": [width, height], "fps": session.fps(), **losses})
@@ -106,7 +104,8 @@ def _policy(text: str) -> Policy | None:
 
 def _check_outputs(options: TrackOptions) -> None:
     """SinkError where two outputs, or an output and the source, are the same file."""
-    seen = {Path(options.source).resolve(): "the source"}
+    source = local_path(options.source)
+    seen = {} if source is None else {source.resolve(): "the source"}
     for kind, path in options.outputs.items():
         if path is None or str(path) == "-":
             continue
@@ -139,5 +138,7 @@ def _print_summary(about: Mapping[str, str], session: Session, reader: Reader, s
     title = f"{session.frames} frames with {about['model']} on {about['device']} in {about['dtype']}"
     title += f", {reader.dropped} skipped" if reader.dropped else ""
     title += f", {reader.damaged} damaged" if reader.damaged else ""
+    for note in reader.notes:
+        Console(stderr=True).print(f"{reader.name}: {note}", markup=False, highlight=False, soft_wrap=True)
     console = Console(stderr=str(options.outputs["jsonl"]) == "-")
     print_summary(console, title, {"": session.fps()}, sinks.targets)

@@ -20,9 +20,9 @@ def missing_end(container: Any, stream: Any, decoding: Decoding, path: Path | No
     Lengths in bytes are often wrong in files that play to their end (AVI that was streamed or grew beyond 4 GB, bytes behind the last box),
     so they count only where frames are missing. path: the file, if there is one; failure: the error that ended the pass, if one did.
     """
-    if not _all_read(container, stream, decoding):
-        if (path is not None and path.is_file() and is_cut_off(path)) or (stream.frames and _is_mp4(container)):
-            return "the file is cut off"
+    cut = (path is not None and path.is_file() and is_cut_off(path)) or (stream.frames and _is_mp4(container))
+    if cut and not _all_read(container, stream, decoding):
+        return "the file is cut off"
     if failure is not None:
         return f"damaged ({failure})"
     if decoding.lost_at_end >= average_rate(stream):  # a second: as after a power cut, when a file's end was reserved and never written

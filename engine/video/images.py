@@ -101,10 +101,10 @@ def _decode(path: Path) -> np.ndarray:
         raise SourceError(f"cannot read {path}: {error.strerror}") from error
     try:
         image = cv2.imdecode(data, cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH) if data.size else None
-        if image is not None and image.dtype not in (np.uint8, np.uint16):
-            image = cv2.imdecode(data, cv2.IMREAD_COLOR)
     except cv2.error:  # a header that promises more pixels than OpenCV allows
         image = None
     if image is None:
         raise SourceError(f"{path} is not an image that OpenCV can decode ({data.size} bytes)")
+    if image.dtype not in (np.uint8, np.uint16):
+        raise SourceError(f"{path} holds values of the type {image.dtype}: expected 8 or 16 bits without sign")
     return np.asarray(image)

@@ -27,9 +27,8 @@ def tiled_heic(image: np.ndarray, columns: int = 2, rows: int = 2) -> bytes:
     for row in range(rows):
         for column in range(columns):
             tile = image[row * height : (row + 1) * height, column * width : (column + 1) * width]
-            clip = write_clip(
-                io.BytesIO(), [np.ascontiguousarray(tile)], codec="libx265", container="matroska", options={"x265-params": "log-level=none"}
-            )
+            options = {"x265-params": "log-level=none"}
+            clip = write_clip(io.BytesIO(), [np.ascontiguousarray(tile)], codec="libx265", container="matroska", options=options)
             clip.seek(0)
             with av.open(clip) as container:
                 stream = container.streams.video[0]

@@ -8,6 +8,7 @@ import cv2
 import numpy as np
 import pytest
 
+from engine.errors import SourceError
 from engine.video import ImageFolder
 from engine.video.images import ImageFiles, ImageReader, Range
 from tests.engine.video.clips import picture
@@ -58,5 +59,6 @@ def test_floats_and_flat_pictures(tmp_path: Path) -> None:
     cv2.imwrite(str(tmp_path / "0.png"), np.full((8, 8), 700, np.uint16))
     assert next(iter(ImageFolder(tmp_path))).image.shape == (8, 8, 3)
     assert Range.of(np.zeros((4, 4), np.uint16)).to_bytes(np.full((4, 4), 9, np.uint16)).dtype == np.uint8
-    cv2.imwrite(str(tmp_path / "0.tiff"), np.full((8, 8), 100, np.float32))
-    assert ImageReader()(tmp_path / "0.tiff").dtype == np.uint8
+    cv2.imwrite(str(tmp_path / "0.tiff"), np.full((8, 8, 3), 100, np.float32))
+    with pytest.raises(SourceError, match=r"0\.tiff holds values of the type float32"):
+        ImageReader()(tmp_path / "0.tiff")
