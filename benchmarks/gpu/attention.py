@@ -21,11 +21,12 @@ from benchmarks.gpu.parts import write
 from benchmarks.gpu.timing import Graph, cold_us, interleaved, summary
 from esat_kernels import testing
 from esat_kernels.attention import cuda, reference, triton
+from esat_kernels.attention.common import Forces, Scores
 
 TOKENS = (720, 548, 427, 343)
 TRAINING = (720, 320)  # tokens of forward and backward together
 HEADS, HEAD_DIM, SETS, ROUNDS = 12, 64, 8, 200
-FORCE = (0.1, 0.1, HEAD_DIM**-0.5, HEAD_DIM**-0.5)  # alpha, beta, delta, scale of the paper's model
+FORCES = Forces.of(HEAD_DIM, 0.1, 0.1)  # those of the paper's model
 Attention = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 
@@ -40,17 +41,17 @@ def _sdpa(backend: SDPBackend) -> Attention:
 def _ours() -> dict[str, Attention]:
     found: dict[str, Attention] = {}
     if triton.available() is None:
-        found["ours:triton"] = lambda q, k, v: triton.forward(q, k, v, *FORCE, 0, -1)[0]
+        found["ours:triton"] = lambda q, k, v: triton.forward(q, k, v, FORCES, Scores())[0]
     if cuda.available() is None:
-        found["ours:cuda"] = lambda q, k, v: cuda.forward(q, k, v, *FORCE, 0, -1)[0]
+        found["ours:cuda"] = lambda q, k, v: cuda.forward(q, k, v, FORCES, Scores())[0]
         for rows in (32, 48, 64, 80):
-            found[f"ours:cuda:rows={rows}"] = lambda q, k, v, rows=rows: cuda.forward(q, k, v, *FORCE, 0, -1, rows=rows)[0]  # type: ignore[misc]
-        found["ours:cuda:plain"] = lambda q, k, v: cuda.forward(q, k, v, 0.0, 0.0, FORCE[2], FORCE[3], 0, -1)[0]
+            found[f"ours:cuda:rows={rows}"] = lambda q, k, v, rows=rows: cuda.forward(q, k, v, FORCES, Scores(), rows=rows)[0]  # type: ignore[misc]
+        found["ours:cuda:plain"] = lambda q, k, v: cuda.forward(q, k, v, FORCES._replace(alpha=0.0, beta=0.0), Scores())[0]
     return found
 
 
 def _eager(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    return reference.attention(q, k, v, *FORCE)[0]
+    return reference.attention(q, k, v, FORCES)[0]
 
 
 def _peers() -> dict[str, Attention]:
@@ -63,7 +64,7 @@ def _compiled() -> dict[str, Attention]:
     """torch.compile of the eager formula, and FlexAttention with the forces as its score_mod, each in two modes."""
     from torch.nn.attention.flex_attention import flex_attention
 
-    alpha, beta, delta, scale = FORCE
+    alpha, beta, delta, scale = FORCES
 
     def flex(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         q_norm, k_norm = q.float().square().sum(-1), k.float().square().sum(-1)

@@ -29,18 +29,18 @@ def calls(backend: str) -> None:
 
     from esat_kernels import testing
     from esat_kernels.attention import cuda, triton
+    from esat_kernels.attention.common import Scores
 
     for tokens, head_dim in ((1, 64), (65, 64), (153, 64), (97, 32), (97, 96), (97, 128)):
         case = testing.make_case("near", heads=2, tokens=tokens, head_dim=head_dim, dtype=torch.bfloat16, strided=True)
         q, k, v = (testing.move(t, "cuda") for t in (case.q, case.k, case.v))
-        constants = tuple(case.constants.values())
-        num_template = max(1, tokens // 5)
+        wanted = Scores(max(1, tokens // 5), 0)
         if backend == "triton":
-            out, _, lse = triton.forward(q, k, v, *constants, num_template, 0)
-            triton.backward(torch.ones_like(out), q, k, v, out, lse, *constants)
+            out, _, lse = triton.forward(q, k, v, case.forces, wanted)
+            triton.backward(torch.ones_like(out), q, k, v, out, lse, case.forces)
         else:
             for rows in (32, 48, 64, *((80,) if head_dim <= 64 else ())):
-                cuda.forward(q, k, v, *constants, num_template, 0, rows=rows)
+                cuda.forward(q, k, v, case.forces, wanted, rows=rows)
     torch.cuda.synchronize()
 
 
