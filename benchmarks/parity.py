@@ -21,7 +21,7 @@ from benchmarks.golden_checks import CHECKS
 from benchmarks.golden_findings import Target
 from engine.cli.exits import run_function
 from engine.errors import ConfigError, DatasetError, EsatError
-from engine.runners.choice import resolve_device
+from engine.runners.device import resolve_device
 from engine.runners.protocol import DTYPES
 
 _BACKENDS = ("reference", "cpu", "triton", "cuda", "auto")
