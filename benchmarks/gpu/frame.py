@@ -20,9 +20,10 @@ import torch
 from torch import Tensor
 
 import esat_kernels
-from benchmarks.gpu.inputs import boxes, full_float32, images, model_weights, patch_rows, pictures
+from benchmarks.gpu.inputs import boxes, full_float32, images, model_weights, pictures
 from benchmarks.gpu.parts import write
 from benchmarks.gpu.timing import summary
+from conformance.golden import patch_rows
 from engine.model.network import EsatNetwork
 from engine.runners.gpu.choices import choices_for
 from engine.runners.gpu.frame import FramePlan, FrameResult, crop_template

@@ -56,7 +56,7 @@ def commit(repository: Path) -> str | None:
 def sources(repository: Path) -> str:
     """A hash of everything that the results depend on: it works outside a git checkout too, and with local changes."""
     found = hashlib.sha256()
-    for folder in ("csrc", "engine", "esat_kernels", "benchmarks", "tests", "CMakeLists.txt", "pyproject.toml"):
+    for folder in ("csrc", "engine", "esat_kernels", "benchmarks", "conformance", "tests", "CMakeLists.txt", "pyproject.toml"):
         for path in sorted([repository / folder, *(repository / folder).rglob("*")]):
             place = path.relative_to(repository)
             if (

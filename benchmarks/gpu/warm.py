@@ -18,8 +18,8 @@ BATCHES = (1, 4, 16)  # larger ones take library products
 
 
 def _golden(dtype: str) -> None:
-    from benchmarks.golden_findings import Target
     from benchmarks.gpu import golden
+    from conformance.findings import Target
 
     for path in golden.files():
         for row in golden.rows(path, Target("triton", dtype, "cuda")):

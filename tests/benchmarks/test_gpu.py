@@ -18,12 +18,12 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks import golden as golden_files
-from benchmarks.golden_findings import Target
 from benchmarks.gpu import attention, build, frame, golden, inputs, machine, pipeline, plots, products, sanitize, warm
 from benchmarks.gpu import tests as gpu_tests
 from benchmarks.gpu.children import run_together
 from benchmarks.gpu.parts import EXTRA, MINUTES, PARTS, Part
+from conformance import golden as golden_files
+from conformance.findings import Target
 from engine.runners.gpu.frame import FramePlan
 from engine.runners.gpu.network import GpuNetwork, Kernels
 from engine.runners.gpu.products import Product

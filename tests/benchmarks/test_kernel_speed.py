@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 import torch
 
-from benchmarks import golden
 from benchmarks.peers.frame import patch_rows
+from conformance import golden
 from engine.config import preset
 from engine.runners.cpu.network import CpuNetwork, unsupported
 from esat_kernels import _native, testing

@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 import esat_kernels
-from benchmarks import golden
-from benchmarks.golden_findings import Finding, Target
-from benchmarks.golden_metrics import check_metrics
+from conformance import golden
+from conformance.findings import Finding, Target
+from conformance.metrics import check_metrics
 from engine import Tracker, TrackerConfig
 from engine.config import ModelConfig
 from engine.errors import DatasetError
