@@ -50,14 +50,14 @@ def _ours() -> dict[str, Attention]:
     return found
 
 
-def _eager(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+def eager(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     return reference.attention(q, k, v, FORCES)[0]
 
 
 def _peers() -> dict[str, Attention]:
     names = ("FLASH_ATTENTION", "EFFICIENT_ATTENTION", "CUDNN_ATTENTION", "MATH")
     plain = {f"sdpa:{name.split('_')[0].lower()}": _sdpa(getattr(SDPBackend, name)) for name in names if hasattr(SDPBackend, name)}
-    return {**plain, "eager": _eager}
+    return {**plain, "eager": eager}
 
 
 def _compiled() -> dict[str, Attention]:
@@ -77,8 +77,8 @@ def _compiled() -> dict[str, Attention]:
 
     autotune = "max-autotune-no-cudagraphs"
     return {
-        "compiled": torch.compile(_eager, dynamic=False),
-        "compiled:max-autotune": torch.compile(_eager, dynamic=False, mode=autotune),
+        "compiled": torch.compile(eager, dynamic=False),
+        "compiled:max-autotune": torch.compile(eager, dynamic=False, mode=autotune),
         "flex": torch.compile(flex, dynamic=False),
         "flex:max-autotune": torch.compile(flex, dynamic=False, mode=autotune),
     }
@@ -97,11 +97,11 @@ def _case(kind: str, tokens: int) -> tuple[testing.Case, Tensor, Tensor]:
     return case, testing.yardstick(case), testing.oracle(case)[0]
 
 
-def _accuracy(name: str, attention: Attention, tokens: int) -> testing.Budget:
+def accuracy(name: str, attention: Attention, tokens: int, device: str = "cuda") -> testing.Budget:
     """Against the float64 oracle; a plain implementation is held to plain attention. Shape and strides are those of the measured inputs."""
     plain = name.startswith("sdpa") or name.endswith(":plain")
     case, ideal, exact = _case("plain" if plain else "normal", tokens)
-    packed = torch.stack([t.transpose(1, 2) for t in (case.q, case.k, case.v)], dim=2).cuda()
+    packed = torch.stack([t.transpose(1, 2) for t in (case.q, case.k, case.v)], dim=2).to(device)
     return testing.compare(attention(*packed.permute(2, 0, 3, 1, 4)).cpu(), ideal, exact)
 
 
@@ -116,7 +116,7 @@ def measure(tokens: int, batch: int, candidates: dict[str, Attention]) -> list[d
         rows[name] = row
         try:
             with torch.no_grad():
-                budget = _accuracy(name, attention, tokens)
+                budget = accuracy(name, attention, tokens)
                 row |= {"max_error": budget.max_error, "max_allowed": budget.max_allowed}
                 # Peers round more often than the budget allows; they are held to ten times it, so that a wrong formula still shows.
                 row["ok"] = budget.ok if impl == "ours" else budget.max_error <= 10 * budget.max_allowed
