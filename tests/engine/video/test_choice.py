@@ -26,7 +26,7 @@ def write(path: Path, streams: list[tuple[int, int, int]], cover: int | None = N
             stream.width, stream.height = width, height
             stream.pix_fmt = "yuvj420p" if number == cover else "yuv420p"
             if number == cover:
-                stream.disposition = Disposition.attached_pic
+                stream.disposition = Disposition.attached_pic.value
             outputs.append(stream)
         for number, (count, width, height) in enumerate(streams):
             for index in range(count):
