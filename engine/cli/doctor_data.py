@@ -10,7 +10,7 @@ def doctor_data(directory: Path, layout: str = "auto") -> int:
     from rich.console import Console
     from rich.markup import escape
 
-    from engine.evaluation.doctor import check
+    from engine.datasets.check import check
 
     report = check(directory, layout)
     console = Console()

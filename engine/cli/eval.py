@@ -12,9 +12,9 @@ import typer
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from engine.datasets.sequences import Dataset
     from engine.evaluation.pool import Failure
     from engine.evaluation.report import TrackerReport
-    from engine.evaluation.sequences import Dataset
     from engine.evaluation.tracking import Outcome, Settings
 
 
@@ -50,9 +50,9 @@ def evaluate(
     """
     from rich.console import Console
 
+    from engine.datasets.layouts import open_dataset
     from engine.errors import ConfigError
     from engine.evaluation import metrics, report
-    from engine.evaluation.layouts import open_dataset
     from engine.evaluation.pool import Failure
     from engine.evaluation.results import parse_comparison
     from engine.evaluation.tracking import Settings

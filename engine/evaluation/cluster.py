@@ -9,8 +9,8 @@ import socket
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from engine.datasets.sequences import Sequence
 from engine.errors import ConfigError, DeviceError
-from engine.evaluation.sequences import Sequence
 from engine.evaluation.tracking import Outcome, Settings
 
 _CONNECT_SECONDS = 5.0

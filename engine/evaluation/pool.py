@@ -14,9 +14,9 @@ from multiprocessing import connection
 from pathlib import Path
 from typing import Any
 
+from engine.datasets.sequences import Sequence
 from engine.errors import ConfigError, EsatError
 from engine.evaluation import tracking
-from engine.evaluation.sequences import Sequence
 from engine.evaluation.tracking import Outcome, Settings
 
 _POLL_SECONDS = 0.2

@@ -15,9 +15,9 @@ from typing import Any
 
 import numpy as np
 
+from engine.datasets.sequences import Sequence
 from engine.errors import DatasetError, SinkError
 from engine.evaluation.metrics import Floats
-from engine.evaluation.sequences import Sequence
 from engine.files import PendingFile
 
 

@@ -16,8 +16,9 @@ import numpy as np
 import pytest
 
 from engine.cli.app import main
+from engine.datasets.layouts import open_dataset
 from engine.evaluation import metrics
-from engine.evaluation.layouts import open_dataset
+from engine.evaluation.report import truth_of
 from tests.conftest import REPOSITORY
 from tests.engine.evaluation import trees
 
@@ -64,7 +65,7 @@ def test_figures_tables_plots(tmp_path, weights, capsys):
     for index, sequence in enumerate(open_dataset(root).sequences):
         (kept,) = Path("out/eval").glob(f"data-*/{sequence.name}.json")
         boxes = json.loads(kept.read_text())["boxes"]
-        expected = metrics.evaluate("otb", sequence.truth(), boxes).values
+        expected = metrics.evaluate("otb", truth_of(sequence), boxes).values
         shown = content["sequences"][sequence.name]
         assert {field: shown[field] for field in metrics.FIELDS} == pytest.approx(expected)
         assert shown["frames"] == 6 + index

@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from engine.datasets.check import check
+from engine.datasets.layouts import open_dataset
 from engine.errors import ConfigError, DatasetError, EsatError, SourceError
-from engine.evaluation.doctor import check
-from engine.evaluation.layouts import open_dataset
 from tests.engine.evaluation import trees
 
 
@@ -132,7 +132,7 @@ def test_missing_images_break_a_sequence_only(tmp_path, layout):
         ("groundtruth.txt", "", "holds no boxes"),
         ("groundtruth.txt", "0,0,0,0\n" * 6, "first box must"),
         ("groundtruth.txt", "nan,nan,nan,nan\n" * 6, "first box must"),
-        ("groundtruth.txt", "1,2,3,4\n" * 5, "5 boxes"),
+        ("groundtruth.txt", "1,2,3,4\n" * 4, "6 labels in full_occlusion.txt for 4 boxes"),
         ("groundtruth.txt", b"\xff\xfe\x00\x80", "not a text file"),
         ("groundtruth.txt", None, "No such file"),
         ("full_occlusion.txt", "0,1", "2 labels in full_occlusion.txt for 6 boxes"),

@@ -6,9 +6,9 @@ import dataclasses
 import os
 from pathlib import Path
 
+from engine.datasets.layouts import open_dataset
+from engine.datasets.sequences import Sequence
 from engine.evaluation import pool
-from engine.evaluation.layouts import open_dataset
-from engine.evaluation.sequences import Sequence
 from engine.evaluation.tracking import Settings
 from tests.engine.evaluation import trees
 

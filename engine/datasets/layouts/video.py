@@ -5,7 +5,8 @@ from __future__ import annotations
 from functools import partial
 from pathlib import Path
 
-from engine.evaluation.sequences import VIDEO_SUFFIXES, Broken, Sequence, check_first_box, collect, read_boxes
+from engine.datasets.sequences import VIDEO_SUFFIXES, Broken, Sequence, collect
+from engine.datasets.text import read_box_file
 from engine.video.folder import natural_key
 
 
@@ -13,7 +14,7 @@ def detect(root: Path) -> bool:
     return any(path.with_suffix(".txt").is_file() for path in _videos(root))
 
 
-def read(root: Path) -> list[Sequence | Broken]:
+def read(root: Path, training: bool = False) -> list[Sequence | Broken]:
     return [collect(path.stem, partial(_load, path)) for path in _videos(root)]
 
 
@@ -22,6 +23,5 @@ def _videos(root: Path) -> list[Path]:
 
 
 def _load(path: Path) -> Sequence:
-    boxes = read_boxes(path.with_suffix(".txt"))
-    check_first_box(path.stem, boxes)
-    return Sequence(path.stem, boxes, video=path)
+    boxes, polygons = read_box_file(path.with_suffix(".txt"))
+    return Sequence(path.stem, boxes, video=path, polygons=polygons)
