@@ -30,7 +30,8 @@ from engine.boxes import Box, clip, to_frame
 from engine.cli.exits import run_function
 from engine.datasets.layouts import open_dataset
 from engine.datasets.sequences import Sequence
-from engine.evaluation.metrics import Floats, Truth, evaluate, iou
+from engine.datasets.text import Floats
+from engine.evaluation.metrics import Truth, evaluate, iou
 from engine.evaluation.tables import markdown_table, terminal_table
 from engine.runners.choice import make_runner
 from engine.runners.protocol import Runner

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engine.datasets.sequences import Sequence
-from engine.evaluation.metrics import Floats
+from engine.datasets.text import Floats
 
 Frame = NDArray[np.uint8]
 KINDS = ("cover", "leave", "cut")

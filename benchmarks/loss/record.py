@@ -11,7 +11,8 @@ import numpy as np
 
 from benchmarks.loss.disturb import KINDS, Clip, disturb, plain
 from engine.datasets.sequences import Sequence
-from engine.evaluation.metrics import Floats, iou
+from engine.datasets.text import Floats
+from engine.evaluation.metrics import iou
 from engine.tracking.state import StateThresholds
 from engine.tracking.tracker import Tracker, TrackerConfig
 

@@ -16,8 +16,8 @@ from typing import Any
 import numpy as np
 
 from engine.datasets.sequences import Sequence
+from engine.datasets.text import Floats
 from engine.errors import DatasetError, SinkError
-from engine.evaluation.metrics import Floats
 from engine.files import PendingFile
 
 

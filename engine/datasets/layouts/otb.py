@@ -59,7 +59,8 @@ def _truths(folder: Path) -> dict[str, Path]:
 
 def _load(name: str, folder: Path, truth: Path) -> Sequence:
     boxes, polygons = read_box_file(truth)
-    images, warnings = image_files(_images(folder)), ()
+    images = image_files(_images(folder))
+    warnings: tuple[str, ...] = ()
     first, last = _FRAMES.get(folder.name, (1, 0))
     if len(boxes) == last - first + 1:
         images = _between(images, first, last)
