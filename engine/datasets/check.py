@@ -28,7 +28,7 @@ class Finding:
     """`level` is "error" (the sequence cannot be evaluated) or "warning"."""
 
     level: str
-    sequence: str
+    sequence: str  # "": the whole data set
     message: str
 
 
@@ -55,7 +55,8 @@ def check(root: str | Path, layout: str = "auto") -> Report:
     ConfigError, DatasetError: the folder as a whole cannot be read as `layout`.
     """
     dataset = open_dataset(Path(root), layout)
-    findings = [Finding("error", entry.name, entry.reason) for entry in dataset.broken]
+    findings = [Finding("warning", "", note) for note in dataset.notes]
+    findings += [Finding("error", entry.name, entry.reason) for entry in dataset.broken]
     for sequence in dataset.sequences:
         findings += _check(sequence)
     return Report(

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 import esat_kernels
-from engine.cli import doctor_env, machine
-from engine.cli.doctor_env import Finding, check_environment
+from engine.cli import environment, machine
+from engine.cli.environment import Finding, check_environment
 from engine.weights.io import file_hash
 from engine.weights.shipped import shipped_path
 from tests.cli.run import esat
@@ -71,7 +71,7 @@ def test_a_check_that_breaks_is_a_finding_and_gives_exit_code_2(
     def broken() -> Finding:
         raise OSError("libx264 [missing]")
 
-    monkeypatch.setattr(doctor_env, "_video", broken)
+    monkeypatch.setattr(environment, "_video", broken)
     assert esat("doctor") == 2
     assert "OSError: libx264 [missing]" in capsys.readouterr().out
 
@@ -83,6 +83,6 @@ def test_doctor_passes_here(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_two_pools_of_threads_are_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(machine, "openmp_runtimes", lambda: {"/a/libgomp.so.1", "/b/libomp.so"})
-    finding = doctor_env._openmp()
+    finding = environment._openmp()
     assert finding.level == "warn"
     assert "libgomp.so.1, libomp.so" in finding.message

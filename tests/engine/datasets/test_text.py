@@ -58,8 +58,7 @@ def test_zeros_and_ones_are_no_fractions(tmp_path):
 
 def test_polygons_become_the_box_of_the_vot_toolkit(tmp_path):
     try:
-        from vot.region import RegionType
-        from vot.region.shapes import Polygon
+        from vot.region.shapes import Polygon, Rectangle
     except ImportError as error:
         require("toolkits", str(error))
     rng = np.random.default_rng(0)
@@ -68,7 +67,7 @@ def test_polygons_become_the_box_of_the_vot_toolkit(tmp_path):
     boxes, seen = read_box_file(tmp_path / "a.txt")
     assert seen
     for box, polygon in zip(boxes, polygons, strict=True):
-        theirs = Polygon([tuple(point) for point in polygon]).convert(RegionType.RECTANGLE)
+        theirs = Rectangle.convert(Polygon([tuple(point) for point in polygon]))
         assert box == pytest.approx([theirs.x, theirs.y, theirs.width, theirs.height], rel=1e-5)  # the toolkit keeps float32
 
 
