@@ -18,6 +18,13 @@ from tests.cli.run import esat
 from tests.conftest import REPOSITORY
 
 
+def test_version(capsys: pytest.CaptureFixture[str]) -> None:
+    assert esat("--version") == 0
+    name, version = capsys.readouterr().out.split(maxsplit=1)
+    assert name == "esat"
+    assert version.strip() == (machine.package_version("esat-engine") or "from a source tree that is not installed")
+
+
 def test_info_as_json(capsys: pytest.CaptureFixture[str]) -> None:
     assert esat("info", "--json") == 0
     about = json.loads(capsys.readouterr().out)
