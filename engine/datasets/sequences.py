@@ -155,6 +155,11 @@ def image_files(folder: Path) -> tuple[Path, ...]:
     return tuple(folder / name for name in sorted(names, key=natural_key))
 
 
+def files(folder: Path, pattern: str) -> list[Path]:
+    """The files of a folder that match, in natural order, without hidden ones (other systems leave `._NAME` beside NAME)."""
+    return sorted((path for path in folder.glob(pattern) if not path.name.startswith(".")), key=lambda path: natural_key(path.name))
+
+
 def folders(root: Path) -> list[Path]:
     """The folders in `root`, in natural order."""
     return sorted(

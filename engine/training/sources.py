@@ -139,7 +139,7 @@ def read_video(path: Path, longest: int = 640) -> tuple[list[np.ndarray], float]
 def read_clips(folder: Path, boxes_from: Path | None = None) -> list[Clip]:
     """Every track of the videos in `folder`; box files beside them or in `boxes_from`."""
     clips = []
-    for video in sorted(folder.glob("*.mp4")):
+    for video in sorted(path for path in folder.glob("*.mp4") if not path.name.startswith(".")):
         tables = sorted(path for path in (boxes_from or folder).glob("*.txt") if path.name.startswith(f"{video.stem}."))
         if not tables:
             continue

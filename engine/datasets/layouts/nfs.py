@@ -13,10 +13,9 @@ from pathlib import Path
 
 import numpy as np
 
-from engine.datasets.sequences import Broken, Sequence, build, collect, fit, folders, image_files
+from engine.datasets.sequences import Broken, Sequence, build, collect, files, fit, folders, image_files
 from engine.datasets.text import Floats, read_words
 from engine.errors import DatasetError
-from engine.video.folder import natural_key
 
 _RATES = ("30", "240")
 
@@ -40,7 +39,7 @@ def _published(root: Path) -> list[Path]:
 def _kept(root: Path) -> dict[str, tuple[Path, Path]]:
     """Sequence name -> its file of boxes and its folder of images."""
     found = {}
-    for truth in sorted((root / "anno").glob("*.txt"), key=lambda path: natural_key(path.name)):
+    for truth in files(root / "anno", "*.txt"):
         images = root / "sequences" / truth.stem.removeprefix("nfs_")
         if images.is_dir():
             found[truth.stem] = (truth, images)

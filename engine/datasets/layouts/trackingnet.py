@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import partial
 from pathlib import Path
 
-from engine.datasets.sequences import Broken, Sequence, build, collect, folders, image_files
+from engine.datasets.sequences import Broken, Sequence, build, collect, files, folders, image_files
 from engine.video.folder import natural_key
 
 
@@ -18,7 +18,7 @@ def read(root: Path, training: bool = False) -> list[Sequence | Broken]:
         collect(name, partial(_load, part, name))
         for part in _parts(root, training)
         for name in sorted(
-            {path.stem for path in (part / "anno").glob("*.txt")} | {folder.name for folder in folders(part / "frames")}, key=natural_key
+            {path.stem for path in files(part / "anno", "*.txt")} | {folder.name for folder in folders(part / "frames")}, key=natural_key
         )
     ]
 

@@ -5,9 +5,8 @@ from __future__ import annotations
 from functools import partial
 from pathlib import Path
 
-from engine.datasets.sequences import Broken, Sequence, build, collect, image_files
+from engine.datasets.sequences import Broken, Sequence, build, collect, files, image_files
 from engine.errors import DatasetError
-from engine.video.folder import natural_key
 
 # Folder of images -> the numbers of the images with which its parts begin (the benchmark's configSeqs.m).
 _STARTS = {
@@ -47,7 +46,7 @@ def read_version(root: Path, version: str) -> list[Sequence | Broken]:
 
 
 def _truths(root: Path, version: str) -> list[Path]:
-    return sorted((root / "anno" / version).glob("*.txt"), key=lambda path: natural_key(path.name))
+    return files(root / "anno" / version, "*.txt")
 
 
 def _load(truth: Path, images: Path) -> Sequence:

@@ -5,9 +5,8 @@ from __future__ import annotations
 from functools import partial
 from pathlib import Path
 
-from engine.datasets.sequences import VIDEO_SUFFIXES, Broken, Sequence, collect
+from engine.datasets.sequences import VIDEO_SUFFIXES, Broken, Sequence, collect, files
 from engine.datasets.text import read_box_file
-from engine.video.folder import natural_key
 
 
 def detect(root: Path) -> bool:
@@ -19,7 +18,7 @@ def read(root: Path, training: bool = False) -> list[Sequence | Broken]:
 
 
 def _videos(root: Path) -> list[Path]:
-    return sorted((path for path in root.iterdir() if path.suffix.lower() in VIDEO_SUFFIXES), key=lambda path: natural_key(path.name))
+    return [path for path in files(root, "*") if path.suffix.lower() in VIDEO_SUFFIXES]
 
 
 def _load(path: Path) -> Sequence:

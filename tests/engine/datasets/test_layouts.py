@@ -287,6 +287,27 @@ def test_the_doctor_knows_corners(tmp_path):
     assert "its boxes look like corners x1,y1,x2,y2: expected x,y,w,h" in [finding.message for finding in check(tmp_path).findings]
 
 
+@pytest.mark.parametrize("layout", ["trackingnet", "uav123", "nfs", "video"])
+def test_hidden_files_of_other_systems_are_passed_over(tmp_path, layout):
+    if layout == "video":
+        trees.video(tmp_path, "a")
+        place = tmp_path
+    elif layout == "trackingnet":
+        trees.trackingnet(tmp_path, "a")
+        place = tmp_path / "TEST" / "anno"
+    else:
+        images, place = {
+            "uav123": (tmp_path / "data_seq" / "UAV123" / "a", tmp_path / "anno" / "UAV123"),
+            "nfs": (tmp_path / "sequences" / "a", tmp_path / "anno"),
+        }[layout]
+        trees.write_images(images, trees.moving_boxes(5))
+        trees.write_boxes(place / "a.txt", trees.moving_boxes(5))
+    for name in ("._a.txt", "._a.mp4", "Thumbs.db"):
+        (place / name).write_bytes(b"\x00\x05\x16\x07")
+    dataset = open_dataset(tmp_path)
+    assert (dataset.layout, only(dataset).name) == (layout, "a")
+
+
 def test_folders_that_are_no_data_set(tmp_path):
     with pytest.raises(DatasetError, match="no such folder"):
         open_dataset(tmp_path / "nowhere")
