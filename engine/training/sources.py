@@ -129,6 +129,8 @@ def read_video(path: Path, longest: int = 640) -> tuple[list[np.ndarray], float]
     frames, factor = [], 1.0
     with VideoFile(path) as source:
         for frame in source:
+            if frame.index != len(frames):  # boxes belong to frames by their number
+                raise DatasetError(f"{path}: frame {len(frames)} is damaged")
             image, factor = shrink(frame.image, longest)
             frames.append(image)
     if not frames:

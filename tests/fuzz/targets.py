@@ -225,7 +225,9 @@ def kept_result(corpus: Corpus, rng: random.Random, folder: Path) -> None:
 
 def annotations(corpus: Corpus, rng: random.Random, folder: Path) -> None:
     """Text files of boxes and labels, and an OTB folder around one."""
-    text = mutate_bytes(rng.choice([b"1,2,3,4\n5,6,7,8\n", b"1 2 3 4\n\nnan nan nan nan\n", b"1\t2\t3\t4\r\n0;1\n", b"1,2,5,2,5,6,1,6\n\n1,2,3,4\n"]), rng)
+    text = mutate_bytes(
+        rng.choice([b"1,2,3,4\n5,6,7,8\n", b"1 2 3 4\n\nnan nan\n", b"1\t2\t3\t4\r\n0;1\n", b"1,2,5,2,5,6,1,6\n\n1,2,3,4\n"]), rng
+    )
     sequence = folder / "a"
     (sequence / "img").mkdir(parents=True)
     (sequence / "img" / "0001.png").write_bytes(corpus.images["1.png"])

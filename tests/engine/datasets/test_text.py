@@ -8,6 +8,7 @@ import pytest
 from engine.datasets.text import look_like_corners, read_box_file, read_boxes, read_names
 from engine.errors import DatasetError
 from engine.training.sources import read_clips
+from engine.video import VideoFile
 from tests.engine.evaluation import trees
 from tests.require import require
 
@@ -101,3 +102,10 @@ def test_training_reads_the_same_boxes(tmp_path):
     (tmp_path / "clip.txt").write_text("1,2,3,4,5\n" * 6)
     with pytest.raises(DatasetError, match="line 1"):
         read_clips(tmp_path)
+
+
+def test_training_reads_videos_as_everything_else_does(tmp_path):
+    path = trees.video(tmp_path)
+    (clip,) = read_clips(tmp_path)
+    with VideoFile(path) as source:
+        assert all(np.array_equal(frame.image, own) for frame, own in zip(source, clip.frames, strict=True))
