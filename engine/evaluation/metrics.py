@@ -8,9 +8,10 @@ got10k       AO: mean IoU; SR: share above 0.5, 0.75        as otb              
 trackingnet  trapezoid over IoU >= 0, 0.05 .. 1             trapezoid over 0 .. 50 px and  sequences (TrackingNet devkit)
                                                             0 .. 0.5 of the box's size
 
-A frame of the ground truth is valid if its width and height exceed 0; in pytracking's rule all four numbers have to, so a box at x = 0 or
-y = 0 is a miss there, whatever was predicted. A perfect tracker scores 95.238 in otb and lasot (IoU > 1 never holds), 100 in got10k and
-trackingnet. Every preset also reports AO and SR by
+A frame of the ground truth is valid if its width and height exceed 0 (OSTrack, and later versions of pytracking). By the rule of the
+pytracking preset all four numbers have to, so a box at x = 0 or y = 0 is a miss, whatever was predicted.
+
+A perfect tracker scores 95.238 in otb and lasot (IoU > 1 never holds), 100 in got10k and trackingnet. Every preset also reports AO and SR by
 GOT-10k's rule, since no other toolkit defines them. All figures are percent. Boxes are [N, 4] x, y, w, h in pixels.
 """
 
