@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from engine.errors import DatasetError, SinkError
+from engine.errors import DatasetError
 from engine.evaluation.metrics import Floats
 from engine.evaluation.sequences import Sequence
 from engine.files import PendingFile
@@ -98,16 +98,10 @@ def save(outcome: Outcome, folder: Path, key: str, mark: str) -> None:
     text = "".join(",".join(f"{value:.4f}" for value in box) + "\n" for box in outcome.boxes)
     content = {"key": key, "fingerprint": mark, **dataclasses.asdict(outcome), "boxes": outcome.boxes.tolist()}
     for name, data in ((f"{outcome.name}.txt", text), (f"{outcome.name}.json", json.dumps(content))):
-        pending = PendingFile(folder / name)
-        try:
-            with open(pending.partial, "w") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-        except OSError as error:
-            pending.discard()
-            raise SinkError(f"cannot write {folder / name}: {error.strerror}") from error
-        pending.publish()
+        with PendingFile(folder / name) as pending, open(pending.partial, "w") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
 
 
 def load(folder: Path, name: str, key: str, mark: str) -> Outcome | None:

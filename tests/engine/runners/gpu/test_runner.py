@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -173,7 +172,3 @@ def test_the_cuda_attention_needs_triton_around_it(monkeypatch):
     monkeypatch.setattr(gpu_runner.esat_kernels, "backends", lambda: {"cuda": None})
     monkeypatch.setattr(gpu_runner, "find_spec", lambda name: None)
     assert "need Triton" in gpu_runner.unsupported(models.SMALL, "cuda")
-
-
-def test_files_are_where_the_package_looks():
-    assert (Path(gpu_runner.__file__).parent / "choices.json").is_file()
