@@ -1,7 +1,7 @@
 """Times the tiles that the Triton attention and products may take, and keeps the fastest for this device in esat_kernels/tuned/<device>.json.
 
 Candidates of one problem are replayed as CUDA graphs in turn. One that gives a wrong result has no time. Nothing is tuned while tracking: the
-kernels read the table. No GPU has run this yet.
+kernels read the table.
 """
 
 from __future__ import annotations
