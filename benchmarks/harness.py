@@ -60,8 +60,11 @@ def stopwatch(run: Callable[[], object], before: int = 0) -> Callable[[], float]
 
 
 def interleaved(runs: Mapping[str, Callable[[], object]], seconds: float, warm_up: int = 3, least_rounds: int = 15) -> dict[str, Timing]:
-    """All functions in turn, as `rounds`."""
-    times = rounds({name: stopwatch(run) for name, run in runs.items()}, seconds, least_rounds, warm_up)
+    """All functions in turn, as `rounds`, after `warm_up` calls of each."""
+    for run in runs.values():
+        for _ in range(warm_up):
+            run()
+    times = rounds({name: stopwatch(run) for name, run in runs.items()}, seconds, least_rounds)
     return {name: summary(values) for name, values in times.items()}
 
 

@@ -155,12 +155,11 @@ def test_auto_takes_the_engine_where_its_kernels_are_verified(monkeypatch, verif
     """On a machine with CUDA, as `make_runner` sees it."""
     import esat_kernels
     from engine.runners import choice
-    from esat_kernels import _device
 
     made = []
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
-    monkeypatch.setattr(_device, "verified_backends", lambda device: verified)
+    monkeypatch.setattr(esat_kernels, "verified_backends", lambda device: verified)
     monkeypatch.setattr(esat_kernels, "backends", lambda: dict.fromkeys(("cpu", "triton", "cuda", "reference")))
     monkeypatch.setattr(choice, "GpuRunner", lambda weights, device, dtype, kernels: made.append((device, dtype, kernels)))
     monkeypatch.setattr(choice, "TorchRunner", lambda network, device, dtype: made.append((device, dtype, None)))
