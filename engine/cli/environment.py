@@ -49,12 +49,12 @@ def _pytorch() -> Finding:
 
 
 def _native() -> Finding:
-    from esat_kernels import _native as native
+    import esat_kernels
 
-    reason = native.unavailable()
+    reason = esat_kernels.backends()["cpu"]
     if reason is not None:
         return Finding("native library", "warn", f"{reason}; the slower PyTorch reference is used")
-    return Finding("native library", "ok", f"loaded, instruction set {native.cpu_isa()}")
+    return Finding("native library", "ok", f"loaded, instruction set {esat_kernels.cpu_isa()}")
 
 
 def _openmp() -> Finding:

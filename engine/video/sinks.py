@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, Self
@@ -159,16 +159,6 @@ class JsonFile(TextFile):
         rest = "".join(f",\n {json.dumps(key)}: {json.dumps(value)}" for key, value in summary.items())
         self._print(f"\n ]{rest}\n}}\n")
         super().finish(summary)
-
-
-class Callback(Sink):
-    """Calls a function of the user's with each frame and its record."""
-
-    def __init__(self, function: Callable[[Frame, Record], None]) -> None:
-        self._function = function
-
-    def write(self, frame: Frame, record: Record) -> None:
-        self._function(frame, record)
 
 
 class StdoutJsonLines(Sink):

@@ -15,7 +15,7 @@ import pytest
 
 from engine.errors import SinkError
 from engine.video import Frame
-from engine.video.sinks import BoxText, Callback, JsonFile, JsonLines, MotText, Record, Sinks, StdoutJsonLines
+from engine.video.sinks import BoxText, JsonFile, JsonLines, MotText, Record, Sinks, StdoutJsonLines
 
 FRAME = Frame(0, Fraction(0), np.zeros((4, 4, 3), np.uint8))
 RECORDS = [Record(index, (1.5 + index, 2.25, 10.0, 20.00049), 1 / (1 + index), "TRACKING", 12.3456) for index in range(3)]
@@ -55,13 +55,11 @@ def test_lines(tmp_path: Path) -> None:
     assert [json.loads(line)["index"] for line in (tmp_path / "a.jsonl").read_text().splitlines()] == [0, 1, 2]
 
 
-def test_mot_lines_and_callback(tmp_path: Path) -> None:
-    seen = []
-    with Sinks([MotText(tmp_path / "a.txt"), Callback(lambda frame, record: seen.append((frame, record)))]) as sinks:
+def test_mot_lines(tmp_path: Path) -> None:
+    with Sinks([MotText(tmp_path / "a.txt")]) as sinks:
         fill(sinks)
         sinks.finish({})
     assert (tmp_path / "a.txt").read_text().splitlines()[1] == "2,1,2.50,2.25,10.00,20.00,0.5000,-1,-1,-1"
-    assert seen == [(FRAME, record) for record in RECORDS]
 
 
 def test_lines_on_standard_output(capsys: pytest.CaptureFixture[str]) -> None:
