@@ -6,7 +6,7 @@ Every node needs this package, the data set and the weights file under the same 
 from __future__ import annotations
 
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from engine.errors import ConfigError, DeviceError
@@ -25,6 +25,27 @@ def track_on_ray(
     address: "local" for a cluster on this machine's cores, "auto" for the one that it belongs to, else a cluster's address.
     With a CUDA device in the settings every task takes one GPU. ConfigError without Ray, DeviceError if the cluster cannot be reached.
     """
+    frames = 0
+    jobs = {sequence.name: (sequence, settings) for sequence in todo}
+    for ended in run_on_ray(_track, jobs, address, settings.device.startswith("cuda")):
+        if ended is None:
+            report(frames, None)
+            continue
+        name, result = ended
+        if isinstance(result, Outcome):
+            frames += len(result.boxes)
+        report(frames, name)
+        yield name, result
+
+
+def run_on_ray(
+    function: Callable[..., Any], jobs: Mapping[str, tuple[Any, ...]], address: str, gpu: bool = False
+) -> Iterator[tuple[str, Any] | None]:
+    """Yield (name, what the function returned, or why it returned nothing) as jobs end; None about once a second, and after each.
+
+    jobs: arguments by name; each runs on one core, and with `gpu` takes one GPU. A job whose worker died is tried again. What the function
+    raises is raised. address and errors: see `track_on_ray`.
+    """
     ray = _import_ray()
     _check_reachable(address)
     try:
@@ -32,27 +53,19 @@ def track_on_ray(
     except (ConnectionError, ValueError, RuntimeError, TimeoutError) as error:
         raise DeviceError(f"cannot reach the Ray cluster {address!r}: {error}") from error
     try:
-        task = ray.remote(_track).options(
-            num_cpus=1, num_gpus=1 if settings.device.startswith("cuda") else 0, max_retries=RETRIES, retry_exceptions=False
-        )
-        waiting = {task.remote(sequence, settings): sequence for sequence in todo}
-        frames = 0
+        task = ray.remote(function).options(num_cpus=1, num_gpus=int(gpu), max_retries=RETRIES, retry_exceptions=False)
+        waiting = {task.remote(*arguments): name for name, arguments in jobs.items()}
         while waiting:
             done, _ = ray.wait(list(waiting), num_returns=1, timeout=1.0)
             for reference in done:
-                sequence = waiting.pop(reference)
+                name = waiting.pop(reference)
                 try:
-                    result = ray.get(reference)
+                    yield name, ray.get(reference)
                 except ray.exceptions.WorkerCrashedError:
-                    yield sequence.name, f"its worker died {1 + RETRIES} times (out of memory?)"
-                    continue
+                    yield name, f"its worker died {1 + RETRIES} times (out of memory?)"
                 except ray.exceptions.RayTaskError as error:
                     raise error.as_instanceof_cause() from error
-                if isinstance(result, Outcome):
-                    frames += len(result.boxes)
-                report(frames, sequence.name)
-                yield sequence.name, result
-            report(frames, None)
+            yield None
     finally:
         ray.shutdown()
 

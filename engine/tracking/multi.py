@@ -34,7 +34,7 @@ class MultiTracker:
         max_batch: int = 32,
     ):
         self.config = config or TrackerConfig()
-        self.runner = open_runner(model, device, dtype, backend)
+        self.runner = open_runner(model, device, dtype, backend, self.config.search_factor)
         self._bgr = self.config.color == "bgr"
         self._max_batch = max(1, max_batch)
         self._targets: dict[int, Target] = {}
@@ -57,11 +57,19 @@ class MultiTracker:
         self._targets[target_id] = target
         return target_id
 
+    def restart(self, target_id: int, frame: np.ndarray, box: Any) -> None:
+        """Correct a target: follow what `box` holds in `frame` under the id that it has. StateError if it is not followed."""
+        self._check_followed(target_id)
+        self._targets[target_id] = Target(self.runner, check_frame(frame), box, self._bgr, self.config.thresholds)
+
     def remove(self, target_id: int) -> None:
         """Stop following a target. StateError if it is not followed."""
+        self._check_followed(target_id)
+        del self._targets[target_id]
+
+    def _check_followed(self, target_id: int) -> None:
         if target_id not in self._targets:
             raise StateError(f"there is no target {target_id!r}: targets are {self.target_ids}")
-        del self._targets[target_id]
 
     def update(self, frame: np.ndarray) -> dict[int, Result]:
         """Find every target in the next frame: id -> result, in the order of `target_ids`; empty without targets. FrameError."""
