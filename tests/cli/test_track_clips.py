@@ -103,7 +103,8 @@ def test_a_later_box_corrects_its_target(clip: Path, tiny: Path, tmp_path: Path,
 
 
 def test_a_wider_search_changes_the_region_and_nothing_else(tiny: Path) -> None:
-    from engine import ConfigError, Tracker, TrackerConfig
+    from engine import Tracker, TrackerConfig
+    from engine.errors import ConfigError
 
     frame = np.random.default_rng(0).integers(0, 255, (300, 400, 3), np.uint8)
     regions = {}
