@@ -124,7 +124,7 @@ def _next_commands(out: Path, clip: Clip) -> list[tuple[str, str]]:
             f"{esat} track {video} --box {box} --cvat {shlex.quote(str(out / 'face.cvat.xml'))}",
             "your own video, your own box; here for CVAT",
         ),
-        (f"{esat} track {video} --box {box} --start 1s --end 3s --reverse --csv {shlex.quote(str(out / 'face.csv'))}", "a part, backwards"),
+        (f"{esat} track {video} --box {box} --end 3s --csv {shlex.quote(str(out / 'face.csv'))}", "the first three seconds, as a table"),
     ]
     if all(importlib.util.find_spec(name) for name in ("fastapi", "uvicorn", "websockets", "prometheus_client")):
         commands.append((f"{esat} serve {shlex.quote(str(out))}", "a page: draw boxes with the mouse and watch the tracker"))

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from torch import Tensor
 
 from engine.config import ModelConfig
 from engine.errors import ConfigError, StateError
@@ -77,14 +78,15 @@ class Tracker:
         """The network's configuration."""
         return self.runner.config
 
-    def init(self, frame: np.ndarray, box: Any) -> None:
-        """Start to follow what `box` (x, y, w, h in pixels) holds in `frame` (uint8 [H, W, 3]; grey and 4-channel frames are converted).
+    def init(self, frame: np.ndarray | Tensor, box: Any) -> None:
+        """Start to follow what `box` (x, y, w, h in pixels) holds in `frame` (uint8 [H, W, 3], array or tensor: see
+        `engine.frames.check_frame`).
 
         A second call starts anew with another target. FrameError, BoxError.
         """
         self._target = Target(self.runner, check_frame(frame), box, self._bgr, self.config.thresholds)
 
-    def update(self, frame: np.ndarray) -> Result:
+    def update(self, frame: np.ndarray | Tensor) -> Result:
         """Find the target in the next frame, which may have another size than the one before. FrameError; StateError before `init`."""
         start = time.perf_counter()
         if self._target is None:
