@@ -1,6 +1,6 @@
 """What a larger search region costs and gains: mean overlap at several search factors, on all frames and on every n-th (faster targets).
 
-    python -m benchmarks.search_factor DIR [--factors 4,5,6] [--strides 1,4] [--frames 200] [--sequences a,b] [--json FILE|-]
+python -m benchmarks.search_factor DIR [--factors 4,5,6] [--strides 1,4] [--frames 200] [--sequences a,b] [--json FILE|-]
 """
 
 from __future__ import annotations
@@ -13,10 +13,10 @@ import typer
 
 from benchmarks.harness import machine, numbers, write_rows
 from engine.cli.exits import run_function
+from engine.datasets.layouts import open_dataset
+from engine.datasets.sequences import Sequence
 from engine.errors import ConfigError
-from engine.evaluation.layouts import open_dataset
 from engine.evaluation.metrics import iou
-from engine.evaluation.sequences import Sequence
 from engine.tracking.tracker import Tracker, TrackerConfig
 from engine.weights import DEFAULT_MODEL
 

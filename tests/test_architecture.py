@@ -104,6 +104,23 @@ def test_video_and_metrics_do_without_pytorch():
     assert _offenders(files, ("torch", "esat_kernels", "engine.tracking", "engine.runners", "engine.model")) == []
 
 
+def test_data_sets_know_nothing_of_those_who_use_them():
+    assert (
+        _offenders(_modules("engine/datasets"), ("torch", "engine.evaluation", "engine.training", "engine.tracking", "engine.runners"))
+        == []
+    )
+
+
+def test_modules_of_evaluation_and_data_sets_do_not_import_each_other_in_a_circle():
+    files = [path for folder in ("evaluation", "datasets") for path in _modules(f"engine/{folder}") if path.name != "__init__.py"]
+    names = {".".join(path.relative_to(REPOSITORY).with_suffix("").parts): path for path in files}
+    imported = {name: (_imports(path) & set(names)) - {name} for name, path in names.items()}
+    while leaves := [name for name in imported if not imported[name] & set(imported)]:
+        for name in leaves:
+            del imported[name]
+    assert imported == {}
+
+
 @pytest.mark.parametrize("package", PACKAGES)
 def test_optional_packages_are_imported_where_they_are_used(package):
     offenders = [

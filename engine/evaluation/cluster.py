@@ -1,40 +1,43 @@
 """Tracks the sequences of a data set on a Ray cluster, one sequence a task and a core. A lost worker's sequence is tried again.
 
-Every node needs this package, the data set and the weights file under the same paths. Results come back to the caller, who keeps them.
+Every node needs this package, the data set and the weights file under the same paths. Results come back to the caller and are kept there.
 """
 
 from __future__ import annotations
 
 import socket
 from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
+from engine.datasets.sequences import Sequence
 from engine.errors import ConfigError, DeviceError
-from engine.evaluation.sequences import Sequence
-from engine.evaluation.tracking import Outcome, Settings
+from engine.evaluation.tracking import Outcome, Settings, fingerprint, make_tracker, save, try_track
 
 _CONNECT_SECONDS = 5.0
 RETRIES = 2  # of a sequence whose worker died
 
 
 def track_on_ray(
-    todo: list[Sequence], settings: Settings, address: str, report: Callable[[int, str | None], None]
+    todo: list[Sequence], settings: Settings, folder: Path, key: str, address: str, report: Callable[[int], None]
 ) -> Iterator[tuple[str, Outcome | str]]:
-    """Yield (name, result or reason) as tasks end. report(frames tracked so far, name of the finished sequence).
+    """Yield (name, result or reason) as tasks end, kept in `folder`. report(frames tracked so far).
 
     address: "local" for a cluster on this machine's cores, "auto" for the one that it belongs to, else a cluster's address.
     With a CUDA device in the settings every task takes one GPU. ConfigError without Ray, DeviceError if the cluster cannot be reached.
     """
     frames = 0
-    jobs = {sequence.name: (sequence, settings) for sequence in todo}
+    by_name = {sequence.name: sequence for sequence in todo}
+    jobs = {name: (sequence, settings) for name, sequence in by_name.items()}
     for ended in run_on_ray(_track, jobs, address, settings.device.startswith("cuda")):
         if ended is None:
-            report(frames, None)
+            report(frames)
             continue
         name, result = ended
         if isinstance(result, Outcome):
             frames += len(result.boxes)
-        report(frames, name)
+            save(result, folder, key, fingerprint(by_name[name]))
+        report(frames)
         yield name, result
 
 
@@ -70,10 +73,22 @@ def run_on_ray(
         ray.shutdown()
 
 
-def _track(sequence: Sequence, settings: Settings) -> Outcome | str:
-    from engine.evaluation import pool
+class _Worker:
+    """What a task leaves for the next one in its process: the model is loaded once."""
 
-    return pool.track_with_one_thread(sequence, settings)
+    tracker: Any = None
+    settings: Settings
+
+
+def _track(sequence: Sequence, settings: Settings) -> Outcome | str:
+    import cv2
+    import torch
+
+    torch.set_num_threads(1)
+    cv2.setNumThreads(1)
+    if _Worker.tracker is None or _Worker.settings != settings:
+        _Worker.settings, _Worker.tracker = settings, make_tracker(settings)
+    return try_track(sequence, _Worker.tracker)
 
 
 def _check_reachable(address: str) -> None:

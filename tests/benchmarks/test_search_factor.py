@@ -16,7 +16,17 @@ def test_a_row_for_each_factor_and_stride(tmp_path, tiny_weights, monkeypatch):
     seen = []
     measure = search_factor.overlap
     monkeypatch.setattr(search_factor, "overlap", lambda *arguments: seen.append(measure(*arguments)) or seen[-1])
-    arguments = [str(tmp_path / "data"), "--model", str(tiny_weights), "--factors", "4,6", "--strides", "1,2", "--json", str(tmp_path / "a.json")]
+    arguments = [
+        str(tmp_path / "data"),
+        "--model",
+        str(tiny_weights),
+        "--factors",
+        "4,6",
+        "--strides",
+        "1,2",
+        "--json",
+        str(tmp_path / "a.json"),
+    ]
     with pytest.raises(SystemExit) as ended:
         run_function(search_factor.main, arguments)
     assert ended.value.code == 0

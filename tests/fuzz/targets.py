@@ -24,9 +24,10 @@ from safetensors.torch import save
 
 from engine import ModelConfig, Tracker, build_model
 from engine.clips.given import parse_box
+from engine.datasets.layouts import open_dataset
+from engine.datasets.text import read_boxes, read_labels
 from engine.evaluation import metrics, tracking
-from engine.evaluation.layouts import open_dataset
-from engine.evaluation.sequences import read_boxes, read_labels
+from engine.evaluation.report import truth_of
 from engine.training.config import parse, read_config
 from engine.training.export import export_checkpoint
 from engine.video import Reader, open_source
@@ -231,7 +232,7 @@ def annotations(corpus: Corpus, rng: random.Random, folder: Path) -> None:
     (sequence / "groundtruth_rect.txt").write_bytes(text)
     try:
         for sequence_ in open_dataset(folder, "otb").sequences:
-            sequence_.truth()
+            truth_of(sequence_)
         rng.choice((read_boxes, read_labels))(sequence / "groundtruth_rect.txt")
     finally:
         for path in sorted(sequence.rglob("*"), reverse=True):

@@ -51,5 +51,5 @@ def test_validation_tracks_every_sequence(tmp_path):
     assert set(scores) == {"one", "two", "mean"}
     assert scores["mean"] == pytest.approx((scores["one"] + scores["two"]) / 2)
     assert validate(tmp_path / "w.safetensors", tmp_path / "data", "cpu", frames=1)["mean"] == pytest.approx(95.238, abs=1e-3)
-    with pytest.raises(DatasetError, match="no sequences"):
+    with pytest.raises(DatasetError, match="no sequence of the layout"):
         validate(tmp_path / "w.safetensors", tmp_path / "run", device="cpu")
