@@ -29,6 +29,7 @@ OPTIONAL = {
     "prometheus_client",
     "got10k",
     "vot",
+    "cvat_sdk",
 }
 # Packages that exist for an optional package may import it at their top; who uses them imports them inside functions.
 OPERATIONS = ("attention", "elimination", "crop", "decode", "linear")

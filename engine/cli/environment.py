@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from fractions import Fraction
 from pathlib import Path
 from typing import Literal
@@ -79,12 +79,12 @@ def _video() -> Finding:
 
     encoder = h264_encoder()
     image = np.zeros((48, 64, 3), np.uint8)
-    keep: Callable[[np.ndarray, Record], np.ndarray] = lambda picture, _: picture  # noqa: E731
+    keep: Callable[[np.ndarray, Sequence[Record]], np.ndarray] = lambda picture, _: picture  # noqa: E731
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "check.mp4"
         sink = Mp4(path, 64, 48, Fraction(25), Fraction(1, 12_800), keep)
         for index in range(8):
-            sink.write(Frame(index, Fraction(index, 25), image), Record(index, (0, 0, 1, 1), 1.0, "TRACKING", 0.0))
+            sink.write(Frame(index, Fraction(index, 25), image), [Record(index, (0, 0, 1, 1), 1.0, "TRACKING", 0.0)])
         sink.finish({})
         sink.publish()
         with VideoFile(path) as video:
