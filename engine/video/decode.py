@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from fractions import Fraction
 from typing import IO, Any
 
@@ -103,18 +103,19 @@ class Decoding:
     """One pass through a stream: `frames` gives its pictures, and the counts tell what became of its packets.
 
     damaged: frames that were lost (they leave a gap in the indices) or repaired; lost_at_end: those of them behind the last picture.
-    packets: as many came; end: seconds from the first packet to the end of the latest one, None without time stamps.
+    reached: the index behind the latest picture; packets: as many came;
+    end: seconds from the first packet to the end of the latest one, None without time stamps.
     """
 
     def __init__(self, container: Any, stream: Any) -> None:
         self._container, self._stream = container, stream
         self._time_base = Fraction(stream.time_base)
         self._first: int | None = None
-        self.damaged = self.lost_at_end = self.packets = 0
+        self.damaged = self.lost_at_end = self.packets = self.reached = 0
         self.end: Fraction | None = None
 
-    def frames(self, is_file: bool) -> Iterator[Frame]:
-        """Frames in display order, until the stream ends or fails for good (one of `FAILURES`).
+    def frames(self, is_file: bool, wanted: Callable[[int, Fraction], bool] = lambda index, time: True) -> Iterator[Frame]:
+        """Frames in display order that are `wanted` (see `Source`), until the stream ends or fails for good (one of `FAILURES`).
 
         Packets that cannot be decoded are passed over; in a file also places where none can be found, unless nothing comes any more.
         """
@@ -139,10 +140,13 @@ class Decoding:
                     index += 1
                     self.damaged += 1
                 self.damaged += picture.is_corrupt
-                matrix = display_matrix(picture)
-                shown = 1 / aspect if is_sideways(matrix) else aspect
-                yield Frame(index, clock(pts), to_bgr(picture, matrix), shown)
+                time = clock(pts)
+                if wanted(index, time):
+                    matrix = display_matrix(picture)
+                    shown = 1 / aspect if is_sideways(matrix) else aspect
+                    yield Frame(index, time, to_bgr(picture, matrix), shown)
                 index += 1
+                self.reached = index
         self.lost_at_end = lost.at_end()
         self.damaged += self.lost_at_end
 

@@ -49,21 +49,20 @@ class VideoFile(Source):
 
 def read_file(source: Source, decoding: Decoding, container: Any, stream: Any, path: Path | None) -> Iterator[Frame]:
     """All frames of something that has an end; `source` gives the name for errors and takes the count of damaged frames."""
-    count, failure = 0, None
+    failure = None
     try:
-        for frame in decoding.frames(is_file=True):
+        for frame in decoding.frames(True, source.wanted):
             source.damaged = decoding.damaged
-            count = frame.index + 1
             yield frame
     except FAILURES as error:
         failure = reason(error)
     source.damaged = decoding.damaged
     what = missing_end(container, stream, decoding, path, failure)
-    if not count:
+    if not decoding.reached:
         raise SourceError(f"{source.name}: no frame could be decoded" + (f": {what}" if what else ""))
     if what:
         of_all = f" of {stream.frames}" if stream.frames else ""
-        raise IncompleteError(f"{source.name}: {what} after frame {count}{of_all}")
+        raise IncompleteError(f"{source.name}: {what} after frame {decoding.reached}{of_all}")
 
 
 def _duration(container: Any, stream: Any) -> Fraction | None:

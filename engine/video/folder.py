@@ -23,8 +23,10 @@ class Images(Source):
         self.frame_count = len(self.paths)
 
     def __iter__(self) -> Iterator[Frame]:
-        read = ImageReader()
+        read = ImageReader(self.paths[0])
         for index, path in enumerate(self.paths):
+            if not self.wanted(index, index / self.rate):
+                continue
             try:
                 image = read(path)
             except SourceError as error:

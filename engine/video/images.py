@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
 from pathlib import Path
-from typing import overload
 
 import cv2
 import numpy as np
@@ -71,26 +69,6 @@ class ImageReader:
         except SourceError:
             return image
         return first if first.dtype == np.uint16 else image
-
-
-class ImageFiles(Sequence[np.ndarray]):
-    """Picture files of one sequence as arrays, read by an `ImageReader` when asked for."""
-
-    def __init__(self, paths: Sequence[Path], reader: ImageReader | None = None):
-        self.paths = paths
-        self.reader = reader or ImageReader(paths[0] if paths else None)
-
-    def __len__(self) -> int:
-        return len(self.paths)
-
-    @overload
-    def __getitem__(self, index: int) -> np.ndarray: ...
-    @overload
-    def __getitem__(self, index: slice) -> ImageFiles: ...
-    def __getitem__(self, index: int | slice) -> np.ndarray | ImageFiles:
-        if isinstance(index, slice):
-            return ImageFiles(self.paths[index], self.reader)
-        return self.reader(self.paths[index])
 
 
 def _decode(path: Path) -> np.ndarray:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from engine import cpus
-from engine.cli import doctor_env
+from engine.cli import environment as doctor_env
 
 
 def write(path: Path, text: str) -> None:

@@ -17,8 +17,8 @@ from benchmarks.peers.frame import patch_rows
 from conformance import golden
 from engine import Tracker
 from engine.config import ModelConfig
+from engine.datasets.layouts import open_dataset
 from engine.errors import DeviceError
-from engine.evaluation.layouts import open_dataset
 from engine.model.head import CenterHead
 from engine.runners.choice import make_runner
 from engine.runners.cpu.head import Head

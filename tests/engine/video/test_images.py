@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 
 from engine.errors import SourceError
+from engine.training.layouts import Pictures
 from engine.video import ImageFolder
-from engine.video.images import ImageFiles, ImageReader, Range
+from engine.video.images import ImageReader, Range
 from tests.engine.video.clips import picture
 
 
@@ -47,7 +48,7 @@ def test_every_reader_takes_the_range_of_the_first(tmp_path: Path) -> None:
         cv2.imwrite(str(tmp_path / f"{index}.tiff"), np.linspace(0, brightest, 64 * 64).reshape(64, 64).astype(np.uint16))
     paths = ImageFolder(tmp_path).paths
     in_turn = [frame.image for frame in ImageFolder(tmp_path)]
-    files = ImageFiles(paths)
+    files = Pictures(paths)
     for index in (2, 0, 1):
         np.testing.assert_array_equal(files[index], in_turn[index])
     np.testing.assert_array_equal(files[1:][1], in_turn[2])
