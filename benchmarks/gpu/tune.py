@@ -1,7 +1,7 @@
 """Times the tiles that the Triton attention and products may take, and keeps the fastest for this device in esat_kernels/tuned/<device>.json.
 
 Candidates of one problem are replayed as CUDA graphs in turn. One that gives a wrong result has no time. Nothing is tuned while tracking: the
-kernels read the table. No GPU has run this yet.
+kernels read the table.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from benchmarks.gpu.timing import Graph, copies, interleaved, summary
 from esat_kernels import _triton, _tuned, testing
 from esat_kernels.attention import triton as attention
 from esat_kernels.attention import triton_tiles as attention_tiles
+from esat_kernels.attention.common import Forces, Scores
 from esat_kernels.linear import reference
 from esat_kernels.linear import triton as linear
 from esat_kernels.linear import triton_tiles as linear_tiles
@@ -29,6 +30,7 @@ from esat_kernels.linear import triton_tiles as linear_tiles
 BFLOAT16 = torch.bfloat16
 MODELS = {"esat-384": (768, 12, (720, 548, 427, 343)), "esat-s-256": (384, 6, (320, 244, 190, 153))}  # width, heads, tokens of the stages
 HEAD_DIM, SETS, ROUNDS = 64, 8, 20
+FORCES = Forces.of(HEAD_DIM, 0.1, 0.1)
 LAST_S = 45  # one problem may take so long: all its tiles are compiled
 
 
@@ -45,13 +47,12 @@ def _attention(tokens: int, heads: int) -> Problem:
     inputs = [torch.randn(1, tokens, 3, heads, HEAD_DIM, device="cuda", dtype=BFLOAT16).permute(2, 0, 3, 1, 4) for _ in range(SETS)]
     case = testing.make_case("near", heads=2, tokens=tokens, dtype=BFLOAT16)
 
-    def call(q: Tensor, k: Tensor, v: Tensor, tiles: attention_tiles.Tiles, **constants: float) -> Tensor:
-        force = constants or {"alpha": 0.1, "beta": 0.1, "delta": HEAD_DIM**-0.5, "scale": HEAD_DIM**-0.5}
-        return attention.forward(q, k, v, **force, num_template=0, template_token=-1, tiles=tiles)[0]
+    def call(q: Tensor, k: Tensor, v: Tensor, tiles: attention_tiles.Tiles, forces: Forces = FORCES) -> Tensor:
+        return attention.forward(q, k, v, forces, Scores(), tiles)[0]
 
     candidates = {}
     for tiles in attention_tiles.forward_candidates(HEAD_DIM, BFLOAT16):
-        right = lambda t=tiles: testing.check(case, call(*(x.cuda() for x in (case.q, case.k, case.v)), t, **case.constants).cpu()).ok  # noqa: E731
+        right = lambda t=tiles: testing.check(case, call(*(x.cuda() for x in (case.q, case.k, case.v)), t, case.forces).cpu()).ok  # noqa: E731
         candidates[dataclasses.astuple(tiles)] = (right, [lambda t=tiles, qkv=qkv: call(*qkv, t) for qkv in inputs])
     return Problem("attention", attention_tiles.forward_key(tokens, heads, HEAD_DIM, BFLOAT16), candidates)
 
@@ -125,8 +126,9 @@ def main() -> int:
         print(f"{reason or 'no CUDA device'}: nothing is tuned")
         return 2
     torch.manual_seed(0)
-    path = _tuned.FOLDER / _tuned.file_name(torch.cuda.get_device_name())
+    path = _tuned.file(torch.cuda.get_device_name())
     path.parent.mkdir(exist_ok=True)
+    kept = json.loads(path.read_text()) if path.is_file() else {}
     rows: list[dict[str, Any]] = []
     left = []
     for problem in problems():
@@ -142,7 +144,7 @@ def main() -> int:
                 f"{problem.operation} {problem.key}: {row['tiles']} {row['median_us']:.2f} us, {len(timed)} of {len(found)} timed",
                 flush=True,
             )
-        path.write_text(json.dumps(fastest(rows), indent=1) + "\n")
+        path.write_text(json.dumps({**kept, **fastest(rows)}, indent=1) + "\n")
         write(options.output, {"ok": False, "rows": rows, "table": str(path)})
     good = not left and all(row["ok"] or "why" in row for row in rows)
     write(options.output, {"ok": good, "rows": rows, "table": str(path), "no_time_for": left})

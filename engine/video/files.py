@@ -44,7 +44,9 @@ class VideoFile(Source):
             for packet in self._container.demux(self._stream):
                 for picture in packet.decode():
                     self.damaged += picture.is_corrupt
-                    yield Frame(index, clock(picture.pts), to_bgr(picture))
+                    time = clock(picture.pts)
+                    if self.wanted(index, time):
+                        yield Frame(index, time, to_bgr(picture))
                     index += 1
         except (av.error.FFmpegError, OSError, ValueError) as error:
             what = "the file is cut off" if self._is_cut_off() else f"damaged ({reason(error)})"

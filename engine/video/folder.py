@@ -43,7 +43,8 @@ class ImageFolder(Source):
 
     def __iter__(self) -> Iterator[Frame]:
         for index, path in enumerate(self.paths):
-            yield Frame(index, index / self.rate, read_image(path, f"frame {index}"))
+            if self.wanted(index, index / self.rate):
+                yield Frame(index, index / self.rate, read_image(path, f"frame {index}"))
 
 
 def read_image(path: Path, what: str = "image") -> np.ndarray:

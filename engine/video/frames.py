@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from fractions import Fraction
 from types import TracebackType
 from typing import Any, Self
@@ -26,6 +26,8 @@ class Source:
     `live` sources cannot wait for a slow reader, so that a tracker should take their newest frame and skip the rest.
     `frame_count` is None where it is not known without decoding; it may be an estimate, good enough for a progress bar.
     `time_base` is the unit in which the timestamps are whole numbers; `rate` is in frames per second.
+    `wanted` is asked with each frame's index and time, in order; a source may pass over a frame for which it is False, without the cost of
+    its picture.
     """
 
     name: str = ""
@@ -33,6 +35,7 @@ class Source:
     frame_count: int | None = None
     rate: Fraction = Fraction(30)
     time_base: Fraction = Fraction(1, 90_000)
+    wanted: Callable[[int, Fraction], bool] = staticmethod(lambda index, time: True)
     damaged: int = 0  # frames that the decoder had to repair
 
     def __iter__(self) -> Iterator[Frame]:

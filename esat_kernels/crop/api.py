@@ -11,13 +11,11 @@ from torch import Tensor
 
 from esat_kernels import _device, _dispatch
 from esat_kernels.crop import native, reference, reference_regions, triton
-from esat_kernels.crop.geometry import Region, region_around
+from esat_kernels.crop.geometry import IMAGENET_MEAN, IMAGENET_STD, Region, region_around
 
 PATCH = 16  # pixels a side
-_IMAGENET_MEAN = (0.485, 0.456, 0.406)  # RGB, of values in [0, 1]
-_IMAGENET_STD = (0.229, 0.224, 0.225)
-_SCALE = tuple(1 / (255 * deviation) for deviation in _IMAGENET_STD)
-_BIAS = tuple(-mean / deviation for mean, deviation in zip(_IMAGENET_MEAN, _IMAGENET_STD, strict=True))
+_SCALE = tuple(1 / (255 * deviation) for deviation in IMAGENET_STD)
+_BIAS = tuple(-mean / deviation for mean, deviation in zip(IMAGENET_MEAN, IMAGENET_STD, strict=True))
 _AUTO = ("cpu", "reference")
 
 
@@ -80,7 +78,7 @@ def crop_regions(
     out: float32, bfloat16 or float16 [B, (size / 16)^2, 768], rows adjacent in themselves; written as `crop_patches` does, normalised.
     Returns the regions, float64 [B, 3]: left, top, side in frame pixels (whole numbers).
     The pixels are OpenCV's, bit for bit. A box that is not finite or has no area gives a black crop and a region of NaN.
-    backend: "auto", "triton" (unverified: no GPU has run it) or "reference". TypeError for dtypes, ValueError for shapes, devices and numbers.
+    backend: "auto", "triton" or "reference". TypeError for dtypes, ValueError for shapes, devices and numbers.
     """
     _check_regions(frame, frame_size, boxes, out)
     _check_numbers(factor, size)

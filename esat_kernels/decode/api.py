@@ -54,7 +54,7 @@ def advance_boxes(
     10 pixels (public OSTrack: `map_box_back`, `clip_box`). frame_size: int32 [2], H and W.
     Returns the record float64 [B, 8]: box x, y, w, h, raw score, weighted score, side of the region, index of the chosen cell.
     NaN in maps or regions becomes a box of NaN.
-    backend: "auto", "triton" (unverified: no GPU has run it) or "reference". TypeError for dtypes, ValueError for shapes and devices.
+    backend: "auto", "triton" or "reference". TypeError for dtypes, ValueError for shapes and devices.
     """
     _check_maps(score_map, size_map, offset_map, window)
     _check_state(score_map, regions, boxes, frame_size, (size_map, offset_map, window))

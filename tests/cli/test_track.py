@@ -46,7 +46,7 @@ def test_all_outputs_of_one_run(clip: Path, tiny: Path, tmp_path: Path, capsys: 
     assert (content["model"], content["device"], content["dtype"], content["interrupted"]) == ("tiny", "cpu", "fp32", False)
     assert [frame["index"] for frame in content["frames"]] == list(range(8))
     assert content["frames"][0]["box"] == [10, 20, 24, 24]
-    assert all(set(frame) == {"index", "box", "score", "state", "latency_ms"} for frame in content["frames"])
+    assert all(set(frame) == {"index", "time", "box", "score", "state", "latency_ms"} for frame in content["frames"])
     assert set(content["fps"]) == {"network", "tracker", "pipeline"}
     boxes = np.loadtxt(out / "a.txt", delimiter=",")
     np.testing.assert_allclose(boxes, [frame["box"] for frame in content["frames"]], atol=2e-3)
@@ -104,6 +104,17 @@ BAD_INPUTS: dict[str, tuple[Callable[[Path, Path], list[object]], str]] = {
     "unknown device": (with_clip("--box", BOX, "--device", "tpu"), "device"),
     "unknown dtype": (with_clip("--box", BOX, "--dtype", "int3"), "dtype"),
     "unknown colour": (with_clip("--box", BOX, "--color", "pinkish"), "color must be"),
+    "box at no place": (with_clip("--box", BOX + "@soon"), "a frame such as 48 or a time such as 2s"),
+    "box and boxes": (with_clip("--box", BOX, "--boxes", "FOLDER/file"), "not by both: --box and --boxes"),
+    "boxes missing": (with_clip("--boxes", "FOLDER/none.csv"), "cannot read boxes from"),
+    "boxes empty": (with_clip("--boxes", "FOLDER/file"), "holds no boxes"),
+    "box after the end": (with_clip("--box", BOX + "@100"), "none of the 1 boxes is for a frame that was tracked"),
+    "second box outside": (with_clip("--box", BOX, "--box", "500,10,20,20@5"), "outside the frame of 96 x 64"),
+    "start that is none": (with_clip("--box", BOX, "--start", "-1"), "--start must be a frame such as 48"),
+    "start after the end": (with_clip("--box", BOX, "--start", "100"), "no frame between --start and --end"),
+    "search factor of zero": (with_clip("--box", BOX, "--search-factor", "0"), "search_factor must be a positive number"),
+    "format without a folder": (with_clip("--box", BOX, "--format", "json"), "give --output-dir DIR as well"),
+    "two clips into one file": (lambda folder, clip: [clip, clip, "--box", BOX], "options for single files"),
     "unknown policy": (with_clip("--box", BOX, "--policy", "oldest"), "--policy"),
     "folder under a file": (with_clip("--box", BOX, "--txt", "FOLDER/file/a.txt"), "is not a folder"),
     "folder that nobody may write": (with_clip("--box", BOX, "--txt", "/proc/a.txt"), "cannot write /proc/a.txt"),
@@ -153,6 +164,7 @@ def test_windows_without_windows(
 ) -> None:
     box = [] if option == "--select" else ["--box", BOX]
     monkeypatch.setattr(cv2, "getBuildInformation", lambda: "  GUI:   NONE\n")
+    monkeypatch.setattr(cv2, "selectROIs", lambda *_, **__: pytest.fail("asked for a window"))
     assert esat("track", clip, *box, option, "--model", tiny) == 2
     assert "pip install opencv-python" in capsys.readouterr().err
     monkeypatch.setattr(cv2, "getBuildInformation", lambda: "  GUI:   GTK3\n")

@@ -1,0 +1,71 @@
+"""Tuned tiles: the fastest right candidate is kept, and the kernels take it on that device only."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+
+from benchmarks.gpu import tune
+from engine.runners.gpu.choices import Choices, choices_for
+from esat_kernels import _tuned
+from esat_kernels.attention import triton_tiles as attention_tiles
+from esat_kernels.linear import triton_tiles as linear_tiles
+
+BFLOAT16 = torch.bfloat16
+SHAPE = (720, 768, 2304, BFLOAT16, BFLOAT16)
+
+
+@pytest.fixture
+def table(tmp_path, monkeypatch):
+    """A device's table as `tune` writes it, from four measured candidates."""
+    product, attention = linear_tiles.shape_key(*SHAPE), attention_tiles.forward_key(720, 12, 64, BFLOAT16)
+    rows = [
+        {"operation": "linear", "key": product, "tiles": [64, 64, 64, 1, 4, 4], "ok": True, "median_us": 9.0},
+        {"operation": "linear", "key": product, "tiles": [32, 64, 64, 1, 4, 4], "ok": True, "median_us": 8.0},
+        {"operation": "linear", "key": product, "tiles": [16, 64, 128, 1, 4, 4], "ok": False},
+        {"operation": "linear", "key": product, "tiles": [128, 128, 64, 1, 8, 3], "ok": False, "why": "out of shared memory"},
+        {"operation": "attention", "key": attention, "tiles": [32, 64, 4, 3], "ok": True, "median_us": 7.0},
+    ]
+    monkeypatch.setattr(_tuned, "FOLDER", tmp_path)
+    _tuned._table.cache_clear()
+    _tuned.file("NVIDIA H200").write_text(json.dumps({**tune.fastest(rows), "engine": {"verified": True, "fused_up_to_rows": 7}}))
+    yield
+    _tuned._table.cache_clear()
+
+
+def test_the_fastest_right_tiles_are_taken_on_their_device(table):
+    assert _tuned.file("NVIDIA H200").name == "nvidia-h200.json"
+    assert linear_tiles.product_tiles(*SHAPE, 132, "NVIDIA H200") == linear_tiles.Tiles(32, 64, 64, 1, 4, 4)
+    assert attention_tiles.forward_tiles(720, 12, 64, BFLOAT16, 132, "NVIDIA H200") == attention_tiles.Tiles(32, 64, 4, 3)
+
+
+def test_the_engine_s_choices_are_in_the_same_table(table, monkeypatch):
+    monkeypatch.setattr(_tuned, "device_name", lambda device: "NVIDIA H200" if device.type == "cuda" else "")
+    assert choices_for(torch.device("cuda")) == Choices(verified=True, fused_up_to_rows=7)
+    assert choices_for(torch.device("cpu")) == Choices()
+
+
+@pytest.mark.parametrize("device", ["", "NVIDIA A100"])
+def test_other_devices_and_problems_get_the_estimate(table, device):
+    estimate = min(linear_tiles.candidates(*SHAPE[1:2], BFLOAT16, BFLOAT16), key=lambda t: linear_tiles.estimated_cycles(t, *SHAPE, 132))
+    assert linear_tiles.product_tiles(*SHAPE, 132, device) == estimate
+    assert linear_tiles.product_tiles(719, *SHAPE[1:], 132, "NVIDIA H200") == linear_tiles.product_tiles(719, *SHAPE[1:], 132)
+
+
+@pytest.mark.parametrize("multiprocessors", [1, 108, 132])
+@pytest.mark.parametrize("dtypes", [(BFLOAT16, BFLOAT16), (torch.float32, BFLOAT16), (torch.float32, torch.float32)])
+def test_every_problem_has_tiles(multiprocessors, dtypes):
+    for rows in (1, 16, 343, 720, 16 * 720):
+        for inner, columns in ((1, 1), (33, 7), (768, 2304), (3072, 768)):
+            tiles = linear_tiles.product_tiles(rows, inner, columns, *dtypes, multiprocessors)
+            assert tiles in linear_tiles.candidates(inner, *dtypes)
+            assert isinstance(linear_tiles.fuse_norm(rows, inner, columns, tiles, *dtypes, multiprocessors), bool)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
+def test_without_a_gpu_nothing_is_tuned(capsys, monkeypatch, tmp_path):
+    monkeypatch.setattr("sys.argv", ["tune", str(tmp_path / "out.json")])
+    assert tune.main() == 2
+    assert "nothing is tuned" in capsys.readouterr().out
