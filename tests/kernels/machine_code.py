@@ -51,7 +51,8 @@ def functions(file: Path) -> Iterator[tuple[str, list[Instruction]]]:
     """Demangled name and instructions of each function of an object file."""
     command = ["objdump", "--disassemble", "--demangle", "--no-show-raw-insn", "--wide", str(file)]
     text = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-    name, body = "", []
+    name = ""
+    body: list[Instruction] = []
     for line in text.splitlines():
         if start := _FUNCTION.match(line):
             if body:
