@@ -2,7 +2,7 @@
 
 from esat_kernels._backends import backends
 from esat_kernels._device import verified_backends
-from esat_kernels._native import cpu_isa
+from esat_kernels._native import cpu_isa, kernel_table
 from esat_kernels._tuned import measured
 from esat_kernels.attention.api import fda_attention, fda_attention_with_scores
 from esat_kernels.crop.api import crop_patches, crop_regions, crop_resize
@@ -23,6 +23,7 @@ __all__ = [
     "fda_attention",
     "fda_attention_with_scores",
     "gather_tokens",
+    "kernel_table",
     "linear",
     "measured",
     "scatter_tokens",

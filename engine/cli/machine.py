@@ -20,6 +20,7 @@ def describe() -> dict[str, Any]:
     import esat_kernels
     from engine.config import preset
     from engine.cpus import bound_cpus, cpu_quota
+    from engine.runners.cpu.network import kernels_in_use
     from engine.runners.cpu.runner import unsupported
     from engine.runners.protocol import MODES
 
@@ -29,7 +30,8 @@ def describe() -> dict[str, Any]:
         "cpu": {
             "name": cpu_name(),
             "instruction_sets": cpu_flags(),
-            "kernels_use": backends["cpu"] or esat_kernels.cpu_isa(),
+            "kernels_use": backends["cpu"] or kernels_in_use(),
+            "kernels": [] if backends["cpu"] else [row._asdict() for row in esat_kernels.kernel_table()],
             "cores": bound_cpus(),
             "quota": cpu_quota(),
             "threads": torch.get_num_threads(),
