@@ -27,7 +27,7 @@ class Finding:
 def check_environment() -> list[Finding]:
     """Run every check; none raises."""
     findings = []
-    for check in (_python, _pytorch, _native, _openmp, _video, _opencv, _writable, _weights):
+    for check in (_python, _pytorch, _native, _openmp, _processors, _video, _opencv, _writable, _weights):
         try:
             findings.append(check())
         except Exception as error:  # noqa: BLE001  a check that breaks is a finding, and the others still run
@@ -66,6 +66,19 @@ def _openmp() -> Finding:
     if len(found) > 1:
         return Finding("openmp", "warn", f"{len(found)} runtimes are loaded and compete for the cores: {names}")
     return Finding("openmp", "ok", f"one pool of threads: {names}" if found else "none loaded")
+
+
+def _processors() -> Finding:
+    import torch
+
+    from engine.cpus import bound_cpus, cpu_count, cpu_quota
+
+    quota, threads = cpu_quota(), torch.get_num_threads()
+    text = f"{bound_cpus()} to run on" + ("" if quota is None else f", the container's quota allows {quota:g} of them")
+    if threads > cpu_count():
+        advice = f"set OMP_NUM_THREADS={cpu_count()}, since threads that wait for their turn hold up the others"
+        return Finding("processors", "warn", f"{text}, but {threads} threads compute: {advice}")
+    return Finding("processors", "ok", text)
 
 
 def _video() -> Finding:

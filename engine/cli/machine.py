@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import os
 import platform
 from importlib import metadata
 from pathlib import Path
@@ -20,6 +19,7 @@ def describe() -> dict[str, Any]:
 
     import esat_kernels
     from engine.config import preset
+    from engine.cpus import bound_cpus, cpu_quota
     from engine.runners.cpu.network import kernels_in_use
     from engine.runners.cpu.runner import unsupported
     from engine.runners.protocol import MODES
@@ -32,7 +32,8 @@ def describe() -> dict[str, Any]:
             "instruction_sets": cpu_flags(),
             "kernels_use": backends["cpu"] or kernels_in_use(),
             "kernels": [] if backends["cpu"] else [row._asdict() for row in esat_kernels.kernel_table()],
-            "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+            "cores": bound_cpus(),
+            "quota": cpu_quota(),
             "threads": torch.get_num_threads(),
         },
         "devices": {"cpu": None, **_cuda_devices(torch)},

@@ -182,6 +182,8 @@ def _track_one(job: Job, runner: Runner, select: bool, show: bool, quiet: bool) 
     if run.session.unused:
         _print_unused(Console(stderr=True), job.source, len(run.session.unused))
     if not quiet:
+        for note in run.notes:
+            Console(stderr=True).print(f"{job.source}: {note}", markup=False, highlight=False, soft_wrap=True)
         title = f"{run.session.frames} frames with {runner.config.name} on {runner.device} in {runner.dtype}"
         title += f", {run.targets} targets" if run.targets > 1 else ""
         title += f", {run.dropped} skipped" if run.dropped else ""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Callable, Mapping
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from engine.video.frames import Frame, Source
 from engine.video.label_studio import LabelStudioVideo
 from engine.video.mp4 import Mp4
 from engine.video.sinks import BoxText, Csv, JsonFile, JsonLines, MotText, Sink, Sinks, StdoutJsonLines
+from engine.video.sources import local_path
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,6 +30,7 @@ class About:
     source: Source
     header: Mapping[str, Any]
     several: bool
+    pixel_aspect: Fraction = Fraction(1)
     color: Color = COLORS["green"]
 
     def annotate(self) -> functools.partial[Any]:
@@ -36,7 +39,7 @@ class About:
 
 
 def _mp4(path: Path, about: About) -> Sink:
-    return Mp4(path, about.clip.width, about.clip.height, about.source.rate, about.source.time_base, about.annotate())
+    return Mp4(path, about.clip.width, about.clip.height, about.source.rate, about.source.time_base, about.annotate(), about.pixel_aspect)
 
 
 def _json_lines(path: Path, about: About) -> Sink:
@@ -67,7 +70,8 @@ def parse_formats(texts: list[str]) -> list[str]:
 
 def check_outputs(source: str, outputs: Mapping[str, Path]) -> None:
     """SinkError where two outputs, or an output and the source, are the same file; ConfigError for an unknown format."""
-    seen = {Path(source).resolve(): "the source"}
+    path = local_path(source)
+    seen = {} if path is None else {path.resolve(): "the source"}
     for name, path in outputs.items():
         if name not in FORMATS:
             raise ConfigError(f"outputs must be of {', '.join(FORMATS)}, got {name!r}")
@@ -87,7 +91,7 @@ def open_outputs(outputs: Mapping[str, Path], sinks: Sinks, about: About) -> Non
 def clip_info(name: str, first: Frame, source: Source, label: str, model: str) -> ClipInfo:
     """What annotation files say of a clip. A video's pictures are named as if its frames had been written to CLIP/000000.jpg, ..."""
     height, width = first.image.shape[:2]
-    path = Path(name)
+    path = local_path(name) or Path(name)
     if path.is_dir():
         names = [image.name for image in ImageFolder(path).paths]
         return ClipInfo(path.resolve().name, width, height, source.rate, len(names), names.__getitem__, label, model)

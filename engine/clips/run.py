@@ -14,7 +14,7 @@ from engine.boxes import Box
 from engine.clips.given import Given, check_given
 from engine.clips.outputs import About, check_outputs, clip_info, open_outputs
 from engine.clips.session import OnFrame, Session, follow
-from engine.errors import BoxError, SourceError
+from engine.errors import BoxError, IncompleteError, SourceError
 from engine.runners.protocol import Runner
 from engine.tracking.multi import MultiTracker
 from engine.video.backwards import Backwards
@@ -52,14 +52,15 @@ class Job:
 
 @dataclasses.dataclass
 class ClipRun:
-    """What became of a clip. lost: why a live source ended, whose frames until then are kept."""
+    """What became of a clip. lost: why the source ended early; what was tracked until then is kept."""
 
     session: Session
     outputs: list[Path] = dataclasses.field(default_factory=list)
     targets: int = 0
     dropped: int = 0
     damaged: int = 0
-    lost: SourceError | None = None
+    notes: Sequence[str] = ()
+    lost: IncompleteError | None = None
 
 
 Opened = Callable[[Source], OnFrame]
@@ -79,7 +80,7 @@ def track_clip(
     """Follow the targets to the end of the clip or of the part, to `max_frames`, or until `stop` says so, and write the outputs.
 
     All that can be checked is checked before the first frame is tracked. EsatError for whatever the user can mend; then no output is left,
-    except after the loss of a live source, whose frames cannot be had again.
+    except after an IncompleteError: what was tracked is kept, whatever comes after it.
 
     opened: called with the source when it is open; what it returns is called after each frame with the frame and its records.
     select: lets the user draw more boxes on the first frame. show: a window. extra: more sinks. open_clip: opens the clip in place of
@@ -104,7 +105,7 @@ def track_clip(
         several = count > 1 if job.ids is None else job.ids
         names = {"model": runner.config.name, "device": runner.device, "dtype": runner.dtype, "source": job.source}
         info = clip_info(job.source, first, reader, job.label, runner.config.name)
-        about = About(info, reader, {**names, **(header or {})}, several, job.color)
+        about = About(info, reader, {**names, **(header or {})}, several, first.pixel_aspect, job.color)
         open_outputs(job.outputs, sinks, about)
         for make in extra:
             sinks.add(make(reader))
@@ -130,13 +131,11 @@ def track_clip(
                 reader.rate,
                 job.backwards,
             )
-        except SourceError as error:
-            if not reader.live:
-                raise
+        except IncompleteError as error:
             run.lost = error
         if session.frames and not tracker.target_ids and not session.interrupted:
             raise BoxError(f"{reader.name}: none of the {len(given)} boxes is for a frame that was tracked")
-        run.dropped, run.damaged = reader.dropped, reader.damaged
+        run.dropped, run.damaged, run.notes = reader.dropped, reader.damaged, reader.notes
         losses = {"dropped_frames": run.dropped, "damaged_frames": run.damaged, "interrupted": stop()}
         sinks.finish({"frame_size": [width, height], "fps": session.fps(), **losses})
         session.interrupted = stop()

@@ -16,7 +16,7 @@ import cv2
 import numpy as np
 
 from engine.boxes import Box
-from engine.errors import EsatError, StateError
+from engine.errors import EsatError, IncompleteError, StateError
 from engine.runners.protocol import Runner
 from engine.serve.metrics import Metrics
 from engine.tracking.multi import MultiTracker
@@ -130,6 +130,8 @@ class LiveRun:
         try:
             with self._source as source:
                 self._follow(source)
+        except IncompleteError as error:
+            end = {"type": "end", "reason": " ".join(str(error).split())}
         except EsatError as error:
             end = {"type": "error", "reason": " ".join(str(error).split())}
         if self._stop.is_set():

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from fractions import Fraction
 
-from engine.errors import SourceError
+from engine.errors import IncompleteError, SourceError
 from engine.video.frames import Frame, Source
 from engine.video.position import Position
 
@@ -22,6 +22,7 @@ class Backwards(Source):
     def __init__(self, open_again: Callable[[], Source], start: Position | None = None, end: Position | None = None) -> None:
         self._open, self._start, self._end = open_again, start, end
         self._stopped = False
+        self._ended_early: IncompleteError | None = None
         with open_again() as source:
             if source.live:
                 raise SourceError(f"{source.name}: a live source cannot be read backwards")
@@ -33,6 +34,8 @@ class Backwards(Source):
         while indices and not self._stopped:
             indices, chunk = indices[:-at_once], indices[-at_once:]
             yield from reversed(self._read(chunk[0], len(chunk)))
+        if self._ended_early is not None:
+            raise self._ended_early
 
     def interrupt(self) -> None:
         self._stopped = True
@@ -43,16 +46,20 @@ class Backwards(Source):
         frame_bytes = 0
 
         def note(index: int, time: Fraction) -> bool:
+            first = not times
             times[index] = time
-            return index == 0
+            return first
 
         with self._open() as source:
             source.wanted = note
-            for frame in source:  # all of them, if the source passes none over
-                times[frame.index] = frame.timestamp
-                frame_bytes = frame_bytes or frame.image.nbytes
-                if self._stopped:
-                    break
+            try:
+                for frame in source:  # all of them, if the source passes none over
+                    times[frame.index] = frame.timestamp
+                    frame_bytes = frame_bytes or frame.image.nbytes
+                    if self._stopped:
+                        break
+            except IncompleteError as error:
+                self._ended_early = error
             self.damaged = source.damaged
         return [index for index, time in times.items() if self._has(index, time)], frame_bytes
 

@@ -30,6 +30,7 @@ class Mp4(Sink):
     yuv420p, BT.709, index first (a browser starts at once), even sizes by repeating the edge.
 
     The size is that of the first frame, `width` x `height`; frames of another size are fitted into it with black borders.
+    pixel_aspect: see `Frame`; players stretch the picture by it, as they do with the source.
     Raises SinkError: when made, for a folder that cannot be written, another suffix than .mp4, or a PyAV without an H.264 encoder.
     """
 
@@ -41,6 +42,7 @@ class Mp4(Sink):
         rate: Fraction,
         time_base: Fraction,
         draw: Annotate,
+        pixel_aspect: Fraction = Fraction(1),
     ) -> None:
         if target.suffix.lower() != ".mp4":
             raise SinkError(f"cannot write {target}: annotated video is written as .mp4")
@@ -60,6 +62,7 @@ class Mp4(Sink):
             self._stream.pix_fmt = "yuv420p"
             self._stream.time_base = self._stream.codec_context.time_base = self._time_base
             context = self._stream.codec_context
+            context.sample_aspect_ratio = pixel_aspect.limit_denominator(1000)
             context.colorspace = context.color_primaries = context.color_trc = context.color_range = _BT709  # range 1: limited
             context.open()
         except (av.error.FFmpegError, OSError, ValueError) as error:

@@ -92,7 +92,7 @@ def test_info_names_the_shipped_weights(tmp_path: Path, tiny: Path, monkeypatch:
 def test_environment_is_checked(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.chdir(tmp_path)
     findings = {finding.check: finding for finding in check_environment()}
-    assert set(findings) == {"python", "pytorch", "native library", "openmp", "video", "opencv", "current folder", "weights"}
+    assert set(findings) == {"python", "pytorch", "native library", "openmp", "processors", "video", "opencv", "current folder", "weights"}
     assert findings["video"].level == "ok"
     assert findings["current folder"].level == "ok"
     assert list(tmp_path.iterdir()) == []

@@ -93,6 +93,14 @@ def test_frames_of_other_sizes_are_fitted_in(tmp_path: Path) -> None:
     assert read[1].image[:, :30].max() < 40
 
 
+@pytest.mark.parametrize("aspect", [Fraction(1), Fraction(4, 3), Fraction(12, 11), Fraction(8, 9)])
+def test_anamorphic_frames_keep_their_shape(tmp_path: Path, aspect: Fraction) -> None:
+    with Sinks([Mp4(tmp_path / "a.mp4", 96, 64, Fraction(25), Fraction(1, 25), plain, aspect)]) as sinks:
+        sinks.write(Frame(0, Fraction(0), picture(0), aspect), RECORD)
+        sinks.finish({})
+    assert [frame.pixel_aspect for frame in VideoFile(tmp_path / "a.mp4")] == [aspect]
+
+
 def test_single_frame(tmp_path: Path) -> None:
     assert len(list(VideoFile(write(tmp_path / "a.mp4", [Frame(0, Fraction(0), picture(0))])))) == 1
 
