@@ -56,7 +56,7 @@ def _engine(param: str, monkeypatch) -> Engine:
 
 
 PLAIN = ["fp32-avx2", "fp32-avx512", "bf16-avx512bf16", "bf16-amx"]
-INT8 = ["int8-avx2vnni", "int8-avx512vnni", "int8-avx512bf16", "int8-amx"]
+INT8 = ["int8-avx2", "int8-avx2vnni", "int8-avx512vnni", "int8-avx512bf16", "int8-amx"]
 
 
 @pytest.fixture(params=PLAIN)
@@ -164,7 +164,8 @@ def test_layer_equals_float64(engine, tokens, dim):
     hidden, part = 4 * dim, 768
     assert _native.library().hidden_part(hidden) == part
     int8 = engine.name == "int8"
-    packed = pack_weights(weights.state_dict, weights.config, engine.dtype, part if int8 else None)
+    limits = (part, engine.kernels.int8_weight_limit) if int8 else ()
+    packed = pack_weights(weights.state_dict, weights.config, engine.dtype, *limits)
     encode = engine.kernels.int8_encoder if int8 else engine.kernels.encoder
     encoder = encode(dim, hidden, 768, [layer.addresses() for layer in packed.layers])
     attended, x = _rows(80, dim, 4, engine.dtype), torch.randn(80, dim, generator=torch.Generator().manual_seed(5))
@@ -308,7 +309,7 @@ def test_what_the_engine_cannot_do_goes_to_pytorch_with_a_reason(monkeypatch):
     assert unsupported(weights.config, "fp32") == "fp32 needs a processor with AVX2, the kernels use portable"
     assert unsupported(weights.config, "bf16") == "bf16 needs a processor with AVX-512 and bf16, the kernels use portable"
     assert "fp32, bf16, int8, not in fp16" in (unsupported(weights.config, "fp16") or "")
-    with pytest.raises(DeviceError, match="int8 needs a processor with AVX-VNNI or AVX512-VNNI, the kernels use portable"):
+    with pytest.raises(DeviceError, match="int8 needs a processor with AVX2, the kernels use portable"):
         make_runner(weights, "cpu", "int8")
     runner = make_runner(weights, "cpu")
     assert isinstance(runner, TorchRunner)
