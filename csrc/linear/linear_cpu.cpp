@@ -21,7 +21,6 @@ const Table<Int8Kernels<float>> kInt8Float = {
 #if defined(__x86_64__)
     {sets::avx512vnni, &int8_kernels_avx512vnni},
     {sets::avx2vnni, &int8_kernels_avx2vnni},
-    {sets::avx2, &int8_kernels_avx2},
 #endif
 };
 
