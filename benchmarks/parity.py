@@ -16,12 +16,12 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks import golden
-from benchmarks.golden_checks import CHECKS
-from benchmarks.golden_findings import Target
+from conformance import golden
+from conformance.checks import CHECKS
+from conformance.findings import Target
 from engine.cli.exits import run_function
 from engine.errors import ConfigError, DatasetError, EsatError
-from engine.runners.choice import resolve_device
+from engine.runners.device import resolve_device
 from engine.runners.protocol import DTYPES
 
 _BACKENDS = ("reference", "cpu", "triton", "cuda", "auto")
@@ -124,12 +124,12 @@ def _notes(details: dict[str, Any]) -> str:
         "dk_over_yardstick",
         "gradients",
         "runner",
+        "figures",
+        "worst",
     ):
         if key in details:
             value = details[key]
             shown.append(f"{key} {value:.4g}" if isinstance(value, float) else f"{key} {value}")
-    if details.get("only_bounded"):
-        shown.append("only bounded: " + ", ".join(details["only_bounded"]))
     return "; ".join(shown)
 
 

@@ -11,7 +11,7 @@ import pytest
 
 from tests.conftest import REPOSITORY
 
-PACKAGES = ("esat_kernels", "engine", "benchmarks")
+PACKAGES = ("esat_kernels", "engine", "conformance", "benchmarks")
 
 # Optional packages: imported inside functions only, so that the base installation works without them.
 OPTIONAL = {
@@ -70,11 +70,12 @@ def _offenders(files: list[Path], forbidden: tuple[str, ...]) -> list[str]:
 
 
 def test_kernels_know_nothing_of_the_engine():
-    assert _offenders(_modules("esat_kernels"), ("engine", "benchmarks", "tests")) == []
+    assert _offenders(_modules("esat_kernels"), ("engine", "conformance", "benchmarks", "tests")) == []
 
 
-def test_the_engine_knows_nothing_of_benchmarks_and_tests():
-    assert _offenders(_modules("engine"), ("benchmarks", "tests")) == []
+def test_the_engine_knows_nothing_of_what_checks_and_measures_it():
+    assert _offenders(_modules("engine"), ("conformance", "benchmarks", "tests")) == []
+    assert _offenders(_modules("conformance"), ("benchmarks", "tests")) == []
 
 
 def test_only_the_command_line_knows_the_command_line():
@@ -100,6 +101,23 @@ def test_operations_do_not_know_each_other():
 def test_video_and_metrics_do_without_pytorch():
     files = [*_modules("engine/video"), *(REPOSITORY / "engine/evaluation").glob("metrics*.py")]
     assert _offenders(files, ("torch", "esat_kernels", "engine.tracking", "engine.runners", "engine.model")) == []
+
+
+def test_data_sets_know_nothing_of_those_who_use_them():
+    assert (
+        _offenders(_modules("engine/datasets"), ("torch", "engine.evaluation", "engine.training", "engine.tracking", "engine.runners"))
+        == []
+    )
+
+
+def test_modules_of_evaluation_and_data_sets_do_not_import_each_other_in_a_circle():
+    files = [path for folder in ("evaluation", "datasets") for path in _modules(f"engine/{folder}") if path.name != "__init__.py"]
+    names = {".".join(path.relative_to(REPOSITORY).with_suffix("").parts): path for path in files}
+    imported = {name: (_imports(path) & set(names)) - {name} for name, path in names.items()}
+    while leaves := [name for name in imported if not imported[name] & set(imported)]:
+        for name in leaves:
+            del imported[name]
+    assert imported == {}
 
 
 @pytest.mark.parametrize("package", PACKAGES)

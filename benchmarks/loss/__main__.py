@@ -21,9 +21,9 @@ from benchmarks.harness import machine, write_rows
 from benchmarks.loss.calibrate import GRID, RETURN_STEPS, Curves, choose_found, choose_lost, reached, separation
 from benchmarks.loss.record import Track, jobs, record
 from engine.cli.exits import run_function
+from engine.datasets.layouts import open_dataset
+from engine.datasets.sequences import Sequence
 from engine.errors import DatasetError
-from engine.evaluation.layouts import open_dataset
-from engine.evaluation.sequences import Sequence
 from engine.tracking.state import NEVER_LOST, StateThresholds
 from engine.weights import DEFAULT_MODEL
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.loss.record import Track
-from engine.evaluation.metrics import Floats
+from engine.datasets.text import Floats
 from engine.tracking.state import StateThresholds
 
 GOOD = 0.5  # IoU above which the tracker has its target

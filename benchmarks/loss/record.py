@@ -10,8 +10,9 @@ from concurrent.futures import ProcessPoolExecutor
 import numpy as np
 
 from benchmarks.loss.disturb import KINDS, Clip, disturb, plain
-from engine.evaluation.metrics import Floats, iou
-from engine.evaluation.sequences import Sequence
+from engine.datasets.sequences import Sequence
+from engine.datasets.text import Floats
+from engine.evaluation.metrics import iou
 from engine.tracking.state import StateThresholds
 from engine.tracking.tracker import Tracker, TrackerConfig
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from typing import Annotated
 
 import typer
 
@@ -52,8 +53,18 @@ def _register() -> None:
     app.command()(train)
 
 
+def _print_version(asked: bool) -> None:
+    if asked:
+        from engine.cli.machine import package_version
+
+        typer.echo(f"esat {package_version('esat-engine') or 'from a source tree that is not installed'}")
+        raise typer.Exit
+
+
 @app.callback()
-def _options() -> None:
+def _options(
+    version: Annotated[bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and end.")] = False,
+) -> None:
     """Follow any object from one box. `--debug` anywhere shows tracebacks."""
 
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -42,7 +43,7 @@ def export(
     start = parse_box(box) if box is not None else None
     weights = find_weights(model)
     console = Console()
-    with console.status("exporting"):
+    with _step(f"exporting {weights.config.name}"):
         export_onnx(weights, onnx, batch)
     console.print(f"{onnx}: {weights.config.name}, batch {batch}, {onnx.stat().st_size / 2**20:.1f} MiB", highlight=False)
     if check is None or start is None:
@@ -50,14 +51,26 @@ def export(
         return
     reports = []
     for runtime in chosen:
-        with open_source(check) as source, console.status(f"checking with {runtime}"):
+        with open_source(check) as source, _step(f"checking with {runtime} on {frames} frames"):
             report = compare(onnx, weights, (frame.image for frame in itertools.islice(source, frames)), start, runtime)
         reports.append({**dataclasses.asdict(report), "ok": report.ok})
         console.print(
-            f"{runtime} {report.version}: {report.frames} frames, same tokens in {report.same_tokens}, score error "
+            f"{runtime} {report.version}: {report.frames} frames, same tokens in {report.same_tokens}, ties {report.ties}, score error "
             f"{report.max_score_error:.1e}, box error {report.max_box_error_px:.1e} px: {'ok' if report.ok else 'DISAGREES'}",
             highlight=False,
         )
     onnx.with_suffix(".check.json").write_text(json.dumps(reports, indent=2) + "\n")
     if not all(report["ok"] for report in reports):
         raise typer.Exit(1)
+
+
+def _step(what: str) -> AbstractContextManager[Any]:
+    """A turning sign on standard error while a step takes its time, or a line where that is no terminal."""
+    from rich.console import Console
+
+    from engine.cli.lines import bar_is_shown, say
+
+    if bar_is_shown():
+        return Console(stderr=True).status(what)
+    say(what)
+    return nullcontext()

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
+from engine.datasets.sequences import Dataset
 from engine.errors import DatasetError, SinkError
-from engine.evaluation.sequences import Dataset
 from engine.evaluation.tracking import Outcome
 from engine.files import PendingFile
 

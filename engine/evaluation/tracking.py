@@ -15,9 +15,9 @@ from typing import Any
 
 import numpy as np
 
-from engine.errors import DatasetError, SinkError
-from engine.evaluation.metrics import Floats
-from engine.evaluation.sequences import Sequence
+from engine.datasets.sequences import Sequence
+from engine.datasets.text import Floats
+from engine.errors import DatasetError, EsatError, SinkError
 from engine.files import PendingFile
 
 
@@ -29,6 +29,11 @@ class Settings:
     device: str = "auto"
     dtype: str = "auto"
     backend: str = "auto"
+
+    @property
+    def name(self) -> str:
+        """The model's name in tables."""
+        return Path(self.model).stem if self.model.endswith(".safetensors") else self.model
 
     def key(self) -> str:
         """Names the results: they are only used again for the same weights, settings and version of this package."""
@@ -86,6 +91,29 @@ def track(sequence: Sequence, tracker: Any, on_frame: Callable[[], None] = lambd
     return Outcome(sequence.name, np.array(boxes), scores, times, runner.config.name, runner.device, runner.dtype)
 
 
+def make_tracker(settings: Settings) -> Any:
+    """The tracker that the settings describe. ConfigError, WeightsError, DeviceError."""
+    from engine.tracking.tracker import Tracker
+
+    return Tracker(settings.model, settings.device, settings.dtype, backend=settings.backend)
+
+
+def try_track(sequence: Sequence, tracker: Any, on_frame: Callable[[], None] = lambda: None) -> Outcome | str:
+    """`track`, or why it failed: one bad sequence must not end a run."""
+    try:
+        return track(sequence, tracker, on_frame)
+    except (EsatError, ValueError, RuntimeError, OSError, MemoryError) as error:
+        return f"{type(error).__name__}: {error}"
+
+
+def track_and_save(sequence: Sequence, tracker: Any, folder: Path, key: str, on_frame: Callable[[], None]) -> Outcome | str:
+    """`try_track`, and keep the outcome in `folder`."""
+    outcome = try_track(sequence, tracker, on_frame)
+    if isinstance(outcome, Outcome):
+        save(outcome, folder, key, fingerprint(sequence))
+    return outcome
+
+
 def fingerprint(sequence: Sequence) -> str:
     """Changes when the sequence's frames or first box change."""
     sizes = [path.stat().st_size for path in (*sequence.images, *((sequence.video,) if sequence.video else ())) if path.exists()]
@@ -94,10 +122,11 @@ def fingerprint(sequence: Sequence) -> str:
 
 
 def save(outcome: Outcome, folder: Path, key: str, mark: str) -> None:
-    """Write NAME.txt (x,y,w,h a line) and NAME.json, which appears last and only when complete. SinkError."""
+    """Write NAME.txt (x,y,w,h a line), NAME_time.txt (seconds) and NAME.json, which appears last and only when complete. SinkError."""
+    times = "".join(f"{milliseconds / 1e3:.8f}\n" for milliseconds in outcome.times_ms)
     text = "".join(",".join(f"{value:.4f}" for value in box) + "\n" for box in outcome.boxes)
     content = {"key": key, "fingerprint": mark, **dataclasses.asdict(outcome), "boxes": outcome.boxes.tolist()}
-    for name, data in ((f"{outcome.name}.txt", text), (f"{outcome.name}.json", json.dumps(content))):
+    for name, data in ((f"{outcome.name}.txt", text), (f"{outcome.name}_time.txt", times), (f"{outcome.name}.json", json.dumps(content))):
         pending = PendingFile(folder / name)
         try:
             with open(pending.partial, "w") as file:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import threading
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from engine.boxes import check_box
 from engine.errors import EsatError, SourceError
 from engine.runners.protocol import Runner
 from engine.serve.clips import ClipStore, UploadError
+from engine.serve.hosts import KnownHosts, same_origin
 from engine.serve.live import LiveRun, encode
 from engine.serve.metrics import Metrics
 from engine.video import Reader, Source, open_source
@@ -27,9 +29,13 @@ _HEADERS = {
 }
 
 
-def create_app(runner: Runner, clips: ClipStore, cameras: bool = False) -> FastAPI:
-    """The application. All runs share `runner`; cameras: whether the machine's cameras are offered."""
+def create_app(runner: Runner, clips: ClipStore, cameras: bool = False, bound: str = "127.0.0.1", allowed: Sequence[str] = ()) -> FastAPI:
+    """The application. All runs share `runner`; cameras: whether the machine's cameras are offered.
+
+    bound: the address that is listened on; allowed: other names that it is reached by (see `hosts.check_names`), such as a proxy's.
+    """
     app = FastAPI(title="ESAT", docs_url=None, redoc_url=None, openapi_url=None)
+    app.add_middleware(KnownHosts, bound=bound, allowed=allowed)
     metrics, in_turn = Metrics(), threading.Lock()
 
     def source_of(clip_id: str) -> Source:
@@ -78,8 +84,11 @@ def create_app(runner: Runner, clips: ClipStore, cameras: bool = False) -> FastA
 
     @app.websocket("/api/track")
     async def track(socket: WebSocket) -> None:
-        """The browser sends {"clip", "box"}, then {"stop": true} when it likes; it gets a JSON text and a JPEG for each frame."""
-        if not _same_origin(socket):
+        """The browser sends {"clip", "box"}, then {"stop": true} when it likes; it gets a JSON text and a JPEG for each frame.
+
+        Only the served page may connect: other sites in the same browser could otherwise watch its cameras.
+        """
+        if not same_origin(socket.headers, allowed):
             await socket.close(1008)
             return
         await socket.accept()
@@ -101,12 +110,6 @@ def create_app(runner: Runner, clips: ClipStore, cameras: bool = False) -> FastA
         return Reader(source_of(clip)), check_box(box, _ANY_FRAME, _ANY_FRAME)
 
     return app
-
-
-def _same_origin(socket: WebSocket) -> bool:
-    """Only the served page may open the WebSocket: other sites in the same browser could otherwise watch its cameras."""
-    origin = socket.headers.get("origin")
-    return origin is None or origin.split("://", 1)[-1] == socket.headers.get("host")
 
 
 async def _serve(socket: WebSocket, run: LiveRun) -> None:

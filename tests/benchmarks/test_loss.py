@@ -10,8 +10,8 @@ from benchmarks.loss.calibrate import FALSE_ALARMS, FLAG_WITHIN, GRID, choose_fo
 from benchmarks.loss.disturb import KINDS, LEAD, LENGTHS, TAIL, disturb
 from benchmarks.loss.record import Track, follow
 from engine import Tracker
-from engine.evaluation.layouts import open_dataset
-from engine.evaluation.sequences import Sequence
+from engine.datasets.layouts import open_dataset
+from engine.datasets.sequences import Sequence
 from engine.tracking.state import StateThresholds
 
 

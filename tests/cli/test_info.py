@@ -10,12 +10,19 @@ from pathlib import Path
 import pytest
 
 import esat_kernels
-from engine.cli import doctor_env, machine
-from engine.cli.doctor_env import Finding, check_environment
+from engine.cli import environment, machine
+from engine.cli.environment import Finding, check_environment
 from engine.weights.io import file_hash
 from engine.weights.shipped import shipped_path
 from tests.cli.run import esat
 from tests.conftest import REPOSITORY
+
+
+def test_version(capsys: pytest.CaptureFixture[str]) -> None:
+    assert esat("--version") == 0
+    name, version = capsys.readouterr().out.split(maxsplit=1)
+    assert name == "esat"
+    assert version.strip() == (machine.package_version("esat-engine") or "from a source tree that is not installed")
 
 
 def test_info_as_json(capsys: pytest.CaptureFixture[str]) -> None:
@@ -71,7 +78,7 @@ def test_a_check_that_breaks_is_a_finding_and_gives_exit_code_2(
     def broken() -> Finding:
         raise OSError("libx264 [missing]")
 
-    monkeypatch.setattr(doctor_env, "_video", broken)
+    monkeypatch.setattr(environment, "_video", broken)
     assert esat("doctor") == 2
     assert "OSError: libx264 [missing]" in capsys.readouterr().out
 
@@ -83,6 +90,6 @@ def test_doctor_passes_here(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_two_pools_of_threads_are_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(machine, "openmp_runtimes", lambda: {"/a/libgomp.so.1", "/b/libomp.so"})
-    finding = doctor_env._openmp()
+    finding = environment._openmp()
     assert finding.level == "warn"
     assert "libgomp.so.1, libomp.so" in finding.message

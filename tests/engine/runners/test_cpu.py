@@ -12,12 +12,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from benchmarks import accuracy, golden
+from benchmarks import accuracy
 from benchmarks.peers.frame import patch_rows
+from conformance import golden
 from engine import Tracker
 from engine.config import ModelConfig
+from engine.datasets.layouts import open_dataset
 from engine.errors import DeviceError
-from engine.evaluation.layouts import open_dataset
 from engine.model.head import CenterHead
 from engine.runners.choice import make_runner
 from engine.runners.cpu.head import Head

@@ -12,8 +12,8 @@ from tests.require import require
 
 
 @pytest.fixture
-def address(runner, clip_folder, tmp_path):
-    with serving(runner, ClipStore(clip_folder, tmp_path, 10**6)) as place:
+def address(request, runner, clip_folder, tmp_path):
+    with serving(runner, ClipStore(clip_folder, tmp_path, 10**6), getattr(request, "param", "")) as place:
         yield place
 
 
@@ -25,6 +25,7 @@ def page(address):
         yield opened
 
 
+@pytest.mark.parametrize("address", ["", "/behind/a-proxy"], indirect=True, ids=["alone", "below a path"])
 def test_choose_draw_track(page):
     problems = []
     page.on("pageerror", lambda error: problems.append(str(error)))

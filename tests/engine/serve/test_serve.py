@@ -13,7 +13,7 @@ def client(runner, clip_folder, tmp_path):
     from engine.serve.app import create_app
     from engine.serve.clips import ClipStore
 
-    return TestClient(create_app(runner, ClipStore(clip_folder, tmp_path, max_bytes=200_000)))
+    return TestClient(create_app(runner, ClipStore(clip_folder, tmp_path, max_bytes=200_000), allowed=("testserver",)))
 
 
 def _track(client, request, stop_after=None):

@@ -8,10 +8,10 @@ import pytest
 
 from engine.config import preset
 from engine.errors import DatasetError
+from engine.training.checkpoint import CHECKPOINT
 from engine.training.curves import plot_curves, read_log, smooth
 from engine.training.export import export_checkpoint
 from engine.training.label_plots import plot_labels
-from engine.training.trainer import CHECKPOINT
 from engine.training.validate import validate
 from tests.engine.training.data import picture
 from tests.engine.training.test_trainer import trainer
@@ -51,5 +51,5 @@ def test_validation_tracks_every_sequence(tmp_path):
     assert set(scores) == {"one", "two", "mean"}
     assert scores["mean"] == pytest.approx((scores["one"] + scores["two"]) / 2)
     assert validate(tmp_path / "w.safetensors", tmp_path / "data", "cpu", frames=1)["mean"] == pytest.approx(95.238, abs=1e-3)
-    with pytest.raises(DatasetError, match="no sequences"):
+    with pytest.raises(DatasetError, match="no sequence of the layout"):
         validate(tmp_path / "w.safetensors", tmp_path / "run", device="cpu")

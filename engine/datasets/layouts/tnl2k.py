@@ -5,14 +5,14 @@ from __future__ import annotations
 from functools import partial
 from pathlib import Path
 
-from engine.evaluation.sequences import Broken, Sequence, build, collect, folders, image_files, read_boxes
+from engine.datasets.sequences import Broken, Sequence, build, collect, folders, image_files
 
 
 def detect(root: Path) -> bool:
     return any((folder / "imgs").is_dir() for folder in folders(root))
 
 
-def read(root: Path) -> list[Sequence | Broken]:
+def read(root: Path, training: bool = False) -> list[Sequence | Broken]:
     return [
         collect(folder.name, partial(_load, folder))
         for folder in folders(root)
@@ -21,4 +21,4 @@ def read(root: Path) -> list[Sequence | Broken]:
 
 
 def _load(folder: Path) -> Sequence:
-    return build(folder.name, read_boxes(folder / "groundtruth.txt"), image_files(folder / "imgs"), strict=False)
+    return build(folder.name, folder / "groundtruth.txt", image_files(folder / "imgs"), spare=None)

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-import math
-import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
+from engine.datasets.text import Flags, Floats, read_box_file
 from engine.errors import DatasetError, EsatError, SourceError
-from engine.evaluation.metrics import Flags, Floats, Truth
 from engine.video.folder import IMAGE_SUFFIXES, natural_key, read_image
 
 VIDEO_SUFFIXES = frozenset({".avi", ".m4v", ".mkv", ".mov", ".mp4", ".mpg", ".ts", ".webm"})
@@ -23,12 +21,13 @@ class Sequence:
     """One sequence. It holds paths, not pictures, so that it can be sent to a worker process."""
 
     name: str
-    boxes: Floats  # [N, 4] x, y, w, h as they stand in the file; test sets give the first frame's only: [1, 4]
+    boxes: Floats  # [N, 4] x, y, w, h as they stand in the file, NaN: no box; test sets give the first frame's only: [1, 4]
     images: tuple[Path, ...] = ()
     video: Path | None = None  # instead of images
     absent: Flags | None = None  # [N], fully occluded or out of view
     covered: Flags | None = None  # [N], GOT-10k's cover label above 0
     warnings: tuple[str, ...] = ()
+    polygons: bool = False  # the file holds polygons, `boxes` their bounding boxes
 
     @property
     def frame_count(self) -> int | None:
@@ -65,9 +64,11 @@ class Sequence:
         height, width = next(self.frames()).shape[:2]
         return width, height
 
-    def truth(self) -> Truth:
-        """The ground truth for the metrics."""
-        return Truth(self.name, self.boxes, self.image_size(), self.absent, self.covered)
+    def check_start(self) -> None:
+        """DatasetError unless a tracker can start from the first box."""
+        first = self.boxes[0]
+        if not (np.isfinite(first).all() and (first[2:] > 0).all()):
+            raise DatasetError(f"{self.name}: the first box must be finite and have an area, got {first.tolist()}")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,6 +88,21 @@ class Dataset:
     sequences: tuple[Sequence, ...]
     broken: tuple[Broken, ...]
 
+    @property
+    def found(self) -> int:
+        """How many sequences the folder holds, the broken ones among them."""
+        return len(self.sequences) + len(self.broken)
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What a reader of the figures should know, one line each for the whole data set."""
+        polygons = sum(sequence.polygons for sequence in self.sequences)
+        if not polygons:
+            return ()
+        return (
+            f"the ground truth of {polygons} sequences is polygons: their axis-aligned bounding boxes are used, as the VOT toolkit does",
+        )
+
 
 def collect(name: str, load: Callable[[], Sequence]) -> Sequence | Broken:
     """The sequence, or why it cannot be used: one bad sequence must not hide the others."""
@@ -98,36 +114,35 @@ def collect(name: str, load: Callable[[], Sequence]) -> Sequence | Broken:
 
 def build(
     name: str,
-    boxes: Floats,
+    truth: Path,
     images: tuple[Path, ...],
-    strict: bool = True,
+    spare: int | None = 0,
     absent: Flags | None = None,
     covered: Flags | None = None,
 ) -> Sequence:
-    """A sequence of images, its lengths checked: as many boxes as images, or one box for the first frame (test sets).
+    """A sequence of images with the boxes in the file `truth`: as many boxes as images, or one box for the first frame (test sets).
 
-    strict=False: images beyond the last box are left out, with a warning (OTB's Football1, Freeman3 and others are made so).
-    DatasetError for other lengths and for a first box without area.
+    spare: how many images beyond the last box may be left out, with a warning; None: any number. DatasetError for other lengths.
     """
-    warnings: tuple[str, ...] = ()
+    boxes, polygons = read_box_file(truth)
+    return fit(Sequence(name, boxes, images, absent=absent, covered=covered, polygons=polygons), spare)
+
+
+def fit(sequence: Sequence, spare: int | None = 0) -> Sequence:
+    """The sequence with its lengths checked, images beyond the last box left out: see `build`."""
+    name, boxes, images = sequence.name, sequence.boxes, sequence.images
     if len(boxes) > len(images):
         raise DatasetError(f"{name}: {len(boxes)} boxes for {len(images)} images: images are missing")
-    if 1 < len(boxes) < len(images):
-        if strict:
+    beyond = len(images) - len(boxes) if len(boxes) > 1 else 0
+    if beyond:
+        if spare is not None and beyond > spare:
             raise DatasetError(f"{name}: {len(boxes)} boxes for {len(images)} images")
-        warnings = (f"{len(images)} images, {len(boxes)} boxes: the last {len(images) - len(boxes)} images are left out",)
-        images = images[: len(boxes)]
-    for kind, flags in (("occlusion or absence", absent), ("cover", covered)):
+        warning = f"{len(images)} images, {len(boxes)} boxes: the last {beyond} images are left out"
+        sequence = dataclasses.replace(sequence, images=images[: len(boxes)], warnings=(*sequence.warnings, warning))
+    for kind, flags in (("occlusion or absence", sequence.absent), ("cover", sequence.covered)):
         if flags is not None and len(flags) != len(boxes):
             raise DatasetError(f"{name}: {len(flags)} {kind} labels for {len(boxes)} boxes")
-    check_first_box(name, boxes)
-    return Sequence(name, boxes, images, absent=absent, covered=covered, warnings=warnings)
-
-
-def check_first_box(name: str, boxes: Floats) -> None:
-    """DatasetError unless a tracker can start from the first box."""
-    if not (np.isfinite(boxes[0]).all() and (boxes[0, 2:] > 0).all()):
-        raise DatasetError(f"{name}: the first box must be finite and have an area, got {boxes[0].tolist()}")
+    return sequence
 
 
 def image_files(folder: Path) -> tuple[Path, ...]:
@@ -140,45 +155,13 @@ def image_files(folder: Path) -> tuple[Path, ...]:
     return tuple(folder / name for name in sorted(names, key=natural_key))
 
 
+def files(folder: Path, pattern: str) -> list[Path]:
+    """The files of a folder that match, in natural order, without hidden ones (other systems leave `._NAME` beside NAME)."""
+    return sorted((path for path in folder.glob(pattern) if not path.name.startswith(".")), key=lambda path: natural_key(path.name))
+
+
 def folders(root: Path) -> list[Path]:
     """The folders in `root`, in natural order."""
     return sorted(
         (entry for entry in root.iterdir() if entry.is_dir() and not entry.name.startswith(".")), key=lambda p: natural_key(p.name)
     )
-
-
-def read_boxes(path: Path) -> Floats:
-    """Boxes [N, 4] from a text file, one a line, separated by commas, tabs, semicolons or spaces; NaN stands for no box.
-
-    DatasetError, with the line, for anything else.
-    """
-    rows = []
-    for number, line in enumerate(_lines(path), 1):
-        fields = [field for field in re.split(r"[,;\s]+", line.strip()) if field]
-        try:
-            row = [float(field) for field in fields]
-        except ValueError as error:
-            raise DatasetError(f"{path}, line {number}: expected x,y,w,h, got {line.strip()[:60]!r}") from error
-        if len(row) != 4 or any(math.isinf(value) for value in row):
-            raise DatasetError(f"{path}, line {number}: expected four finite numbers x,y,w,h, got {line.strip()[:60]!r}")
-        rows.append(row)
-    if not rows:
-        raise DatasetError(f"{path}: holds no boxes")
-    return np.array(rows)
-
-
-def read_labels(path: Path) -> Floats:
-    """Numbers [N] from a label file: one a line (GOT-10k) or all in one line, separated by commas (LaSOT). DatasetError."""
-    try:
-        return np.array([float(field) for line in _lines(path) for field in re.split(r"[,;\s]+", line.strip()) if field])
-    except ValueError as error:
-        raise DatasetError(f"{path}: expected numbers, {error}") from error
-
-
-def _lines(path: Path) -> list[str]:
-    """The file's lines without empty ones at its end."""
-    try:
-        return path.read_text(encoding="utf-8-sig").rstrip().splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "not a text file"
-        raise DatasetError(f"cannot read {path}: {reason}") from error

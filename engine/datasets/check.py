@@ -7,10 +7,10 @@ from pathlib import Path
 
 import numpy as np
 
+from engine.datasets.layouts import open_dataset
+from engine.datasets.sequences import Sequence
+from engine.datasets.text import Flags, look_like_corners
 from engine.errors import EsatError
-from engine.evaluation.layouts import open_dataset
-from engine.evaluation.metrics import Flags
-from engine.evaluation.sequences import Sequence
 from engine.video.folder import natural_key
 
 # What a file of this kind begins with, and what has to stand near its end.
@@ -19,6 +19,7 @@ _MARKS = {
     ".jpeg": (b"\xff\xd8", b"\xff\xd9"),
     ".png": (b"\x89PNG\r\n\x1a\n", b"IEND"),
 }
+CORNERS = "its boxes look like corners x1,y1,x2,y2: expected x,y,w,h"
 _TAIL_BYTES = 64  # cameras and editors pad files after the end mark
 
 
@@ -27,7 +28,7 @@ class Finding:
     """`level` is "error" (the sequence cannot be evaluated) or "warning"."""
 
     level: str
-    sequence: str
+    sequence: str  # "": the whole data set
     message: str
 
 
@@ -54,7 +55,8 @@ def check(root: str | Path, layout: str = "auto") -> Report:
     ConfigError, DatasetError: the folder as a whole cannot be read as `layout`.
     """
     dataset = open_dataset(Path(root), layout)
-    findings = [Finding("error", entry.name, entry.reason) for entry in dataset.broken]
+    findings = [Finding("warning", "", note) for note in dataset.notes]
+    findings += [Finding("error", entry.name, entry.reason) for entry in dataset.broken]
     for sequence in dataset.sequences:
         findings += _check(sequence)
     return Report(
@@ -92,6 +94,8 @@ def _check_boxes(sequence: Sequence, width: int, height: int) -> list[Finding]:
         "boxes larger than the image": int((known[:, 2:] > (width + 1, height + 1)).any(axis=1).sum()),
     }
     findings = [Finding("warning", sequence.name, f"{count} {what}") for what, count in counts.items() if count]
+    if look_like_corners(boxes, width, height):
+        findings.append(Finding("warning", sequence.name, CORNERS))
     if bool(outside[0]):
         findings.append(Finding("error", sequence.name, f"the first box {boxes[0].tolist()} lies outside the {width} x {height} image"))
     return findings

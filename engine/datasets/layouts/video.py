@@ -5,23 +5,22 @@ from __future__ import annotations
 from functools import partial
 from pathlib import Path
 
-from engine.evaluation.sequences import VIDEO_SUFFIXES, Broken, Sequence, check_first_box, collect, read_boxes
-from engine.video.folder import natural_key
+from engine.datasets.sequences import VIDEO_SUFFIXES, Broken, Sequence, collect, files
+from engine.datasets.text import read_box_file
 
 
 def detect(root: Path) -> bool:
     return any(path.with_suffix(".txt").is_file() for path in _videos(root))
 
 
-def read(root: Path) -> list[Sequence | Broken]:
+def read(root: Path, training: bool = False) -> list[Sequence | Broken]:
     return [collect(path.stem, partial(_load, path)) for path in _videos(root)]
 
 
 def _videos(root: Path) -> list[Path]:
-    return sorted((path for path in root.iterdir() if path.suffix.lower() in VIDEO_SUFFIXES), key=lambda path: natural_key(path.name))
+    return [path for path in files(root, "*") if path.suffix.lower() in VIDEO_SUFFIXES]
 
 
 def _load(path: Path) -> Sequence:
-    boxes = read_boxes(path.with_suffix(".txt"))
-    check_first_box(path.stem, boxes)
-    return Sequence(path.stem, boxes, video=path)
+    boxes, polygons = read_box_file(path.with_suffix(".txt"))
+    return Sequence(path.stem, boxes, video=path, polygons=polygons)

@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from engine.datasets.check import check
+from engine.datasets.layouts import open_dataset
 from engine.errors import ConfigError, DatasetError, EsatError, SourceError
-from engine.evaluation.doctor import check
-from engine.evaluation.layouts import open_dataset
 from tests.engine.evaluation import trees
 
 
@@ -132,7 +132,7 @@ def test_missing_images_break_a_sequence_only(tmp_path, layout):
         ("groundtruth.txt", "", "holds no boxes"),
         ("groundtruth.txt", "0,0,0,0\n" * 6, "first box must"),
         ("groundtruth.txt", "nan,nan,nan,nan\n" * 6, "first box must"),
-        ("groundtruth.txt", "1,2,3,4\n" * 5, "5 boxes"),
+        ("groundtruth.txt", "1,2,3,4\n" * 4, "6 labels in full_occlusion.txt for 4 boxes"),
         ("groundtruth.txt", b"\xff\xfe\x00\x80", "not a text file"),
         ("groundtruth.txt", None, "No such file"),
         ("full_occlusion.txt", "0,1", "2 labels in full_occlusion.txt for 6 boxes"),
@@ -149,6 +149,163 @@ def test_damaged_labels_name_the_place(tmp_path, file, content, words):
     dataset = open_dataset(tmp_path, "lasot")
     assert [sequence.name for sequence in dataset.sequences] == ["airplane-2"]
     assert words in reason(dataset, "airplane-1")
+
+
+def test_lists_with_a_byte_order_mark_and_names_with_spaces(tmp_path):
+    for name in ("red car-1", "zebra-2"):
+        trees.lasot(tmp_path / "lasot", name)
+    (tmp_path / "lasot" / "testing_set.txt").write_bytes(b"\xef\xbb\xbfred car-1\r\n")
+    assert only(open_dataset(tmp_path / "lasot")).name == "red car-1"
+    assert only(open_dataset(tmp_path / "lasot", "lasot", training=True)).name == "zebra-2"
+    folder = trees.got10k(tmp_path / "got10k", "val", 1)
+    folder.rename(folder.with_name("my clip"))
+    (tmp_path / "got10k" / "val" / "list.txt").write_bytes(b"\xef\xbb\xbfmy clip\n")
+    assert only(open_dataset(tmp_path / "got10k")).name == "my clip"
+
+
+def test_lasot_with_one_image_more_than_boxes_is_cut(tmp_path):
+    folder = trees.lasot(tmp_path, occluded=(2,))
+    trees.write_boxes(folder / "groundtruth.txt", trees.moving_boxes(5))
+    sequence = only(open_dataset(tmp_path))
+    assert (sequence.frame_count, sequence.absent.tolist()) == (5, [False, False, True, False, False])
+    assert "last 1 images are left out" in sequence.warnings[0]
+    trees.write_boxes(folder / "groundtruth.txt", trees.moving_boxes(4))
+    for name in ("full_occlusion.txt", "out_of_view.txt"):
+        (folder / name).write_text("0,0,0,0")
+    assert "4 boxes for 6 images" in reason(open_dataset(tmp_path), "airplane-1")
+
+
+@pytest.mark.parametrize(
+    ("name", "numbers", "boxes", "first", "last"),
+    [
+        ("David", range(1, 771), 471, 300, 770),
+        ("BlurCar3", range(3, 360), 357, 3, 359),  # as OTB's archive is
+        ("BlurCar3", range(1, 365), 357, 3, 359),
+        ("Football1", range(1, 80), 74, 1, 74),
+        ("Tiger1", range(1, 355), 354, 6, 354),
+        ("Tiger2", range(1, 366), 365, 1, 365),
+        ("David", range(1, 771), 770, 1, 770),  # a copy with a box for every image
+    ],
+)
+def test_otb_sequences_whose_boxes_belong_to_a_part_of_the_images(tmp_path, name, numbers, boxes, first, last):
+    (tmp_path / name / "img").mkdir(parents=True)
+    for number in numbers:
+        (tmp_path / name / "img" / f"{number:04d}.jpg").touch()
+    truth = np.array([[number, 1, 10, 10] for number in range(boxes)])
+    trees.write_boxes(tmp_path / name / "groundtruth_rect.txt", truth)
+    sequence = only(open_dataset(tmp_path))
+    assert [sequence.images[0].stem, sequence.images[-1].stem] == [f"{first:04d}", f"{last:04d}"]
+    assert sequence.scored
+    assert sequence.boxes[0, 0] == boxes - sequence.frame_count
+    assert any("begins with frame 6" in text for text in sequence.warnings) == (name == "Tiger1")
+
+
+def test_vot_folders_and_polygons_that_are_said_once(tmp_path):
+    for name in ("bag", "ball"):
+        folder = trees.otb(tmp_path, name, truth="groundtruth.txt")
+        (folder / "img").rename(folder / "color")
+        x, y, w, h = trees.moving_boxes(5).T
+        trees.write_boxes(folder / "groundtruth.txt", np.array([x + w / 2, y, x + w, y + h / 2, x + w / 2, y + h, x, y + h / 2]).T)
+    trees.otb(tmp_path, "plain")
+    dataset = open_dataset(tmp_path)
+    assert dataset.layout == "otb"
+    assert [sequence.polygons for sequence in dataset.sequences] == [True, True, False]
+    assert np.array_equal(dataset.sequences[0].boxes, trees.moving_boxes(5))
+    (note,) = dataset.notes
+    assert "of 2 sequences is polygons" in note
+
+
+def test_uav123(tmp_path):
+    images = tmp_path / "data_seq" / "UAV123"
+    for folder, count in (("bike1", 5), ("car16", 420), ("car1_s", 4)):
+        (images / folder).mkdir(parents=True)
+        for number in range(1, count + 1):
+            (images / folder / f"{number:06d}.jpg").touch()
+    known = {"bike1": 5, "car16_1": 415, "car16_2": 6, "car16_3": 2, "car1_s": 4}
+    for name, count in known.items():
+        trees.write_boxes(tmp_path / "anno" / "UAV123" / f"{name}.txt", trees.moving_boxes(count))
+    trees.write_boxes(tmp_path / "anno" / "UAV20L" / "car16.txt", trees.moving_boxes(420))
+    (tmp_path / "anno" / "UAV123" / "bike1.txt").write_text("1,2,3,4\n" + "NaN,NaN,NaN,NaN\n" * 3 + "1,2,3,4\n")
+    dataset = open_dataset(tmp_path)
+    assert dataset.layout == "uav123"
+    parts = {sequence.name: [path.stem for path in (sequence.images[0], sequence.images[-1])] for sequence in dataset.sequences}
+    assert parts == {
+        "bike1": ["000001", "000005"],
+        "car1_s": ["000001", "000004"],
+        "car16_1": ["000001", "000415"],
+        "car16_2": ["000415", "000420"],
+    }
+    assert "no part of another that is known" in reason(dataset, "car16_3")
+    assert np.isnan(dataset.sequences[0].boxes[1:4]).all()
+    assert only(open_dataset(tmp_path, "uav20l")).frame_count == 420
+
+
+@pytest.mark.parametrize(("rate", "lines"), [("30", 41), ("240", 5), ("240", 6)])
+def test_nfs_as_it_is_published(tmp_path, rate, lines):
+    trees.write_images(tmp_path / "dog 1" / rate / "dog 1", trees.moving_boxes(5), "{:05d}.jpg")
+    every = trees.moving_boxes(lines, step=2.0 / 8 if rate == "30" else 2.0)
+    text = "".join(f'0 {x} {y} {x + w} {y + h} {index} 0 0 1 "a dog"\n' for index, (x, y, w, h) in enumerate(every))
+    (tmp_path / "dog 1" / rate / "dog 1.txt").write_text(text)
+    dataset = open_dataset(tmp_path)
+    sequence = only(dataset)
+    assert (dataset.layout, sequence.name, sequence.scored) == ("nfs", "dog 1", True)
+    assert np.allclose(sequence.boxes, trees.moving_boxes(5))
+    (tmp_path / "dog 1" / rate / "dog 1.txt").write_text("0 1 2 3\n")
+    assert "track x1 y1 x2 y2" in reason(open_dataset(tmp_path, "nfs"), "dog 1")
+
+
+def test_nfs_as_pytracking_keeps_it(tmp_path):
+    trees.write_images(tmp_path / "sequences" / "dog_1", trees.moving_boxes(5), "{:05d}.jpg")
+    trees.write_boxes(tmp_path / "anno" / "nfs_dog_1.txt", trees.moving_boxes(5), "\t")
+    dataset = open_dataset(tmp_path)
+    assert (dataset.layout, only(dataset).name, only(dataset).scored) == ("nfs", "nfs_dog_1", True)
+
+
+def test_training_takes_the_part_to_learn_from(tmp_path):
+    for part, number in (("train", 1), ("val", 2), ("test", 3)):
+        trees.got10k(tmp_path / "g", part, number)
+    assert only(open_dataset(tmp_path / "g", "got10k")).name == "GOT-10k_Val_000002"
+    assert only(open_dataset(tmp_path / "g", "got10k", training=True)).name == "GOT-10k_Train_000001"
+    for part, name in (("TEST", "a"), ("TRAIN_3", "b")):
+        trees.trackingnet(tmp_path / "t", name, part=part)
+    assert only(open_dataset(tmp_path / "t", "trackingnet")).name == "a"
+    assert only(open_dataset(tmp_path / "t", "trackingnet", training=True)).name == "b"
+
+
+def test_training_does_not_need_a_box_in_the_first_frame(tmp_path):
+    boxes = trees.moving_boxes(5)
+    boxes[0] = np.nan
+    trees.write_boxes(trees.otb(tmp_path) / "groundtruth_rect.txt", boxes)
+    assert only(open_dataset(tmp_path, training=True)).frame_count == 5
+    assert "first box must" in reason(open_dataset(tmp_path), "Square")
+
+
+def test_the_doctor_knows_corners(tmp_path):
+    boxes = trees.moving_boxes(5) + np.array([30, 20, 0, 0])
+    boxes[:, 2:] += boxes[:, :2]
+    trees.write_boxes(trees.otb(tmp_path) / "groundtruth_rect.txt", boxes)
+    assert "its boxes look like corners x1,y1,x2,y2: expected x,y,w,h" in [finding.message for finding in check(tmp_path).findings]
+
+
+@pytest.mark.parametrize("layout", ["trackingnet", "uav123", "nfs", "video"])
+def test_hidden_files_of_other_systems_are_passed_over(tmp_path, layout):
+    if layout == "video":
+        trees.video(tmp_path, "a")
+        place = tmp_path
+    elif layout == "trackingnet":
+        trees.trackingnet(tmp_path, "a")
+        place = tmp_path / "TEST" / "anno"
+    else:
+        images, place = {
+            "uav123": (tmp_path / "data_seq" / "UAV123" / "a", tmp_path / "anno" / "UAV123"),
+            "nfs": (tmp_path / "sequences" / "a", tmp_path / "anno"),
+        }[layout]
+        trees.write_images(images, trees.moving_boxes(5))
+        trees.write_boxes(place / "a.txt", trees.moving_boxes(5))
+    for name in ("._a.txt", "._a.mp4", "Thumbs.db"):
+        (place / name).write_bytes(b"\x00\x05\x16\x07")
+    dataset = open_dataset(tmp_path)
+    assert (dataset.layout, only(dataset).name) == (layout, "a")
 
 
 def test_folders_that_are_no_data_set(tmp_path):
