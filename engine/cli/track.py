@@ -15,6 +15,7 @@ def track(
     model: Annotated[str, typer.Option(help="Preset with shipped weights, or a .safetensors file.")] = "esat-s-256",
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
     dtype: Annotated[str, typer.Option(help="auto, fp32, bf16, fp16 or int8.")] = "auto",
+    loop: Annotated[str, typer.Option(help="default, or public: without loss and return.")] = "default",
     output: Annotated[Path | None, typer.Option("-o", "--output", help="Annotated video to write (.mp4, H.264).")] = None,
     json_file: Annotated[Path | None, typer.Option("--json", help="All results as one JSON file.")] = None,
     json_lines: Annotated[Path | None, typer.Option("--jsonl", help="One JSON object a frame; - for standard output.")] = None,
@@ -33,6 +34,6 @@ def track(
     from engine.cli.tracking import TrackOptions, run_track
 
     outputs = {"mp4": output, "json": json_file, "jsonl": json_lines, "txt": txt, "mot": mot}
-    options = TrackOptions(source, box, select, model, device, dtype, outputs, show, max_frames, color, policy, quiet)
+    options = TrackOptions(source, box, select, model, device, dtype, loop, outputs, show, max_frames, color, policy, quiet)
     if run_track(options).interrupted:
         raise typer.Exit(130)

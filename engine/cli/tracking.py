@@ -13,6 +13,7 @@ from rich.console import Console
 from engine.boxes import check_box
 from engine.cli.console import Box, Interrupt, TrackingProgress, parse_box, print_summary
 from engine.errors import BoxError, ConfigError, SinkError, SourceError
+from engine.tracking.config import TrackerConfig
 from engine.tracking.tracker import Tracker
 from engine.video.draw import Annotate, draw, parse_color
 from engine.video.frames import Frame, Source
@@ -34,6 +35,7 @@ class TrackOptions:
     model: str
     device: str
     dtype: str
+    loop: str
     outputs: Mapping[str, Path | None]
     show: bool
     max_frames: int | None
@@ -49,7 +51,7 @@ def run_track(options: TrackOptions) -> Session:
     left, except after the loss of a live source, whose frames cannot be had again.
     """
     given = _given_box(options)
-    policy = _policy(options.policy)
+    policy, config = _policy(options.policy), TrackerConfig(loop=options.loop)
     annotate = functools.partial(draw, color=parse_color(options.color))
     _check_outputs(options)
     stop, session = Interrupt(), Session()
@@ -60,8 +62,8 @@ def run_track(options: TrackOptions) -> Session:
             raise SourceError(f"{options.source}: no frame")
         height, width = first.image.shape[:2]
         box = check_box(select_box(first.image) if given is None else given, width, height)
-        tracker = Tracker(options.model, options.device, options.dtype)
-        about = {"model": tracker.model_config.name, "device": tracker.runner.device, "dtype": tracker.runner.dtype}
+        tracker = Tracker(options.model, options.device, options.dtype, config)
+        about = {"model": tracker.model_config.name, "device": tracker.runner.device, "dtype": tracker.runner.dtype, "loop": config.loop}
         _open_sinks(options, sinks, first, reader, annotate, {**about, "source": options.source})
         window = Window(f"esat: {options.source}", annotate) if options.show else None
         if window is not None:

@@ -28,6 +28,7 @@ def _states(scores, limits=LIMITS):
         ([0.7, 0.1, 0.1, 0.1], "TUUL"),  # a mean of 0.3 is not below 0.3
         ([0.0, 0.0, 0.0, 0.6, 0.5, 0.6, 0.6, 0.0, 0.0, 0.0], "UULLLLTULL"),
         ([0.0, 0.0, 0.0, 0.55, 0.55, 0.55], "UULLLL"),  # enough to go on, not enough to come back
+        ([0.0, 0.0, 0.0, 0.5, 0.7], "UULLT"),  # a mean of 0.6: a single frame may be lower
     ],
 )
 def test_states(scores, expected):
