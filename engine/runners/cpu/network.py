@@ -94,7 +94,9 @@ class CpuNetwork:
         self._kernels = _kernels(dtype)
         hidden = int(config.dim * config.mlp_ratio)
         part = _native.library().hidden_part(hidden)
-        self._packed = pack_weights(weights.state_dict, config, self.dtype, *((part, self._kernels.int8_weight_limit) if dtype == "int8" else ()))
+        self._packed = pack_weights(
+            weights.state_dict, config, self.dtype, *((part, self._kernels.int8_weight_limit) if dtype == "int8" else ())
+        )
         self._patch_values = 3 * config.patch_size**2
         make_encoder = self._kernels.int8_encoder if dtype == "int8" else self._kernels.encoder
         self._encoder = make_encoder(config.dim, hidden, self._patch_values, [layer.addresses() for layer in self._packed.layers])

@@ -153,7 +153,9 @@ def _whole_tiles(rows: Tensor) -> Tensor:
     return out
 
 
-def pack_weights(state: Mapping[str, Tensor], config: ModelConfig, dtype: torch.dtype, int8_part: int | None = None, int8_limit: int = 127) -> PackedWeights:
+def pack_weights(
+    state: Mapping[str, Tensor], config: ModelConfig, dtype: torch.dtype, int8_part: int | None = None, int8_limit: int = 127
+) -> PackedWeights:
     """The state dict of `build_model(config)` (float32) for products in `dtype`, bfloat16 or float32.
 
     `int8_part`: q, k, v and the MLP in int8 instead; the hidden columns that the MLP's second product takes at a time; `int8_limit`: the
