@@ -35,12 +35,11 @@ from engine.evaluation.metrics import Truth, evaluate, iou
 from engine.evaluation.tables import markdown_table, terminal_table
 from engine.runners.choice import make_runner
 from engine.runners.protocol import Runner
-from engine.tracking.state import NEVER_LOST
 from engine.tracking.tracker import Tracker, TrackerConfig
 from engine.weights import DEFAULT_MODEL, find_weights
 
 Row = dict[str, Any]
-PUBLIC_LOOP = TrackerConfig(thresholds=NEVER_LOST)  # every search is around the box before
+PUBLIC_LOOP = TrackerConfig(loop="public")  # every search is around the box before
 
 
 @dataclasses.dataclass

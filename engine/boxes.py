@@ -48,3 +48,11 @@ def clip(box: Box, frame_width: int, frame_height: int, margin: int = CLIP_MARGI
     x1, x2 = min(max(0.0, x1), frame_width - across), min(max(across, x2), frame_width)
     y1, y2 = min(max(0.0, y1), frame_height - down), min(max(down, y2), frame_height)
     return x1, y1, max(across, x2 - x1), max(down, y2 - y1)
+
+
+def overlap(a: Box, b: Box) -> float:
+    """Intersection over union, 0 to 1, of two boxes that have an area."""
+    across = min(a[0] + a[2], b[0] + b[2]) - max(a[0], b[0])
+    down = min(a[1] + a[3], b[1] + b[3]) - max(a[1], b[1])
+    shared = max(across, 0.0) * max(down, 0.0)
+    return shared / (a[2] * a[3] + b[2] * b[3] - shared)

@@ -19,8 +19,9 @@ from numpy.typing import NDArray
 
 from engine.errors import BoxError, ConfigError
 from engine.runners.protocol import Runner
+from engine.tracking.config import TrackerConfig
 from engine.tracking.saved import restore_target, save_target, template_picture
-from engine.tracking.state import StateThresholds, TargetState
+from engine.tracking.state import TargetState
 from engine.tracking.target import Target
 from engine.weights.shipped import DEFAULT_MODEL
 
@@ -48,7 +49,7 @@ class CvatTracker:
 
             runner = open_runner(model, device, dtype, "auto")
         self._runner = runner
-        self._thresholds = StateThresholds()
+        self._config = TrackerConfig(color="rgb")
 
     @property
     def spec(self) -> Any:
@@ -68,7 +69,7 @@ class CvatTracker:
         if shape.type != RECTANGLE or len(shape.points) != 4:
             raise BoxError(f"CVAT: expected a rectangle of four numbers, got a {shape.type} of {len(shape.points)}")
         left, top, right, bottom = shape.points
-        target = Target(self._runner, pp_image, (left, top, right - left, bottom - top), False, self._thresholds)
+        target = Target(self._runner, pp_image, (left, top, right - left, bottom - top), self._config)
         return TrackingState(target, template_picture(self._runner, pp_image, target.box))
 
     def track(self, context: Any, pp_image: NDArray[np.uint8], state: TrackingState) -> Any:
@@ -76,10 +77,10 @@ class CvatTracker:
         from cvat_sdk.auto_annotation import TrackableShape
 
         target, start = state.target, time.perf_counter()
-        searched, size = target.search_box, (pp_image.shape[1], pp_image.shape[0])
-        observations = self._runner.observe(pp_image, [searched], [target.template], False)
+        searched, size = target.regions, (pp_image.shape[1], pp_image.shape[0])
+        observations = self._runner.observe(pp_image, searched, [target.template] * len(searched), False)
         timings = {**observations.timings_ms, "total": 1e3 * (time.perf_counter() - start)}
-        result = target.advance(observations.targets[0], searched, size, timings)
+        result = target.advance(observations.targets, searched, size, timings)
         if result.state is TargetState.LOST:
             return None
         x, y, w, h = result.box

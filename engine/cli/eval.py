@@ -31,6 +31,7 @@ def evaluate(
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
     dtype: Annotated[str, typer.Option(help="auto, fp32, bf16, fp16 or int8.")] = "auto",
     backend: Annotated[str, typer.Option(help="Attention backend: auto, reference, cpu, triton or cuda.")] = "auto",
+    loop: Annotated[str, typer.Option(help="default, or public: without loss and return.")] = "default",
     workers: Annotated[int, typer.Option(help="Processes; each tracks one sequence at a time, and they share the cores.")] = 1,
     ray: Annotated[
         str | None, typer.Option(metavar="ADDRESS", help="Track on a Ray cluster, a core a sequence: its address, auto, or local.")
@@ -61,11 +62,12 @@ def evaluate(
     from engine.evaluation.results import parse_comparison
     from engine.evaluation.run import evaluate as run
     from engine.evaluation.tracking import Settings
+    from engine.tracking.config import TrackerConfig
 
     if preset not in metrics.PRESETS:
         raise ConfigError(f"--preset must be one of {', '.join(metrics.PRESETS)}, got {preset!r}")
     comparisons = dict(parse_comparison(text) for text in compare or [])
-    settings = None if model == "none" else Settings(model, device, dtype, backend)
+    settings = None if model == "none" else Settings(model, device, dtype, backend, TrackerConfig(loop=loop).loop)
     if settings is None and not comparisons:
         raise ConfigError("--model none leaves nothing to score: give --compare NAME=DIR")
     if settings is None and submission is not None:
@@ -148,7 +150,8 @@ def _print(console: Console, found: Evaluation) -> None:
 
     if any(entry.scores for entry in found.reports):
         console.print(tables.terminal_table("Sequences", *report.sequence_rows(found.reports)))
-        console.print(tables.terminal_table(f"Mean, {found.preset} preset, percent", *report.mean_rows(found.reports)))
+        loop = f", {found.loop} loop" if found.loop else ""
+        console.print(tables.terminal_table(f"Mean, {found.preset} preset, percent{loop}", *report.mean_rows(found.reports)))
     if found.unscored:
         console.print(f"{len(found.unscored)} of {found.dataset.found} sequences have no public ground truth", highlight=False)
     for note in found.notes:

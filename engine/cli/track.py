@@ -92,6 +92,7 @@ def track(
     model: Annotated[str, typer.Option(rich_help_panel=_MODEL, help="Preset with shipped weights, or a .safetensors file.")] = "esat-s-256",
     device: Annotated[str, typer.Option(rich_help_panel=_MODEL, help="auto, cpu, cuda or cuda:N.")] = "auto",
     dtype: Annotated[str, typer.Option(rich_help_panel=_MODEL, help="auto, fp32, bf16, fp16 or int8.")] = "auto",
+    loop: Annotated[str, typer.Option(rich_help_panel=_MODEL, help="default, or public: without loss and return.")] = "default",
     search_factor: Annotated[
         float | None,
         typer.Option(
@@ -110,6 +111,7 @@ def track(
     from engine.clips.outputs import parse_formats
     from engine.clips.run import Job
     from engine.errors import ConfigError
+    from engine.tracking.config import TrackerConfig
     from engine.video.draw import parse_color
     from engine.video.position import parse_position
 
@@ -129,6 +131,7 @@ def track(
         None if policy == "auto" else cast("Policy", policy),
         True if boxes is not None else None,
         label,
+        TrackerConfig(loop=loop).loop,
         parse_color(color),
     )
     weights = Model(model, device, dtype, search_factor)

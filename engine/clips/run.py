@@ -16,6 +16,7 @@ from engine.clips.outputs import About, check_outputs, clip_info, open_outputs
 from engine.clips.session import OnFrame, Session, follow
 from engine.errors import BoxError, IncompleteError, SourceError
 from engine.runners.protocol import Runner
+from engine.tracking.config import TrackerConfig
 from engine.tracking.multi import MultiTracker
 from engine.video.backwards import Backwards
 from engine.video.draw import COLORS, Color
@@ -47,6 +48,7 @@ class Job:
     policy: Policy | None = None
     ids: bool | None = None
     label: str = "object"
+    loop: str = "default"
     color: Color = COLORS["green"]
 
 
@@ -88,7 +90,7 @@ def track_clip(
     """
     check_outputs(job.source, job.outputs)
     session = Session()
-    tracker = MultiTracker(runner)
+    tracker = MultiTracker(runner, config=TrackerConfig(loop=job.loop))
     with Reader(_open(job, open_clip), job.policy, stop=stop) as reader, Sinks() as sinks:
         frames = iter(reader) if job.backwards else section(reader, job.start, job.end)
         first = next(frames, None)
@@ -103,7 +105,7 @@ def track_clip(
         check_given(given, width, height)
         count = len({entry.target for entry in given})
         several = count > 1 if job.ids is None else job.ids
-        names = {"model": runner.config.name, "device": runner.device, "dtype": runner.dtype, "source": job.source}
+        names = {"model": runner.config.name, "device": runner.device, "dtype": runner.dtype, "loop": job.loop, "source": job.source}
         info = clip_info(job.source, first, reader, job.label, runner.config.name)
         about = About(info, reader, {**names, **(header or {})}, several, first.pixel_aspect, job.color)
         open_outputs(job.outputs, sinks, about)

@@ -52,6 +52,11 @@ class Evaluation:
         return bool(self.dataset.broken) or any(entry.failures for entry in self.reports)
 
     @property
+    def loop(self) -> str | None:
+        """The loop that the model tracked with (`TrackerConfig.loop`)."""
+        return next((outcome.loop for outcome in self.outcomes.values()), None)
+
+    @property
     def title(self) -> str:
         return f"{self.dataset.root.resolve().name} ({self.dataset.layout}, {self.preset} preset)"
 
@@ -62,6 +67,7 @@ class Evaluation:
             "model": run.model if run else None,
             "device": run.device if run else None,
             "dtype": run.dtype if run else None,
+            "loop": run.loop if run else None,
             "preset": self.preset,
             "layout": self.dataset.layout,
             **(report.to_json(self.own) if self.own else {"sequences": {}, "mean": {}, "failures": []}),
@@ -74,7 +80,8 @@ class Evaluation:
         """Both tables, with what is to be known of them."""
         run = next(iter(self.outcomes.values()), None)
         how = [
-            f"{run.model} on {run.device} in {run.dtype}; frames/s are the tracker's own (crop, network, decode), without reading the images."
+            f"{run.model} on {run.device} in {run.dtype}, {run.loop} loop; frames/s are the tracker's own (crop, network, decode), "
+            "without reading the images."
             for run in (run,)
             if run
         ]

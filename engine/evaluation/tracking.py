@@ -29,6 +29,7 @@ class Settings:
     device: str = "auto"
     dtype: str = "auto"
     backend: str = "auto"
+    loop: str = "default"  # as in `TrackerConfig`
 
     @property
     def name(self) -> str:
@@ -45,7 +46,7 @@ class Settings:
             package = version("esat-engine")
         except PackageNotFoundError:
             package = "source"
-        text = json.dumps([file_hash(weights.path), self.device, self.dtype, self.backend, package])
+        text = json.dumps([file_hash(weights.path), self.device, self.dtype, self.backend, self.loop, package])
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
@@ -60,6 +61,7 @@ class Outcome:
     model: str
     device: str
     dtype: str
+    loop: str
 
     @property
     def fps(self) -> float:
@@ -87,15 +89,16 @@ def track(sequence: Sequence, tracker: Any, on_frame: Callable[[], None] = lambd
         on_frame()
     if not boxes:
         raise DatasetError(f"{sequence.name}: no frames")
-    runner = tracker.runner
-    return Outcome(sequence.name, np.array(boxes), scores, times, runner.config.name, runner.device, runner.dtype)
+    runner, loop = tracker.runner, tracker.config.loop
+    return Outcome(sequence.name, np.array(boxes), scores, times, runner.config.name, runner.device, runner.dtype, loop)
 
 
 def make_tracker(settings: Settings) -> Any:
     """The tracker that the settings describe. ConfigError, WeightsError, DeviceError."""
+    from engine.tracking.config import TrackerConfig
     from engine.tracking.tracker import Tracker
 
-    return Tracker(settings.model, settings.device, settings.dtype, backend=settings.backend)
+    return Tracker(settings.model, settings.device, settings.dtype, TrackerConfig(loop=settings.loop), settings.backend)
 
 
 def try_track(sequence: Sequence, tracker: Any, on_frame: Callable[[], None] = lambda: None) -> Outcome | str:
@@ -145,5 +148,5 @@ def load(folder: Path, name: str, key: str, mark: str) -> Outcome | None:
     except (OSError, ValueError, LookupError, TypeError, OverflowError, RecursionError):
         return None
     shapes = outcome.boxes.shape == (columns.shape[-1], 4) and columns.shape[-1] > 0
-    texts = outcome.name == name and all(isinstance(text, str) for text in (outcome.model, outcome.device, outcome.dtype))
+    texts = outcome.name == name and all(isinstance(text, str) for text in (outcome.model, outcome.device, outcome.dtype, outcome.loop))
     return outcome if shapes and texts and np.isfinite(outcome.boxes).all() and np.isfinite(columns).all() else None

@@ -11,8 +11,8 @@ import numpy as np
 from engine.boxes import Box
 from engine.errors import SourceError
 from engine.explain import capture, figures
-from engine.tracking.state import NEVER_LOST
-from engine.tracking.tracker import Tracker, TrackerConfig
+from engine.tracking.config import TrackerConfig
+from engine.tracking.tracker import Tracker
 from engine.video import Frame, Source
 from engine.video.mp4 import Mp4
 from engine.video.sinks import Record, Sink, Sinks
@@ -43,9 +43,7 @@ def explain(
 
     chosen: frame indices of 1 and more. truth: boxes by frame index, drawn in green. SourceError if a chosen frame does not exist.
     """
-    tracker = Tracker(
-        weights, device="cpu", dtype="fp32", config=TrackerConfig(thresholds=NEVER_LOST)
-    )  # each region is around the box before
+    tracker = Tracker(weights, device="cpu", dtype="fp32", config=TrackerConfig(loop="public"))  # each region is around the box before
     network = weights.model()
     config = weights.config
     rows, labels, columns = [], [], []

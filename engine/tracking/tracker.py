@@ -15,23 +15,10 @@ from engine.errors import ConfigError, StateError
 from engine.frames import check_frame
 from engine.runners.choice import make_runner
 from engine.runners.protocol import Runner
-from engine.tracking.state import StateThresholds
+from engine.tracking.config import TrackerConfig
 from engine.tracking.target import Result, Target
 from engine.weights.io import Weights
 from engine.weights.shipped import DEFAULT_MODEL, find_weights
-
-
-@dataclasses.dataclass(frozen=True)
-class TrackerConfig:
-    """How a tracker behaves; what it computes with is the model's `ModelConfig`."""
-
-    color: str = "bgr"  # channel order of the frames, "bgr" as OpenCV gives them or "rgb"
-    thresholds: StateThresholds = dataclasses.field(default_factory=StateThresholds)
-    search_factor: float | None = None  # side of the search region over sqrt(w h) of the box; None: as the model was trained
-
-    def __post_init__(self) -> None:
-        if self.color not in ("bgr", "rgb"):
-            raise ConfigError(f"color must be 'bgr' or 'rgb', got {self.color!r}")
 
 
 def open_runner(model: str | Path | Weights | Runner, device: str, dtype: str, backend: str, search_factor: float | None = None) -> Runner:
@@ -84,7 +71,7 @@ class Tracker:
 
         A second call starts anew with another target. FrameError, BoxError.
         """
-        self._target = Target(self.runner, check_frame(frame), box, self._bgr, self.config.thresholds)
+        self._target = Target(self.runner, check_frame(frame), box, self.config)
 
     def update(self, frame: np.ndarray | Tensor) -> Result:
         """Find the target in the next frame, which may have another size than the one before. FrameError; StateError before `init`."""
@@ -92,10 +79,10 @@ class Tracker:
         if self._target is None:
             raise StateError("update() needs a target: call init(frame, box) first")
         frame = check_frame(frame)
-        searched = self._target.search_box
-        observations = self.runner.observe(frame, [searched], [self._target.template], self._bgr)
+        target, regions = self._target, self._target.regions
+        observations = self.runner.observe(frame, regions, [target.template] * len(regions), self._bgr)
         timings = {**observations.timings_ms, "total": 1e3 * (time.perf_counter() - start)}
-        return self._target.advance(observations.targets[0], searched, (frame.shape[1], frame.shape[0]), timings)
+        return target.advance(observations.targets, regions, (frame.shape[1], frame.shape[0]), timings)
 
     initialize = init
     track = update

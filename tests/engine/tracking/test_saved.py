@@ -8,7 +8,7 @@ import json
 import numpy as np
 import pytest
 
-from engine import Tracker
+from engine import Tracker, TrackerConfig
 from engine.errors import StateError
 from engine.tracking.saved import restore_target, save_target, template_picture
 from engine.tracking.state import StateThresholds, TargetState
@@ -28,8 +28,8 @@ def frame(seed):
 
 def step(runner, target, seed):
     image = frame(seed)
-    searched = target.search_box
-    seen = runner.observe(image, [searched], [target.template], True).targets[0]
+    searched = target.regions
+    seen = runner.observe(image, searched, [target.template] * len(searched), True).targets
     return target.advance(seen, searched, (160, 120), {})
 
 
@@ -38,7 +38,7 @@ def step(runner, target, seed):
 def test_a_restored_target_goes_on(runner, box, frames):
     """Thresholds under which noise is lost after some frames: the search for a lost target is part of the state."""
     thresholds = StateThresholds(confident=0.999, lost=0.99, lost_after=4, found=1.0, found_after=3)
-    target = Target(runner, frame(0), box, True, thresholds)
+    target = Target(runner, frame(0), box, TrackerConfig(thresholds=thresholds))
     picture = template_picture(runner, frame(0), target.box)
     states = [step(runner, target, seed).state for seed in range(1, 1 + frames)]
     assert (TargetState.LOST in states) == (frames == 12)
@@ -57,7 +57,7 @@ def test_a_restored_target_goes_on(runner, box, frames):
 
 
 def test_what_is_no_state(runner):
-    target = Target(runner, frame(0), BOX, True, StateThresholds())
+    target = Target(runner, frame(0), BOX, TrackerConfig())
     step(runner, target, 1)
     good = save_target(target, template_picture(runner, frame(0), target.box))
     for damage in (

@@ -15,7 +15,6 @@ from engine.runners.choice import make_runner
 from engine.runners.gpu import runner as gpu_runner
 from engine.runners.gpu.runner import GpuRunner
 from engine.runners.pytorch import TorchRunner
-from engine.tracking.state import NEVER_LOST
 from tests.engine.runners.gpu import models
 
 BOX, OTHER = (50.0, 40.0, 30.0, 24.0), (12.0, 20.0, 18.0, 30.0)
@@ -109,7 +108,7 @@ def test_the_golden_loop(shared):
     spec = json.loads(str(golden.load(path.parent / str(content["weights"]))["spec"]))
     config = golden.model_config(spec, **{name: float(content[name]) for name in ("search_factor", "template_factor")})
     engine = GpuRunner(golden.draw_weights(config, spec["seed"], spec["gain"], path), "cpu", "fp32", "reference")
-    tracker = Tracker(engine, config=TrackerConfig(color="rgb", thresholds=NEVER_LOST))
+    tracker = Tracker(engine, config=TrackerConfig(color="rgb", loop="public"))
     import cv2
 
     pictures = [cv2.imread(str(file))[:, :, ::-1] for file in sorted((path.parent / str(content["frames"])).glob("*.jpg"))[:FRAMES]]
