@@ -154,6 +154,17 @@ def test_results_are_used_again_for_the_same_model_and_frames_only(tmp_path, wei
     assert all(times()[name] > third[name] for name in third)
 
 
+def test_the_loop_is_written_down_and_keeps_results_apart(tmp_path, weights):
+    root, kept, out = data_set(tmp_path / "data", sequences=1), tmp_path / "kept", tmp_path / "out.json"
+    written = []
+    for loop in ("default", "public"):
+        assert run(root, "--model", weights, "--results", kept, "--loop", loop, "--json", out) == 0
+        written.append((json.loads(out.read_text())["loop"], (kept / "Square0.json").stat().st_mtime_ns))
+    assert [loop for loop, _ in written] == ["default", "public"]
+    assert written[1][1] > written[0][1]
+    assert run(root, "--model", weights, "--loop", "fast") == 2
+
+
 @pytest.mark.parametrize("workers", [1, 2])
 def test_failures_are_listed_and_counted(tmp_path, weights, workers, capsys):
     root = data_set(tmp_path / "data")

@@ -44,6 +44,7 @@ def test_all_outputs_of_one_run(clip: Path, tiny: Path, tmp_path: Path, capsys: 
     assert sorted(os.listdir(out)) == ["a.json", "a.jsonl", "a.mp4", "a.txt", "mot.txt"]
     content = json.loads((out / "a.json").read_text())
     assert (content["model"], content["device"], content["dtype"], content["interrupted"]) == ("tiny", "cpu", "fp32", False)
+    assert content["loop"] == "default"
     assert [frame["index"] for frame in content["frames"]] == list(range(8))
     assert content["frames"][0]["box"] == [10, 20, 24, 24]
     assert all(set(frame) == {"index", "time", "box", "score", "state", "latency_ms"} for frame in content["frames"])
