@@ -19,7 +19,7 @@ def demo(
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
     dtype: Annotated[str, typer.Option(help="auto, fp32, bf16, fp16 or int8.")] = "auto",
     cache: Annotated[Path, typer.Option(help="Folder for the downloaded package with the clips.")] = Path("build/demo"),
-    picture: Annotated[Path | None, typer.Option(help="Write a contact sheet of the first clip, too (.png).")] = None,
+    picture: Annotated[Path | None, typer.Option(help="Write a moving picture of the first clip, too (.gif).")] = None,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress bar.")] = False,
 ) -> None:
     """Track a face, and a rabbit, in real clips from PyPI with the shipped weights; write annotated videos and boxes."""
@@ -44,19 +44,19 @@ def demo(
 
 
 def _run(runner: Runner, wheel: Path, clip: Clip, out: Path, stop: object, picture: Path | None, quiet: bool) -> ClipRun:
-    """Track one clip's target; write its video and its boxes, and a contact sheet into `picture`."""
+    """Track one clip's target; write its video and its boxes, and a moving picture into `picture`."""
     from contextlib import ExitStack
 
     from engine.cli.console import Interrupt, TrackingProgress
     from engine.clips.given import Given
     from engine.clips.run import Job, track_clip
     from engine.clips.session import OnFrame
-    from engine.demo import ContactSheet, open_clip
+    from engine.demo import MovingPicture, open_clip
     from engine.video.frames import Source
 
     assert isinstance(stop, Interrupt)
     outputs = {"mp4": out / f"{clip.output}.mp4", "json": out / f"{clip.output}.json"}
-    sheets = [] if picture is None else [lambda source: ContactSheet(picture, source.frame_count or 1)]
+    pictures = [] if picture is None else [lambda source: MovingPicture(picture)]
     with ExitStack() as stack:
 
         def opened(source: Source) -> OnFrame:
@@ -64,7 +64,7 @@ def _run(runner: Runner, wheel: Path, clip: Clip, out: Path, stop: object, pictu
             return stack.enter_context(TrackingProgress(source.frame_count, quiet)).step
 
         job = Job(clip.member, [Given(1, clip.box)], outputs)
-        return track_clip(job, runner, stop, opened, extra=sheets, open_clip=lambda: open_clip(wheel, clip), header={"target": clip.what})
+        return track_clip(job, runner, stop, opened, extra=pictures, open_clip=lambda: open_clip(wheel, clip), header={"target": clip.what})
 
 
 def _set_up_seconds(begin: float, ready: float) -> float:

@@ -10,7 +10,7 @@ import time
 import zipfile
 from pathlib import Path
 
-import cv2
+import av
 import pytest
 
 from engine import demo
@@ -36,14 +36,17 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_demo_writes_videos_boxes_and_picture(cache: Path, tiny: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "out"
-    assert esat("demo", "--out", out, "--cache", cache, "--model", tiny, "--picture", out / "sheet.png", "-q") == 0
+    assert esat("demo", "--out", out, "--cache", cache, "--model", tiny, "--picture", out / "demo.gif", "-q") == 0
     for clip in demo.CLIPS:
         content = json.loads((out / f"{clip.output}.json").read_text())
         assert content["model"] == "tiny"
         assert [frame["index"] for frame in content["frames"]] == list(range(9))
         assert content["frames"][0]["box"] == list(clip.box)
         assert sum(1 for _ in VideoFile(out / f"{clip.output}.mp4")) == 9
-    assert cv2.imread(str(out / "sheet.png")).shape == (2 * 216, 3 * 264, 3)
+    with av.open(str(out / "demo.gif")) as container:  # every third of nine frames, enlarged
+        frames = [(float(frame.time), frame.width, frame.height) for frame in container.decode(video=0)]
+    assert [(width, height) for _, width, height in frames] == [(264, 216)] * 3
+    assert frames[1][0] - frames[0][0] == pytest.approx(3 / 25, abs=0.011)
     printed = capsys.readouterr().out
     assert all(word in printed for word in ("network", "tracker", "pipeline", "demo.mp4", "demo.json", "demo_bunny.mp4"))
 
