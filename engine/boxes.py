@@ -12,10 +12,13 @@ Box = tuple[float, float, float, float]  # x, y, w, h in pixels of the frame; x,
 
 
 def check_box(box: Any, frame_width: int, frame_height: int) -> Box:
-    """The box as four floats. BoxError unless it is finite, has an area, overlaps the frame and is at most twice as wide and high."""
+    """The box, a sequence, array or tensor, as four floats.
+
+    BoxError unless it is finite, has an area, overlaps the frame and is at most twice as wide and high.
+    """
     try:
-        values = tuple(float(value) for value in box)
-    except (TypeError, ValueError) as error:
+        values = tuple(float(value) for value in (box.tolist() if hasattr(box, "tolist") else box))
+    except (TypeError, ValueError, RuntimeError) as error:
         raise BoxError(f"box must be four numbers x, y, w, h, got {box!r}") from error
     if len(values) != 4 or not all(math.isfinite(value) for value in values):
         raise BoxError(f"box must be four finite numbers x, y, w, h, got {box!r}")

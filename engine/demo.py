@@ -8,7 +8,7 @@ import io
 import subprocess
 import sys
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -81,11 +81,10 @@ class ContactSheet(Sink):
         self._tiles: list[np.ndarray] = []
         self._pending = PendingFile(target)
 
-    def write(self, frame: Frame, record: Record) -> None:
+    def write(self, frame: Frame, records: Sequence[Record]) -> None:
         if frame.index in self._wanted:
             image = cv2.resize(frame.image, None, fx=self._scale, fy=self._scale, interpolation=cv2.INTER_CUBIC)
-            x, y, w, h = (value * self._scale for value in record.box)
-            self._tiles.append(draw(image, dataclasses.replace(record, box=(x, y, w, h))))
+            self._tiles.append(draw(image, [self._enlarged(record) for record in records]))
 
     def finish(self, summary: Mapping[str, Any]) -> None:
         """Five bits a channel halve the size of a photograph as PNG, and nobody sees it at this size."""
@@ -100,6 +99,10 @@ class ContactSheet(Sink):
             self._pending.partial.write_bytes(data.tobytes())
         except OSError as error:
             raise SinkError(f"cannot write {self.target}: {error.strerror}") from error
+
+    def _enlarged(self, record: Record) -> Record:
+        x, y, w, h = (value * self._scale for value in record.box)
+        return dataclasses.replace(record, box=(x, y, w, h))
 
     def publish(self) -> None:
         self._pending.publish()

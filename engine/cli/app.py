@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from engine.cli.exits import run
+from engine.cpus import bound_cpus, cpu_count
 
 _SPINS = "1000"  # rounds in which an idle OpenMP thread looks for work before it sleeps; see main
 
@@ -22,6 +23,8 @@ def main(arguments: list[str] | None = None) -> None:
     # PyTorch is imported, so it is set before, and only where the user has not chosen.
     if "OMP_WAIT_POLICY" not in os.environ:
         os.environ.setdefault("GOMP_SPINCOUNT", _SPINS)
+    if cpu_count() < bound_cpus():  # a container's quota, of which OpenMP knows nothing
+        os.environ.setdefault("OMP_NUM_THREADS", str(cpu_count()))
     run(app, arguments)
 
 

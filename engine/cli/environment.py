@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from fractions import Fraction
 from pathlib import Path
 from typing import Literal
@@ -27,7 +27,7 @@ class Finding:
 def check_environment() -> list[Finding]:
     """Run every check; none raises."""
     findings = []
-    for check in (_python, _pytorch, _native, _openmp, _video, _opencv, _writable, _weights):
+    for check in (_python, _pytorch, _native, _openmp, _processors, _video, _opencv, _writable, _weights):
         try:
             findings.append(check())
         except Exception as error:  # noqa: BLE001  a check that breaks is a finding, and the others still run
@@ -49,12 +49,12 @@ def _pytorch() -> Finding:
 
 
 def _native() -> Finding:
-    from esat_kernels import _native as native
+    import esat_kernels
 
-    reason = native.unavailable()
+    reason = esat_kernels.backends()["cpu"]
     if reason is not None:
         return Finding("native library", "warn", f"{reason}; the slower PyTorch reference is used")
-    return Finding("native library", "ok", f"loaded, instruction set {native.cpu_isa()}")
+    return Finding("native library", "ok", f"loaded, instruction set {esat_kernels.cpu_isa()}")
 
 
 def _openmp() -> Finding:
@@ -68,6 +68,19 @@ def _openmp() -> Finding:
     return Finding("openmp", "ok", f"one pool of threads: {names}" if found else "none loaded")
 
 
+def _processors() -> Finding:
+    import torch
+
+    from engine.cpus import bound_cpus, cpu_count, cpu_quota
+
+    quota, threads = cpu_quota(), torch.get_num_threads()
+    text = f"{bound_cpus()} to run on" + ("" if quota is None else f", the container's quota allows {quota:g} of them")
+    if threads > cpu_count():
+        advice = f"set OMP_NUM_THREADS={cpu_count()}, since threads that wait for their turn hold up the others"
+        return Finding("processors", "warn", f"{text}, but {threads} threads compute: {advice}")
+    return Finding("processors", "ok", text)
+
+
 def _video() -> Finding:
     """A real encode and decode of 8 frames."""
     import av
@@ -79,12 +92,12 @@ def _video() -> Finding:
 
     encoder = h264_encoder()
     image = np.zeros((48, 64, 3), np.uint8)
-    keep: Callable[[np.ndarray, Record], np.ndarray] = lambda picture, _: picture  # noqa: E731
+    keep: Callable[[np.ndarray, Sequence[Record]], np.ndarray] = lambda picture, _: picture  # noqa: E731
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "check.mp4"
         sink = Mp4(path, 64, 48, Fraction(25), Fraction(1, 12_800), keep)
         for index in range(8):
-            sink.write(Frame(index, Fraction(index, 25), image), Record(index, (0, 0, 1, 1), 1.0, "TRACKING", 0.0))
+            sink.write(Frame(index, Fraction(index, 25), image), [Record(index, (0, 0, 1, 1), 1.0, "TRACKING", 0.0)])
         sink.finish({})
         sink.publish()
         with VideoFile(path) as video:

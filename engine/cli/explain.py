@@ -24,7 +24,7 @@ def explain(
     from rich.console import Console
     from rich.progress import Progress
 
-    from engine.cli.console import parse_box
+    from engine.clips.given import parse_box
     from engine.errors import ConfigError
     from engine.explain.walk import explain as run
     from engine.video import open_source

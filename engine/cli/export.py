@@ -25,7 +25,7 @@ def export(
 
     from rich.console import Console
 
-    from engine.cli.console import parse_box
+    from engine.clips.given import parse_box
     from engine.errors import ConfigError
     from engine.export.check import RUNTIMES
     from engine.export.check import check as compare

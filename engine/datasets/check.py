@@ -11,7 +11,7 @@ from engine.datasets.layouts import open_dataset
 from engine.datasets.sequences import Sequence
 from engine.datasets.text import Flags, look_like_corners
 from engine.errors import EsatError
-from engine.video.folder import natural_key
+from engine.video.listing import natural_key
 
 # What a file of this kind begins with, and what has to stand near its end.
 _MARKS = {

@@ -11,9 +11,8 @@ from numpy.typing import NDArray
 
 from engine.datasets.text import Flags, Floats, read_box_file
 from engine.errors import DatasetError, EsatError, SourceError
-from engine.video.folder import IMAGE_SUFFIXES, natural_key, read_image
-
-VIDEO_SUFFIXES = frozenset({".avi", ".m4v", ".mkv", ".mov", ".mp4", ".mpg", ".ts", ".webm"})
+from engine.video.images import ImageReader
+from engine.video.listing import image_paths, natural_key
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,14 +43,21 @@ class Sequence:
     def frames(self) -> Iterator[NDArray[np.uint8]]:
         """The frames, uint8 BGR [H, W, 3], as many as there are boxes where every frame has one. SourceError for damaged ones."""
         if self.video is None:
+            read = ImageReader()
             for number, path in enumerate(self.images, 1):
-                yield read_image(path, f"frame {number}")
+                try:
+                    image = read(path)
+                except SourceError as error:
+                    raise SourceError(f"frame {number}: {error}") from error
+                yield image
             return
         from engine.video.files import VideoFile
 
         wanted, count = self.frame_count, 0
         with VideoFile(self.video) as source:
             for frame in source:
+                if frame.index != count:
+                    raise SourceError(f"{self.video}: frame {count} is damaged")
                 yield frame.image
                 count += 1
                 if count == wanted:
@@ -149,10 +155,10 @@ def image_files(folder: Path) -> tuple[Path, ...]:
     """The images of a folder in natural order (0.jpg, 1.jpg, .., 10.jpg). DatasetError if there is none."""
     if not folder.is_dir():
         raise DatasetError(f"no folder {folder}")
-    names = [entry.name for entry in folder.iterdir() if entry.suffix.lower() in IMAGE_SUFFIXES and not entry.name.startswith(".")]
-    if not names:
+    paths = image_paths(folder)
+    if not paths:
         raise DatasetError(f"no images in {folder}")
-    return tuple(folder / name for name in sorted(names, key=natural_key))
+    return tuple(paths)
 
 
 def files(folder: Path, pattern: str) -> list[Path]:

@@ -17,7 +17,7 @@ import numpy as np
 
 from engine.datasets.sequences import Sequence
 from engine.datasets.text import Floats
-from engine.errors import DatasetError, EsatError, SinkError
+from engine.errors import DatasetError, EsatError
 from engine.files import PendingFile
 
 
@@ -130,16 +130,10 @@ def save(outcome: Outcome, folder: Path, key: str, mark: str) -> None:
     text = "".join(",".join(f"{value:.4f}" for value in box) + "\n" for box in outcome.boxes)
     content = {"key": key, "fingerprint": mark, **dataclasses.asdict(outcome), "boxes": outcome.boxes.tolist()}
     for name, data in ((f"{outcome.name}.txt", text), (f"{outcome.name}_time.txt", times), (f"{outcome.name}.json", json.dumps(content))):
-        pending = PendingFile(folder / name)
-        try:
-            with open(pending.partial, "w") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-        except OSError as error:
-            pending.discard()
-            raise SinkError(f"cannot write {folder / name}: {error.strerror}") from error
-        pending.publish()
+        with PendingFile(folder / name) as pending, open(pending.partial, "w") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
 
 
 def load(folder: Path, name: str, key: str, mark: str) -> Outcome | None:

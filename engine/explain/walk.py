@@ -72,7 +72,7 @@ def explain(
                     if not sinks.targets:
                         sinks.add(_video(folder / "explain.mp4", picture, source))
                     record = Record(frame.index, box, result.score, str(result.state), result.timings_ms["total"])
-                    sinks.write(Frame(frame.index, frame.timestamp, picture[:, :, ::-1]), record)
+                    sinks.write(Frame(frame.index, frame.timestamp, picture[:, :, ::-1]), [record])
                 if frame.index == last:
                     matrices = capture.correlations(network, template, search)
                     break
@@ -86,4 +86,4 @@ def explain(
 
 
 def _video(path: Path, picture: np.ndarray, source: Source) -> Sink:
-    return Mp4(path, picture.shape[1], picture.shape[0], source.rate, source.time_base, lambda image, record: image)
+    return Mp4(path, picture.shape[1], picture.shape[0], source.rate, source.time_base, lambda image, records: image)

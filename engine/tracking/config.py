@@ -21,6 +21,7 @@ class TrackerConfig:
     color: str = "bgr"  # channel order of the frames, "bgr" as OpenCV gives them or "rgb"
     loop: str = "default"
     thresholds: StateThresholds = dataclasses.field(default_factory=StateThresholds)
+    search_factor: float | None = None  # side of the search region over sqrt(w h) of the box; None: as the model was trained
 
     def __post_init__(self) -> None:
         if self.color not in ("bgr", "rgb"):

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from torch import Tensor
 
 from engine.config import ModelConfig
 from engine.errors import StateError
@@ -36,7 +37,7 @@ class MultiTracker:
         max_batch: int = 32,
     ):
         self.config = config or TrackerConfig()
-        self.runner = open_runner(model, device, dtype, backend)
+        self.runner = open_runner(model, device, dtype, backend, self.config.search_factor)
         self._bgr = self.config.color == "bgr"
         self._max_batch = max(1, max_batch)
         self._targets: dict[int, Target] = {}
@@ -52,20 +53,28 @@ class MultiTracker:
         """The targets that are followed, in the order in which they were added."""
         return list(self._targets)
 
-    def add(self, frame: np.ndarray, box: Any) -> int:
+    def add(self, frame: np.ndarray | Tensor, box: Any) -> int:
         """Follow what `box` (x, y, w, h) holds in `frame`, from the next frame on. Returns the target's id, never used twice."""
         target = Target(self.runner, check_frame(frame), box, self.config)
         target_id, self._next_id = self._next_id, self._next_id + 1
         self._targets[target_id] = target
         return target_id
 
+    def restart(self, target_id: int, frame: np.ndarray | Tensor, box: Any) -> None:
+        """Correct a target: follow what `box` holds in `frame` under the id that it has. StateError if it is not followed."""
+        self._check_followed(target_id)
+        self._targets[target_id] = Target(self.runner, check_frame(frame), box, self.config)
+
     def remove(self, target_id: int) -> None:
         """Stop following a target. StateError if it is not followed."""
-        if target_id not in self._targets:
-            raise StateError(f"there is no target {target_id!r}: targets are {self.target_ids}")
+        self._check_followed(target_id)
         del self._targets[target_id]
 
-    def update(self, frame: np.ndarray) -> dict[int, Result]:
+    def _check_followed(self, target_id: int) -> None:
+        if target_id not in self._targets:
+            raise StateError(f"there is no target {target_id!r}: targets are {self.target_ids}")
+
+    def update(self, frame: np.ndarray | Tensor) -> dict[int, Result]:
         """Find every target in the next frame: id -> result, in the order of `target_ids`; empty without targets. FrameError."""
         start = time.perf_counter()
         frame = check_frame(frame)

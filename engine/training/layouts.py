@@ -14,24 +14,17 @@ from engine.datasets.layouts import LAYOUTS, open_dataset
 from engine.datasets.sequences import Sequence
 from engine.errors import ConfigError, DatasetError, SourceError
 from engine.training.sources import Clip, Pool, Still, usable
-from engine.video.folder import read_image
+from engine.video.images import ImageReader
 
 CLIP_LAYOUTS = tuple(name for name in LAYOUTS if name != "video")  # their frames are image files
-
-
-def read_picture(path: Path) -> np.ndarray:
-    """uint8 BGR [H, W, 3]; DatasetError if it cannot be read."""
-    try:
-        return read_image(path)
-    except SourceError as error:
-        raise DatasetError(f"cannot read the picture {path}: {error}") from error
 
 
 class Pictures(collections.abc.Sequence[np.ndarray]):
     """Picture files as a sequence of arrays, read one by one when asked for."""
 
-    def __init__(self, files: collections.abc.Sequence[Path]):
+    def __init__(self, files: collections.abc.Sequence[Path], read: ImageReader | None = None):
         self.files = files
+        self._read = read or ImageReader(files[0] if files else None)
 
     def __len__(self) -> int:
         return len(self.files)
@@ -41,7 +34,12 @@ class Pictures(collections.abc.Sequence[np.ndarray]):
     @overload
     def __getitem__(self, index: slice) -> Pictures: ...
     def __getitem__(self, index: int | slice) -> np.ndarray | Pictures:
-        return Pictures(self.files[index]) if isinstance(index, slice) else read_picture(self.files[index])
+        if isinstance(index, slice):
+            return Pictures(self.files[index], self._read)
+        try:
+            return self._read(self.files[index])
+        except SourceError as error:
+            raise DatasetError(f"cannot read the picture {self.files[index]}: {error}") from error
 
 
 def clips(folder: Path, layout: str) -> tuple[list[Clip], tuple[str, ...]]:

@@ -16,7 +16,8 @@ import cv2
 import numpy as np
 
 from engine.datasets.text import read_boxes
-from engine.errors import DatasetError
+from engine.errors import DatasetError, SourceError
+from engine.video.images import ImageReader
 
 _MIN_SIDE = 8.0  # pixels; smaller boxes are mostly noise
 _MIN_SIZE = 16.0  # sqrt(w h)
@@ -110,10 +111,11 @@ def read_stills(folder: Path, longest: int = 512) -> list[Still]:
             rows.setdefault(row["image"], []).append((*box, float(row.get("cls") or -1)))
     stills = []
     for name in sorted(rows):
-        image = cv2.imread(str(folder / "img" / name), cv2.IMREAD_COLOR)
-        if image is None:
-            raise DatasetError(f"{folder}: cannot read the picture img/{name}")
-        image, factor = shrink(image, longest)
+        try:
+            picture = ImageReader()(folder / "img" / name)
+        except SourceError as error:
+            raise DatasetError(f"{folder}: cannot read the picture img/{name}: {error}") from error
+        image, factor = shrink(picture, longest)
         table = np.array(rows[name])
         boxes, classes = table[:, :4] * factor, table[:, 4].astype(int)
         keep = usable(boxes)
@@ -126,7 +128,8 @@ def read_video(path: Path, longest: int = 640) -> tuple[list[np.ndarray], float]
     """All frames of a video, shrunk so that the longer side is at most `longest`, and the factor. SourceError if it cannot be read."""
     from engine.video.files import VideoFile  # packed data are trained on without a video library
 
-    frames, factor = [], 1.0
+    frames: list[np.ndarray] = []
+    factor = 1.0
     with VideoFile(path) as source:
         for frame in source:
             if frame.index != len(frames):  # boxes belong to frames by their number

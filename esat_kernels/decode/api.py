@@ -55,7 +55,7 @@ def advance_boxes(
     Returns the record float64 [B, 12]: box x, y, w, h, raw score, weighted score, side of the region, index of the chosen cell, and the
     box x, y, w, h before it was clipped.
     NaN in maps or regions becomes a box of NaN.
-    backend: "auto", "triton" (unverified: no GPU has run it) or "reference". TypeError for dtypes, ValueError for shapes and devices.
+    backend: "auto", "triton" or "reference". TypeError for dtypes, ValueError for shapes and devices.
     """
     _check_maps(score_map, size_map, offset_map, window)
     _check_state(score_map, regions, boxes, frame_size, (size_map, offset_map, window))

@@ -1,4 +1,4 @@
-"""The step from maps to the next boxes by the Triton kernel. Triton is imported at the first call. No GPU has run it yet."""
+"""The step from maps to the next boxes by the Triton kernel. Triton is imported at the first call."""
 
 from __future__ import annotations
 

@@ -12,10 +12,15 @@ import pytest
 import esat_kernels
 from engine.cli import environment, machine
 from engine.cli.environment import Finding, check_environment
+from engine.errors import ConfigError
+from engine.runners.choice import make_runner
+from engine.weights import DEFAULT_MODEL, find_weights
 from engine.weights.io import file_hash
 from engine.weights.shipped import shipped_path
+from esat_kernels import _native
 from tests.cli.run import esat
 from tests.conftest import REPOSITORY
+from tests.require import require
 
 
 def test_version(capsys: pytest.CaptureFixture[str]) -> None:
@@ -35,6 +40,27 @@ def test_info_as_json(capsys: pytest.CaptureFixture[str]) -> None:
     assert about["devices"]["cpu"] is None
     assert about["cpu_engine"].keys() == {"fp32", "bf16", "fp16", "int8"}
     assert about["cpu_engine"]["fp16"]
+
+
+def test_info_shows_the_sets_of_each_operation(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    require("cpu", _native.unavailable())
+    for name in ("portable", _native.cpu_sets()[-1]):
+        monkeypatch.setenv("ESAT_CPU", name)
+        assert esat("info") == 0
+        lines = capsys.readouterr().out.splitlines()
+        for row in _native.kernel_table():
+            line = next(line for line in lines if line[2:].startswith(f"{row.operation} "))
+            marked = " ".join(f"*{kernel}" if kernel == row.chosen else kernel for kernel in row.sets)
+            assert line.endswith(f" {marked}" if row.chosen else f" {marked}  none here: PyTorch")
+
+
+def test_a_set_that_the_machine_lacks_is_bad_input(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    require("cpu", _native.unavailable())
+    monkeypatch.setenv("ESAT_CPU", "sse9")
+    assert esat("info") == 2
+    assert "ESAT_CPU must be a set of this machine (portable" in capsys.readouterr().err
+    with pytest.raises(ConfigError, match="got 'sse9'"):
+        make_runner(find_weights(DEFAULT_MODEL), "cpu")
 
 
 def test_a_process_of_ours_has_one_openmp_runtime() -> None:
@@ -66,7 +92,7 @@ def test_info_names_the_shipped_weights(tmp_path: Path, tiny: Path, monkeypatch:
 def test_environment_is_checked(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.chdir(tmp_path)
     findings = {finding.check: finding for finding in check_environment()}
-    assert set(findings) == {"python", "pytorch", "native library", "openmp", "video", "opencv", "current folder", "weights"}
+    assert set(findings) == {"python", "pytorch", "native library", "openmp", "processors", "video", "opencv", "current folder", "weights"}
     assert findings["video"].level == "ok"
     assert findings["current folder"].level == "ok"
     assert list(tmp_path.iterdir()) == []

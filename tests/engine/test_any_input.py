@@ -119,11 +119,13 @@ def test_targets_come_and_go_in_any_order(tracker, steps):
 
 @settings(FEW, max_examples=100)
 @given(
-    arrays.arrays(np.uint8, st.tuples(st.integers(1, 60), st.integers(1, 60), st.just(3))), st.tuples(numbers, numbers, numbers, numbers)
+    arrays.arrays(np.uint8, st.tuples(st.integers(1, 60), st.integers(1, 60), st.just(3))),
+    st.tuples(numbers, numbers, numbers, numbers),
+    st.booleans(),
 )
-def test_any_finite_box_can_be_drawn(image, box):
+def test_any_finite_box_can_be_drawn(image, box, several):
     if all(math.isfinite(value) for value in box):
-        assert draw(image, Record(0, tuple(map(float, box)), 0.5, "LOST", 1.0)).shape == image.shape
+        assert draw(image, [Record(0, tuple(map(float, box)), 0.5, "LOST", 1.0)], several=several).shape == image.shape
 
 
 @settings(FEW, max_examples=200)

@@ -23,7 +23,7 @@ import yaml
 from safetensors.torch import save
 
 from engine import ModelConfig, Tracker, build_model
-from engine.cli.console import parse_box
+from engine.clips.given import parse_box
 from engine.datasets.layouts import open_dataset
 from engine.datasets.text import read_boxes, read_labels
 from engine.evaluation import metrics, tracking

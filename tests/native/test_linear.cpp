@@ -7,26 +7,32 @@
 using namespace esat;
 
 template <class T>
-void check_up_to(Isa best, Isa level) {
-  const linear::Kernels<T>* kernels = linear::kernels<T>(level);
-  if (kernels == nullptr || kernels->isa != level || level > best) return;
-  std::printf("%s\n", isa_name(level));
-  testing::check_kernels(*kernels);
-  const linear::Int8Kernels<T>* int8 = linear::int8_kernels<T>(level);
-  CHECK((int8 != nullptr) == has_int8_products(level));
-  if (int8 == nullptr) return;
-  std::printf("%s int8\n", isa_name(level));
-  CHECK(int8->isa == level);
-  testing::check_int8(*kernels, *int8);
+void check(const Set& set, const linear::Kernels<T>*& kernels_before, const linear::Int8Kernels<T>*& int8_before) {
+  const linear::Kernels<T>* kernels = linear::kernels<T>(set.needs);
+  const linear::Int8Kernels<T>* int8 = linear::int8_kernels<T>(set.needs);
+  if (kernels != nullptr && kernels != kernels_before) {
+    std::printf("%s\n", set.name);
+    testing::check_kernels(*kernels);
+  }
+  if (int8 != nullptr && int8 != int8_before) {
+    std::printf("%s int8\n", set.name);
+    CHECK(kernels != nullptr);
+    testing::check_int8(*kernels, *int8);
+  }
+  kernels_before = kernels;
+  int8_before = int8;
 }
 
 int main() {
-  const Isa best = detected_isa();
-  for (const Isa level : {Isa::portable, Isa::avx2, Isa::avx512, Isa::avx512bf16, Isa::amx}) {
-    check_up_to<float>(best, level);
-    check_up_to<linear::bf16>(best, level);
+  const linear::Kernels<float>* floats = nullptr;
+  const linear::Int8Kernels<float>* int8_floats = nullptr;
+  const linear::Kernels<linear::bf16>* bfloats = nullptr;
+  const linear::Int8Kernels<linear::bf16>* int8_bfloats = nullptr;
+  for (const Set& set : sets_within(detected_features())) {
+    check(set, floats, int8_floats);
+    check(set, bfloats, int8_bfloats);
   }
-  CHECK(linear::kernels<float>(Isa::portable) == nullptr);
-  CHECK(linear::kernels<linear::bf16>(Isa::avx512) == nullptr);
+  CHECK(linear::kernels<float>(sets::portable.needs) == nullptr);
+  CHECK(linear::kernels<linear::bf16>(sets::avx512.needs) == nullptr);
   return testing::failures == 0 ? 0 : 1;
 }

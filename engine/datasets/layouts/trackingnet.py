@@ -6,7 +6,7 @@ from functools import partial
 from pathlib import Path
 
 from engine.datasets.sequences import Broken, Sequence, build, collect, files, folders, image_files
-from engine.video.folder import natural_key
+from engine.video.listing import natural_key
 
 
 def detect(root: Path) -> bool:

@@ -5,20 +5,17 @@ from __future__ import annotations
 from functools import partial
 from pathlib import Path
 
-from engine.datasets.sequences import VIDEO_SUFFIXES, Broken, Sequence, collect, files
+from engine.datasets.sequences import Broken, Sequence, collect
 from engine.datasets.text import read_box_file
+from engine.video.listing import video_paths
 
 
 def detect(root: Path) -> bool:
-    return any(path.with_suffix(".txt").is_file() for path in _videos(root))
+    return any(path.with_suffix(".txt").is_file() for path in video_paths(root))
 
 
 def read(root: Path, training: bool = False) -> list[Sequence | Broken]:
-    return [collect(path.stem, partial(_load, path)) for path in _videos(root)]
-
-
-def _videos(root: Path) -> list[Path]:
-    return [path for path in files(root, "*") if path.suffix.lower() in VIDEO_SUFFIXES]
+    return [collect(path.stem, partial(_load, path)) for path in video_paths(root)]
 
 
 def _load(path: Path) -> Sequence:

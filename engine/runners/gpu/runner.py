@@ -15,9 +15,10 @@ import esat_kernels
 from engine.boxes import Box
 from engine.config import ModelConfig
 from engine.errors import DeviceError
+from engine.runners.gpu.cuda import streams_for
 from engine.runners.gpu.frame import RECORD, FrameMemory, FramePlan, FrameResult, crop_template
 from engine.runners.gpu.network import GpuNetwork, Kernels, Template
-from engine.runners.gpu.streams import Streams, streams_for
+from engine.runners.gpu.streams import Streams
 from engine.runners.protocol import DTYPES, Observation, Observations
 from engine.weights.io import Weights
 

@@ -6,12 +6,10 @@ import cv2
 import numpy as np
 import pytest
 
-from engine.config import preset
 from engine.errors import DatasetError
 from engine.training.checkpoint import CHECKPOINT
 from engine.training.curves import plot_curves, read_log, smooth
 from engine.training.export import export_checkpoint
-from engine.training.label_plots import plot_labels
 from engine.training.validate import validate
 from tests.engine.training.data import picture
 from tests.engine.training.test_trainer import trainer
@@ -30,11 +28,6 @@ def test_curves_survive_a_cut_line(tmp_path):
 
 def test_smooth_is_a_running_mean():
     assert smooth(np.array([1.0, 3.0, 5.0, 7.0]), 2).tolist() == [1.0, 2.0, 4.0, 6.0]
-
-
-def test_label_plot(tmp_path):
-    plot_labels([0.5, 0.4, 0.3, 0.4], preset("esat-s-256"), tmp_path / "labels.png")
-    assert cv2.imread(str(tmp_path / "labels.png")).std() > 0
 
 
 def test_validation_tracks_every_sequence(tmp_path):

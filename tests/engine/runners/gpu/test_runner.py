@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -155,12 +154,11 @@ def test_auto_takes_the_engine_where_its_kernels_are_verified(monkeypatch, verif
     """On a machine with CUDA, as `make_runner` sees it."""
     import esat_kernels
     from engine.runners import choice
-    from esat_kernels import _device
 
     made = []
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
-    monkeypatch.setattr(_device, "verified_backends", lambda device: verified)
+    monkeypatch.setattr(esat_kernels, "verified_backends", lambda device: verified)
     monkeypatch.setattr(esat_kernels, "backends", lambda: dict.fromkeys(("cpu", "triton", "cuda", "reference")))
     monkeypatch.setattr(choice, "GpuRunner", lambda weights, device, dtype, kernels: made.append((device, dtype, kernels)))
     monkeypatch.setattr(choice, "TorchRunner", lambda network, device, dtype: made.append((device, dtype, None)))
@@ -172,7 +170,3 @@ def test_the_cuda_attention_needs_triton_around_it(monkeypatch):
     monkeypatch.setattr(gpu_runner.esat_kernels, "backends", lambda: {"cuda": None})
     monkeypatch.setattr(gpu_runner, "find_spec", lambda name: None)
     assert "need Triton" in gpu_runner.unsupported(models.SMALL, "cuda")
-
-
-def test_files_are_where_the_package_looks():
-    assert (Path(gpu_runner.__file__).parent / "choices.json").is_file()

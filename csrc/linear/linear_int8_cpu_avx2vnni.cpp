@@ -10,6 +10,6 @@ constexpr int kBlockRows = 6;
 
 namespace esat::linear {
 
-const Kernels<float> kernels_avx2 = vector_kernels<float>(Isa::avx2);
+const Int8Kernels<float> int8_kernels_avx2vnni = vector_int8_kernels<float>();
 
 }  // namespace esat::linear

@@ -1,8 +1,8 @@
-#include "common/simd_avx512.h"
+#include "common/simd_avx2.h"
 
 namespace esat::linear {
 namespace {
-constexpr int kBlockRows = 12;
+constexpr int kBlockRows = 4;
 }
 }  // namespace esat::linear
 
@@ -10,6 +10,6 @@ constexpr int kBlockRows = 12;
 
 namespace esat::linear {
 
-const Kernels<float> kernels_avx512 = vector_kernels<float>(Isa::avx512);
+const Int8Kernels<float> int8_kernels_avx2 = vector_int8_kernels<float>();
 
 }  // namespace esat::linear
