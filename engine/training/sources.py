@@ -126,7 +126,8 @@ def read_video(path: Path, longest: int = 640) -> tuple[list[np.ndarray], float]
     """All frames of a video, shrunk so that the longer side is at most `longest`, and the factor. SourceError if it cannot be read."""
     from engine.video.files import VideoFile  # packed data are trained on without a video library
 
-    frames, factor = [], 1.0
+    frames: list[np.ndarray] = []
+    factor = 1.0
     with VideoFile(path) as source:
         for frame in source:
             if frame.index != len(frames):  # boxes belong to frames by their number
