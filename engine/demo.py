@@ -12,7 +12,7 @@ import zipfile
 from collections.abc import Mapping, Sequence
 from fractions import Fraction
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import av
 import cv2
@@ -100,7 +100,7 @@ class MovingPicture(Sink):
     def _encode(self, container: OutputContainer) -> None:
         height, width = self._frames[0][1].shape[:2]
         graph = av.filter.Graph()
-        source = graph.add_buffer(width=width, height=height, format="bgr24", time_base=_CENTISECOND)
+        source = graph.add_buffer(width=width, height=height, format=av.VideoFormat("bgr24"), time_base=_CENTISECOND)
         split, sink = graph.add("split"), graph.add("buffersink")
         palette = graph.add("palettegen", f"max_colors={self._colors}")
         use = graph.add("paletteuse", "dither=none:diff_mode=rectangle")
@@ -122,7 +122,7 @@ class MovingPicture(Sink):
         graph.push(None)
         with contextlib.suppress(av.error.EOFError, av.error.BlockingIOError):
             while True:
-                container.mux(stream.encode(graph.pull()))
+                container.mux(stream.encode(cast(av.VideoFrame, graph.pull())))
         container.mux(stream.encode(None))
 
     def _enlarged(self, record: Record) -> Record:
