@@ -7,7 +7,7 @@ OpenVINO's int8 model is made from the same export by NNCF, its toolkit for that
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -91,7 +91,7 @@ def torch_network(
 def exported(path: Path, template: Tensor, search: Tensor, runtime: str, dtype: str, threads: int) -> Implementation:
     """A runtime on the exported file. ConfigError if it is not installed."""
     inputs = dict(zip(INPUTS, (template.numpy(), search.numpy()), strict=True))
-    session = _session(path, runtime, dtype, threads)
+    session, dtype = _session(path, runtime, dtype, threads)
 
     def run() -> list[NDArray[np.generic]]:
         return session(inputs)
@@ -103,7 +103,11 @@ def exported(path: Path, template: Tensor, search: Tensor, runtime: str, dtype: 
     return Implementation(runtime, dtype, run, answer)
 
 
-def _session(path: Path, runtime: str, dtype: str, threads: int) -> Callable[[dict[str, NDArray[np.float32]]], list[NDArray[np.generic]]]:
+Session = Callable[[dict[str, NDArray[np.float32]]], list[NDArray[np.generic]]]
+
+
+def _session(path: Path, runtime: str, dtype: str, threads: int) -> tuple[Session, str]:
+    """A function from inputs to outputs, and the dtype that it really computes in: OpenVINO takes float32 where bf16 cannot be had."""
     try:
         if runtime == "onnxruntime":
             import onnxruntime
@@ -111,7 +115,7 @@ def _session(path: Path, runtime: str, dtype: str, threads: int) -> Callable[[di
             options = onnxruntime.SessionOptions()
             options.intra_op_num_threads = threads
             session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-            return lambda inputs: session.run(list(OUTPUTS), inputs)
+            return lambda inputs: session.run(list(OUTPUTS), inputs), dtype
         import openvino
     except ImportError as error:
         raise ConfigError(f"peer {runtime} is not installed: pip install 'esat-engine[peers]'") from error
@@ -127,7 +131,8 @@ def _session(path: Path, runtime: str, dtype: str, threads: int) -> Callable[[di
         result = request.infer(inputs, share_inputs=True, share_outputs=True)
         return [result[name] for name in OUTPUTS]
 
-    return run
+    real = {"f32": "fp32", "bf16": "bf16", "f16": "fp16"}[compiled.get_property("INFERENCE_PRECISION_HINT").to_string()]
+    return run, dtype if dtype == "int8" else real
 
 
 def quantise(path: Path, config: ModelConfig, target: Path) -> None:
@@ -152,21 +157,26 @@ def quantise(path: Path, config: ModelConfig, target: Path) -> None:
     openvino.save_model(model, target)
 
 
-def build(names: list[str], weights: Weights, template: Tensor, search: Tensor, threads: int, folder: Path) -> list[Implementation]:
-    """The named peers on one model. The export is written into `folder`, or read from there if an earlier run left it."""
+def build(
+    names: list[str], weights: Weights, template: Tensor, search: Tensor, threads: int, folder: Path, dtypes: Sequence[str] = ("fp32",)
+) -> list[Implementation]:
+    """The named peers on one model, in the floating dtypes that this machine has, the fastest first.
+
+    The export is written into `folder`, or read from there if an earlier run left it.
+    """
     built = []
     path = folder / f"{weights.config.name}.onnx"
     if {"onnxruntime", "openvino", "openvino-int8"} & set(names) and not path.exists():
         export_onnx(weights, path)
     for name in names:
         if name == "eager":
-            built += [torch_network(weights, template, search, dtype) for dtype in ("fp32", "bf16")]
+            built += [torch_network(weights, template, search, dtype) for dtype in dtypes]
         elif name == "compiled":
-            built.append(torch_network(weights, template, search, "bf16", compiled=True))
+            built.append(torch_network(weights, template, search, dtypes[0], compiled=True))
         elif name == "onnxruntime":
             built.append(exported(path, template, search, name, "fp32", threads))
         elif name == "openvino":
-            built += [exported(path, template, search, name, dtype, threads) for dtype in ("fp32", "bf16")]
+            built += [exported(path, template, search, name, dtype, threads) for dtype in dtypes]
         elif name == "openvino-int8":
             int8 = path.with_name(f"{path.stem}-int8.xml")
             if not int8.exists():
@@ -174,6 +184,6 @@ def build(names: list[str], weights: Weights, template: Tensor, search: Tensor, 
             built.append(exported(int8, template, search, "openvino", "int8", threads))
         elif name == "ostrack":
             plain = dataclasses.replace(weights, config=weights.config.replace(alpha=0.0, beta=0.0))
-            found = torch_network(plain, template, search, "bf16")
+            found = torch_network(plain, template, search, dtypes[0])
             built.append(dataclasses.replace(found, impl="ostrack", same_network=False))
     return built

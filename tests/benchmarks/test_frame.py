@@ -66,14 +66,24 @@ def test_openvino_in_int8_computes_the_same_network(weights, tmp_path):
     assert frame.check(peer.answer(), torch_network(weights, template, search, "fp32").answer(), "int8")[0]
 
 
+@pytest.mark.peers
+def test_a_peer_is_named_by_the_dtype_that_it_computes_in(weights, tmp_path):
+    for module in ("onnx", "onnxscript", "openvino"):
+        require("peers", None if importlib.util.find_spec(module) else f"no {module}")
+    template, search = golden.draw_images(CONFIG.template_size, CONFIG.search_size, 3)
+    exact, asked = build(["openvino"], weights, template, search, 1, tmp_path, ["fp32", "bf16"])
+    assert exact.dtype == "fp32"
+    different = bool((asked.answer().score_map != exact.answer().score_map).any())
+    assert asked.dtype == ("bf16" if different else "fp32")
+
+
 def test_rows_have_what_the_contract_names(weights, tmp_path):
     rows = frame.measure(weights, ["eager"], 0.0, tmp_path)
+    dtypes = frame._dtypes(weights)
     assert {(row["impl"], row["scope"], row["dtype"]) for row in rows} >= {
-        ("ours", "network", "bf16"),
-        ("ours", "network", "fp32"),
-        ("ours:alpha=beta=0", "network", "bf16"),
-        ("eager", "network", "fp32"),
-        ("eager", "network", "bf16"),
+        *(("ours", "network", dtype) for dtype in dtypes),
+        ("ours:alpha=beta=0", "network", dtypes[0]),
+        *(("eager", "network", dtype) for dtype in dtypes if dtype != "int8"),
         ("eager", "tracker", "fp32"),
     }
     for row in rows:
