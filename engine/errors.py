@@ -45,3 +45,7 @@ class DatasetError(EsatError, ValueError):
 
 class DeviceError(EsatError, RuntimeError):
     """A device or backend that was asked for by name and is not there."""
+
+
+class EsatWarning(UserWarning):
+    """What was asked for works, but hardly as it was meant; the message names what to do instead."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -10,7 +11,7 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
-from engine.errors import EsatError, IncompleteError
+from engine.errors import EsatError, EsatWarning, IncompleteError
 
 
 def run(app: typer.Typer, arguments: list[str] | None = None) -> None:
@@ -23,6 +24,7 @@ def run(app: typer.Typer, arguments: list[str] | None = None) -> None:
     debug = "--debug" in arguments
     if debug:
         arguments.remove("--debug")
+    warnings.showwarning = _show_warning
     try:
         app(arguments)
     except EsatError as error:
@@ -44,6 +46,19 @@ def run_function(function: Callable[..., Any], arguments: list[str] | None = Non
     app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
     app.command()(function)
     run(app, arguments)
+
+
+_shown: set[str] = set()
+_show_other_warning = warnings.showwarning
+
+
+def _show_warning(message: Warning | str, category: type[Warning], *where: Any, **more: Any) -> None:
+    """Ours as one line, once, without the place in the code; others' as Python shows them."""
+    if not issubclass(category, EsatWarning):
+        _show_other_warning(message, category, *where, **more)
+    elif str(message) not in _shown:
+        _shown.add(str(message))
+        _print(f"[yellow]warning:[/] {escape(str(message))}")
 
 
 def _print(text: str) -> None:

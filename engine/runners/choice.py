@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import warnings
+
 import torch
 
 import esat_kernels
 from engine import forks
 from engine.config import ModelConfig
-from engine.errors import ConfigError, DeviceError
+from engine.errors import ConfigError, DeviceError, EsatWarning
 from engine.runners.cpu.runner import CpuRunner, unsupported
 from engine.runners.device import resolve_device
 from engine.runners.gpu.runner import GpuRunner
@@ -21,12 +23,14 @@ def make_runner(weights: Weights, device: str = "auto", dtype: str = "auto", bac
 
     device: "auto" (CUDA if there is one), "cpu", "cuda" or "cuda:N". dtype: "auto", "fp32", "bf16", "fp16" or "int8";
     "auto" is bf16 on CUDA and where the CPU engine has it (AVX-512 with bf16, AMX), otherwise fp32. "int8" is the CPU engine's only.
+    A dtype that was named and that only PyTorch computes here, several times slower than the engine in another, is an EsatWarning.
     backend: the attention kernel's, "auto" for the fastest. On CUDA "triton" and "cuda" name the GPU engine, and "auto" takes it where its
     kernels have been verified on this device; otherwise PyTorch runs the network. DeviceError or ConfigError if what was named is not there.
     """
     forks.prepare()
     device = resolve_device(device)
-    if dtype == "auto":
+    named = dtype != "auto"
+    if not named:
         dtype = "bf16" if device.startswith("cuda") or cpu_engine_unsupported(weights.config, "bf16", device, backend) is None else "fp32"
     if dtype not in MODES:
         raise ConfigError(f"dtype must be auto, {', '.join(MODES)}, got {dtype!r}")
@@ -41,6 +45,9 @@ def make_runner(weights: Weights, device: str = "auto", dtype: str = "auto", bac
     kernels = _gpu_kernels(device, backend)
     if kernels is not None:
         return GpuRunner(weights, device, dtype, kernels)
+    if named and dtype != "fp32" and cpu_engine_unsupported(weights.config, "fp32", device, backend) is None:
+        slow = f"dtype {dtype} will be slow, since PyTorch computes it here: {missing}; dtype fp32, or auto, runs on the CPU engine"
+        warnings.warn(slow, EsatWarning, stacklevel=2)
     return TorchRunner(weights.model(backend), device, dtype)
 
 

@@ -18,11 +18,14 @@ import cv2
 import numpy as np
 import pytest
 
+from engine.runners.cpu.network import unsupported
 from engine.video import VideoFile
+from engine.weights import load_weights
 from tests.cli.run import esat
 from tests.conftest import REPOSITORY
 from tests.engine.video.clips import FASTSTART, cut, picture, pictures, write_clip, zero
 from tests.engine.video.servers import http_server, send_live
+from tests.require import require
 
 BOX = "10,20,24,24"
 
@@ -55,6 +58,21 @@ def test_all_outputs_of_one_run(clip: Path, tiny: Path, tmp_path: Path, capsys: 
     assert frame_count(out / "a.mp4") == 8
     printed = capsys.readouterr().out
     assert all(word in printed for word in ("network", "tracker", "pipeline", "a.mp4", "a.json", "a.txt"))
+
+
+def test_a_slow_dtype_is_told_in_one_line(clip: Path, tiny: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    require("cpu", unsupported(load_weights(tiny).config, "fp32"))
+    for _ in range(2):
+        assert (
+            esat(
+                "track", clip, "--box", BOX, "--model", tiny, "--dtype", "fp16", "--device", "cpu", "--max-frames", 2, "--jsonl", "-", "-q"
+            )
+            == 0
+        )
+    printed = capsys.readouterr()
+    assert [line["index"] for line in map(json.loads, printed.out.splitlines())] == [0, 1, 0, 1]
+    (line,) = (line for line in printed.err.splitlines() if "warning" in line)
+    assert line.startswith("warning: dtype fp16 will be slow, since PyTorch computes it here: ")
 
 
 def test_image_folder_max_frames_and_nothing_but_lines_on_standard_output(

@@ -4,6 +4,7 @@ within what PyTorch's own bf16 reaches."""
 from __future__ import annotations
 
 import json
+import warnings
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,7 +19,7 @@ from conformance import golden
 from engine import Tracker
 from engine.config import ModelConfig
 from engine.datasets.layouts import open_dataset
-from engine.errors import DeviceError
+from engine.errors import DeviceError, EsatWarning
 from engine.model.head import CenterHead
 from engine.runners.choice import make_runner
 from engine.runners.cpu.head import Head
@@ -27,7 +28,7 @@ from engine.runners.cpu.runner import CpuRunner
 from engine.runners.cpu.weights import PackedProduct, huge_zeros, pack, pack_weights
 from engine.runners.protocol import DTYPES
 from engine.runners.pytorch import TorchRunner
-from engine.weights import DEFAULT_MODEL, find_weights
+from engine.weights import DEFAULT_MODEL, find_weights, load_weights
 from engine.weights.io import Weights
 from esat_kernels import _native
 from tests.require import require
@@ -386,3 +387,17 @@ def test_results_do_not_depend_on_the_number_of_threads(engine):
 def test_models_that_do_not_fit_the_products_run_elsewhere(engine):
     config = ModelConfig(name="odd", dim=48, heads=3, depth=1, template_size=64, search_size=64, elimination_layers=())
     assert "multiples" in (unsupported(config, engine.name) or "")
+
+
+def test_a_named_dtype_that_only_pytorch_computes_is_told(tiny_weights):
+    weights = load_weights(tiny_weights)
+    require("cpu", unsupported(weights.config, "fp32"))
+    with pytest.warns(
+        EsatWarning, match="dtype fp16 will be slow, since PyTorch computes it here: .*not in fp16; dtype fp32, or auto"
+    ) as told:
+        assert isinstance(make_runner(weights, "cpu", "fp16"), TorchRunner)
+    assert len(told) == 1
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for dtype, backend in (("auto", "auto"), ("fp32", "auto"), ("fp16", "reference")):
+            make_runner(weights, "cpu", dtype, backend)
