@@ -43,6 +43,8 @@ const ForwardKernel& forward_kernel(const Problem& problem, Isa isa) {
   if (isa >= Isa::avx512bf16 && problem.dtype == Dtype::bf16 && problem.head_dim % 2 == 0) return forward_avx512bf16;
   if (isa >= Isa::avx512) return forward_avx512;
   if (isa >= Isa::avx2) return forward_avx2;
+#elif defined(__aarch64__)
+  if (isa >= Isa::neon) return forward_neon;
 #endif
   (void)problem, (void)isa;
   return forward_portable;
@@ -53,6 +55,8 @@ const BackwardKernel& backward_kernel(const Problem& problem, Isa isa) {
   if (isa >= Isa::amx && problem.dtype == Dtype::bf16 && problem.alpha <= 4) return backward_amx;
   if (isa >= Isa::avx512) return backward_avx512;
   if (isa >= Isa::avx2) return backward_avx2;
+#elif defined(__aarch64__)
+  if (isa >= Isa::neon) return backward_neon;
 #endif
   (void)problem, (void)isa;
   return backward_portable;

@@ -7,7 +7,11 @@
 #if defined(__x86_64__)
 #include <cpuid.h>
 #endif
-#if defined(__linux__)
+#if defined(__aarch64__) && defined(__APPLE__)
+#include <sys/sysctl.h>
+#elif defined(__aarch64__)
+#include <sys/auxv.h>
+#elif defined(__linux__)
 #include <sys/syscall.h>
 #include <unistd.h>
 #endif
@@ -15,8 +19,8 @@
 namespace esat {
 namespace {
 
-constexpr const char* kNames[] = {"portable", "avx2", "avx512", "avx512bf16", "amx"};
-constexpr int kLevels = 5;
+constexpr const char* kNames[] = {"portable", "avx2", "avx512", "avx512bf16", "amx", "neon", "neondot", "neonbf16"};
+constexpr int kLevels = 8;
 
 #if defined(__x86_64__)
 
@@ -75,6 +79,27 @@ bool detect_int8(Isa isa) {
   return isa != Isa::portable;
 }
 
+#elif defined(__aarch64__)
+
+Isa detect() {
+#if defined(__APPLE__)
+  const auto has = [](const char* name) {
+    int value = 0;
+    std::size_t size = sizeof value;
+    return sysctlbyname(name, &value, &size, nullptr, 0) == 0 && value != 0;
+  };
+  const bool dot = has("hw.optional.arm.FEAT_DotProd");
+  const bool bf16 = has("hw.optional.arm.FEAT_BF16") && has("hw.optional.arm.FEAT_I8MM");
+#else
+  // Bits of the kernel's interface (asm/hwcap.h), which older headers do not name.
+  constexpr unsigned long kDot = 1UL << 20, kI8mm = 1UL << 13, kBf16 = 1UL << 14;
+  const bool dot = (getauxval(AT_HWCAP) & kDot) != 0;
+  const bool bf16 = (getauxval(AT_HWCAP2) & (kI8mm | kBf16)) == (kI8mm | kBf16);
+#endif
+  return !dot ? Isa::neon : !bf16 ? Isa::neondot : Isa::neonbf16;
+}
+bool detect_int8(Isa isa) { return isa >= Isa::neondot; }
+
 #else
 
 Isa detect() { return Isa::portable; }
@@ -91,7 +116,11 @@ Isa detected_isa() {
   return isa;
 }
 
-bool has_int8_products(Isa isa) { return isa <= detected_isa() && detect_int8(isa); }
+bool supported(Isa isa) {
+  return isa == Isa::portable || (isa <= detected_isa() && (isa < Isa::neon) == (detected_isa() < Isa::neon));
+}
+
+bool has_int8_products(Isa isa) { return supported(isa) && detect_int8(isa); }
 
 Isa active_isa() {
   const char* forced = std::getenv("ESAT_CPU");
@@ -100,7 +129,7 @@ Isa active_isa() {
   const std::string name = forced;
   for (int level = 0; level < kLevels; ++level) {
     if (name != kNames[level]) continue;
-    if (level > static_cast<int>(detected)) {
+    if (!supported(static_cast<Isa>(level))) {
       throw std::invalid_argument("ESAT_CPU=" + name + ": this machine has no more than " + isa_name(detected));
     }
     return static_cast<Isa>(level);

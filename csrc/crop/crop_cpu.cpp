@@ -117,6 +117,8 @@ class RowPair {
 RowKernels kernels_for(Isa isa) {
 #if defined(__x86_64__)
   if (isa >= Isa::avx2) return crop::avx2_kernels();
+#elif defined(__aarch64__)
+  if (isa >= Isa::neon) return crop::neon_kernels();
 #endif
   (void)isa;
   return crop::portable_kernels();

@@ -28,6 +28,7 @@ struct RowKernels {
 
 RowKernels portable_kernels();
 RowKernels avx2_kernels();
+RowKernels neon_kernels();
 
 // The first element of row y of the leftmost patch that it crosses, in channel 0.
 inline int64_t patch_row_offset(int y, int size, int64_t out_stride) {

@@ -20,10 +20,10 @@ std::string error_of(const char* forced) {
 }
 
 void forced_levels() {
-  const Isa all[] = {Isa::portable, Isa::avx2, Isa::avx512, Isa::avx512bf16, Isa::amx};
+  const Isa all[] = {Isa::portable, Isa::avx2, Isa::avx512, Isa::avx512bf16, Isa::amx, Isa::neon, Isa::neondot, Isa::neonbf16};
   for (Isa isa : all) {
     const std::string error = error_of(esat::isa_name(isa));
-    if (isa <= esat::detected_isa()) {
+    if (esat::supported(isa)) {
       CHECK_EQUAL(error, "");
       CHECK(esat::active_isa() == isa);
     } else {

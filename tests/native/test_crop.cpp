@@ -95,8 +95,11 @@ std::vector<uint8_t> image(const CropParams& p, Isa isa) {
 }
 
 std::vector<Isa> paths() {
-  if (esat::detected_isa() >= Isa::avx2) return {Isa::portable, Isa::avx2};
-  return {Isa::portable};
+  std::vector<Isa> all = {Isa::portable};
+  for (const Isa isa : {Isa::avx2, Isa::neon}) {
+    if (esat::supported(isa)) all.push_back(isa);
+  }
+  return all;
 }
 
 void random_regions() {

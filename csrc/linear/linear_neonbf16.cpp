@@ -1,0 +1,17 @@
+#include "common/simd_neon.h"
+
+namespace esat::linear {
+namespace {
+constexpr int kBlockRows = 12;
+}
+}  // namespace esat::linear
+
+#include "linear/product_vector.h"
+
+namespace esat::linear {
+
+const Kernels<bf16> kernels_neonbf16 = vector_kernels<bf16>(Isa::neonbf16);
+const Int8Kernels<bf16> int8_kernels_neonbf16 = vector_int8_kernels<bf16>(Isa::neonbf16);
+const Int8Kernels<float> int8_float_kernels_neonbf16 = vector_int8_kernels<float>(Isa::neonbf16);
+
+}  // namespace esat::linear
