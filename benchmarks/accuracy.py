@@ -26,7 +26,7 @@ from rich.console import Console
 from rich.progress import Progress
 
 from benchmarks.harness import machine, write_rows
-from engine.boxes import Box, clip, to_frame
+from engine.boxes import Box
 from engine.cli.exits import run_function
 from engine.evaluation.layouts import open_dataset
 from engine.evaluation.metrics import Floats, Truth, evaluate, iou
@@ -101,7 +101,7 @@ def compare(sequence: Sequence, runners: list[Runner], findings: list[Findings],
                 found.kept.append(result.kept_tokens)
                 continue
             seen = runner.observe(frame, [region], [template], True).targets[0]
-            found.seen.append(clip(to_frame(seen.box, seen.region_side, region), frame.shape[1], frame.shape[0]))
+            found.seen.append(seen.box)
             found.kept.append(seen.kept_tokens)
     truth = Truth(sequence.name, sequence.boxes[: len(paths[0])], sequence.image_size())
     for path, found in zip(paths, findings, strict=True):

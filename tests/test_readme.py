@@ -1,4 +1,4 @@
-"""The examples in the README run as they stand."""
+"""The examples in the README run as they stand; features name the tests that prove them; links of the documents lead somewhere."""
 
 import ast
 import re
@@ -12,7 +12,8 @@ from tests.conftest import REPOSITORY
 
 README = (REPOSITORY / "README.md").read_text()
 EXAMPLES = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
-FEATURES = [line.split("|") for line in README.partition("\n## Features\n")[2].partition("\n## ")[0].splitlines() if line.startswith("|")]
+FEATURES = [line.split("|") for line in (REPOSITORY / "docs" / "features.md").read_text().splitlines() if line.startswith("|")]
+DOCUMENTS = sorted([*REPOSITORY.glob("*.md"), *(REPOSITORY / "docs").glob("*.md"), *(REPOSITORY / "csrc").rglob("*.md")])
 
 
 @pytest.fixture
@@ -61,3 +62,17 @@ def test_each_feature_names_a_test_that_there_is(cells):
 
 def test_others_are_described_with_their_source():
     assert all(re.search(r"\]\(https://", cell) for cell in FEATURES[0][3:-1])
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(REPOSITORY)))
+def test_links_lead_somewhere(document):
+    text = re.sub(r"```.*?```", "", document.read_text(), flags=re.DOTALL)
+    links = [link.partition("#")[0] for link in re.findall(r"\]\(([^)\s]+)\)", text) if not link.startswith(("http", "#"))]
+    assert [link for link in links if not (document.parent / link).exists()] == []
+
+
+def test_results_that_the_documents_name_are_there():
+    """A figure in a document has its file; `<device>` and `*` stand for many."""
+    named = {name for path in DOCUMENTS for name in re.findall(r"`(benchmarks/results/[\w./-]+)`", path.read_text())}
+    assert named
+    assert sorted(name for name in named if not (REPOSITORY / name).exists()) == []

@@ -84,5 +84,18 @@ inline void write_float(void* target, Dtype dtype, std::int64_t index, float val
   }
 }
 
+inline void write_floats(void* target, Dtype dtype, std::int64_t offset, std::int64_t count, const float* source) {
+  if (dtype == Dtype::f32) {
+    std::memcpy(static_cast<float*>(target) + offset, source, static_cast<std::size_t>(count) * sizeof(float));
+    return;
+  }
+  std::uint16_t* halves = static_cast<std::uint16_t*>(target) + offset;
+  if (dtype == Dtype::bf16) {
+    for (std::int64_t i = 0; i < count; ++i) halves[i] = to_bf16(source[i]);
+  } else {
+    for (std::int64_t i = 0; i < count; ++i) halves[i] = to_f16(source[i]);
+  }
+}
+
 }  // namespace
 }  // namespace esat::attention

@@ -1,12 +1,15 @@
-// The forward kernel for vector units, in float32 inside: queries lie in the
-// lanes, keys stream by, so that row sums need no shuffles and the bias of a
-// key is one broadcast. Included once per instruction set, after its simd_*.h.
+// The forward kernel for vector units, in float32 inside: queries lie in the lanes, keys stream by, so that row sums need no
+// shuffles and the bias of a key is one broadcast. Each inner loop is a function of its own, with no more values alive than there are
+// registers. Included once per instruction set, after its simd_*.h.
 #pragma once
 
 #include <cmath>
 #include <cstdint>
+#include <cstring>
 
+#include "attention/columns.h"
 #include "attention/convert.h"
+#include "attention/exponents.h"
 #include "attention/head.h"
 #include "attention/kernels.h"
 #include "attention/product.h"
@@ -15,73 +18,96 @@
 namespace esat::attention {
 namespace {
 
-constexpr std::int64_t kKeyBlock = 64;  // with 48 queries: scores, queries and output are 12 KB each at D = 64,
-                                        // all in L1
+constexpr std::int64_t kKeyBlock = 64;  // at D = 64 each product has 16 KB of keys or values, and 12 KB beside them (AVX-512: 24)
 constexpr std::int64_t kMaxRows = Simd::kVectors * Simd::kWidth;
-constexpr std::int64_t kGroup = 8;     // keys that are asked at once whether their attraction counts
-constexpr float kNegligible = -13.0F;  // a 2^z below a / 8192 is less than bf16 shows
+constexpr std::int64_t kGroup = 8;  // keys that are asked at once whether their attraction counts, by lanes that vote
 
 struct ForwardWorkspace {
-  float *queries, *scores, *out, *key_norms, *least_norms, *row, *keys, *values;
+  float *queries, *scores, *out, *key_norms, *key_bias, *key_distance, *least_norms, *row, *keys, *values;
 
   // Carves the arrays out of `memory` (may be null) and returns the floats needed.
   std::int64_t carve(const Problem& problem, float* memory) {
     const std::int64_t padded = round_up(problem.tokens, 64);
-    const std::int64_t copy = problem.dtype == Dtype::f32 ? 0 : round_up(problem.tokens * problem.head_dim, 16);
     std::int64_t used = 0;
     const auto take = [&](std::int64_t count) {
       float* start = memory == nullptr ? nullptr : memory + used;
-      used += count;
+      used += round_up(count, 16);
       return start;
     };
     queries = take(problem.head_dim * kMaxRows);
     scores = take(kKeyBlock * kMaxRows);
     out = take(problem.head_dim * kMaxRows);
     key_norms = take(padded);
+    key_bias = take(padded);
+    key_distance = take(padded);
     least_norms = take(padded / kGroup);
     row = take(padded);
-    keys = take(copy);
-    values = take(copy);
+    keys = take(round_up(problem.tokens, kRowsStep) * problem.head_dim);
+    values = take(round_up(problem.tokens, kRowsStep) * problem.head_dim);
     return used;
   }
 };
-
-// Whether some 2^z of a group of keys can be worth computing, by its largest product and its shortest key.
-template <int NV>
-inline bool attracts(const Constants& constants, const float* scores, std::int64_t keys, Simd::Vector query_distance, float least_norm) {
-  Simd::Vector highest = Simd::load(scores);
-  for (std::int64_t j = 1; j < keys; ++j) highest = Simd::max(highest, Simd::load(scores + j * NV * Simd::kWidth));
-  const Simd::Vector norms = Simd::add(query_distance, Simd::set1(-constants.distance * least_norm));
-  const Simd::Vector z = Simd::fma(highest, Simd::set1(2 * constants.distance), norms);
-  return !Simd::all_within(z, -3e38F, kNegligible);
-}
 
 // Per lane: |q|^2, what it adds to z, the row's offset -m (an integer, so that adding it to an
 // exponent is exact), its sum.
 struct Queries {
   alignas(64) float norm2[kMaxRows];
-  alignas(64) float distance[kMaxRows];
+  alignas(64) float distance[kMaxRows];  // -d |q|^2, with two loops + log2 a
   alignas(64) float offset[kMaxRows];
   alignas(64) float sum[kMaxRows];
   alignas(64) float rounded_sum[kMaxRows];  // of pairs: of the rounded terms that meet v, so that a dominant term's rounding cancels
 };
 
-// y of one key for one vector of queries, without the rows' offsets.
-inline Simd::Vector exponent(const Constants& constants, Simd::Vector s, float key_norm) {
-  return Simd::fma(s, Simd::set1(constants.product), Simd::set1(constants.key_bias * key_norm));
-}
-
 // a 2^z of them. query_distance: -d |q|^2.
 template <class Lanes>
-inline Simd::Vector attraction(const Constants& constants, Simd::Vector s, Simd::Vector query_distance, float key_norm) {
-  const Simd::Vector norms = Simd::add(query_distance, Simd::set1(-constants.distance * key_norm));
+inline Simd::Vector attraction(const Constants& constants, Simd::Vector s, Simd::Vector query_distance, float key_distance) {
+  const Simd::Vector norms = Simd::add(query_distance, Simd::set1(key_distance));
   const Simd::Vector z = Simd::fma(s, Simd::set1(2 * constants.distance), norms);
   return Simd::mul(Lanes::exp2(Simd::min(z, Simd::zero()), Simd::zero()), Simd::set1(constants.attraction));
 }
 
+// One sum per tile of keys, then their sum: rounding grows with the tile, not with N.
+inline void add_to(float* total, Simd::Vector sum) { Simd::store(total, Simd::add(Simd::load(total), sum)); }
+
+// y, or without attraction scores, to probabilities in place, and their sums: the second.
+template <int NV, bool Attracted>
+[[gnu::noinline]] void exponentiate(const Constants& constants, const KeyTile& keys, float* scores, Queries& rows) {
+  for (int n = 0; n < NV; ++n) {
+    const Simd::Vector offset = Simd::load(rows.offset + n * Simd::kWidth);
+    Simd::Vector sum = Simd::zero();
+    float* place = scores + n * Simd::kWidth;
+    for (std::int64_t j = 0; j < keys.count; ++j, place += NV * Simd::kWidth) {
+      Simd::Vector y = Simd::load(place);
+      if constexpr (!Attracted) y = exponent(constants, y, keys.bias[j]);
+      const Simd::Vector p = Simd::exp2(y, offset);
+      sum = Simd::add(sum, p);
+      Simd::store(place, p);
+    }
+    add_to(rows.sum + n * Simd::kWidth, sum);
+  }
+}
+
+// Both in one loop.
+template <int NV, bool Attraction>
+[[gnu::noinline]] void weigh(const Constants& constants, const KeyTile& keys, float* scores, Queries& rows) {
+  for (int n = 0; n < NV; ++n) {
+    const Simd::Vector offset = Simd::load(rows.offset + n * Simd::kWidth), distance = Simd::load(rows.distance + n * Simd::kWidth);
+    Simd::Vector sum = Simd::zero();
+    float* place = scores + n * Simd::kWidth;
+    for (std::int64_t j = 0; j < keys.count; ++j, place += NV * Simd::kWidth) {
+      const Simd::Vector s = Simd::load(place);
+      Simd::Vector y = exponent(constants, s, keys.bias[j]);
+      if constexpr (Attraction) y = Simd::add(y, attraction<Simd>(constants, s, distance, keys.distance[j]));
+      const Simd::Vector p = Simd::exp2(y, offset);
+      sum = Simd::add(sum, p);
+      Simd::store(place, p);
+    }
+    add_to(rows.sum + n * Simd::kWidth, sum);
+  }
+}
+
 // Operands as floats, whatever the problem's type.
 struct Floats : Singles {
-  static constexpr bool kVotes = false;  // what an attraction must be to show in float32 is too little to leave many out
   static Simd::Vector exp2(Simd::Vector x, Simd::Vector shift) { return Simd::exp2(x, shift); }
   // The lanes of a query that lies at `start` + `at`, and in `line` as floats.
   static const float* words(const void*, std::int64_t, std::int64_t, const float* line, float*) { return line; }
@@ -89,29 +115,61 @@ struct Floats : Singles {
                       Head::Room room) {
     return prepare_head(problem, key, value, batch, head, room);
   }
+  // Scores to probabilities in place, and their sums. What an attraction must be to show in float32 is too little to leave many out.
+  template <int NV, bool Attraction>
+  static void probabilities(const Constants& constants, const KeyTile& keys, float* scores, Queries& rows, Counters&) {
+    if constexpr (kTwoLoops) {
+      if constexpr (Attraction) attract<NV, false>(constants, keys, scores, rows.distance, nullptr);
+      exponentiate<NV, Attraction>(constants, keys, scores, rows);
+    } else {
+      weigh<NV, Attraction>(constants, keys, scores, rows);
+    }
+  }
 };
+
+// Raises `highest`, one value a lane, to the scores' y.
+template <class Lanes, int NV, bool Attraction>
+[[gnu::noinline]] void raise(const Constants& constants, const KeyTile& keys, const float* scores, const Queries& rows, float* highest) {
+  for (int n = 0; n < NV; ++n) {
+    Simd::Vector most = Simd::load(highest + n * Simd::kWidth);
+    const Simd::Vector distance = Simd::load(rows.distance + n * Simd::kWidth);
+    const float* place = scores + n * Simd::kWidth;
+    for (std::int64_t j = 0; j < keys.count; ++j, place += NV * Simd::kWidth) {
+      Simd::Vector y = Simd::load(place);
+      if constexpr (!(Attraction && kTwoLoops)) {
+        const Simd::Vector s = y;
+        y = exponent(constants, s, keys.bias[j]);
+        if constexpr (Attraction) y = Simd::add(y, attraction<Lanes>(constants, s, distance, keys.distance[j]));
+      }
+      most = Simd::max(most, y);
+    }
+    Simd::store(highest + n * Simd::kWidth, most);
+  }
+}
+
+// The products of one block of queries with a tile of keys, with two loops also their y.
+template <class Lanes, int NV>
+KeyTile score(const Problem& problem, const Head& head, const ForwardWorkspace& work, std::int64_t start) {
+  constexpr int kLanes = NV * Simd::kWidth;
+  const std::int64_t left = problem.tokens - start, keys = left < kKeyBlock ? left : kKeyBlock;
+  product<NV, false, Lanes>(head.keys + start * head.key_stride, head.key_stride, 1, Rows{work.queries, kLanes}, round_up(keys, kRowsStep),
+                            problem.head_dim / Lanes::kCount, Rows{work.scores, kLanes});
+  return KeyTile{work.key_bias + start, work.key_distance + start, work.least_norms + start / kGroup, keys};
+}
 
 // Replaces the bound by the exact maximum of each row.
 template <class Lanes, int NV, bool Attraction>
 void exact_offsets(const Constants& constants, const Problem& problem, const Head& head, const ForwardWorkspace& work, Queries& rows) {
-  constexpr int kLanes = NV * Simd::kWidth;
-  Simd::Vector highest[NV];
-  for (int n = 0; n < NV; ++n) highest[n] = Simd::set1(-3e38F);
+  for (int i = 0; i < NV * Simd::kWidth; ++i) rows.offset[i] = -3e38F;
   for (std::int64_t start = 0; start < problem.tokens; start += kKeyBlock) {
-    const std::int64_t keys = problem.tokens - start < kKeyBlock ? problem.tokens - start : kKeyBlock;
-    product<NV, false, Lanes>(head.keys + start * head.key_stride, head.key_stride, 1, Rows{work.queries, kLanes}, keys,
-                              problem.head_dim / Lanes::kCount, Rows{work.scores, kLanes});
-    for (std::int64_t j = 0; j < keys; ++j) {
-      const float norm = head.key_norms[start + j];
-      for (int n = 0; n < NV; ++n) {
-        const Simd::Vector s = Simd::load(work.scores + j * kLanes + n * Simd::kWidth);
-        Simd::Vector y = exponent(constants, s, norm);
-        if (Attraction) y = Simd::add(y, attraction<Lanes>(constants, s, Simd::load(rows.distance + n * Simd::kWidth), norm));
-        highest[n] = Simd::max(highest[n], y);
-      }
-    }
+    const KeyTile keys = score<Lanes, NV>(problem, head, work, start);
+    if constexpr (Attraction && kTwoLoops) attract<NV, false>(constants, keys, work.scores, rows.distance, nullptr);
+    raise<Lanes, NV, Attraction>(constants, keys, work.scores, rows, rows.offset);
   }
-  for (int n = 0; n < NV; ++n) Simd::store(rows.offset + n * Simd::kWidth, Simd::floor(Simd::sub(Simd::zero(), highest[n])));
+  for (int n = 0; n < NV; ++n) {
+    float* offset = rows.offset + n * Simd::kWidth;
+    Simd::store(offset, Simd::floor(Simd::sub(Simd::zero(), Simd::load(offset))));
+  }
 }
 
 // out (unnormalised) and sums of one block of queries. record: the lane whose
@@ -123,88 +181,65 @@ void attend(const Constants& constants, const Problem& problem, const Head& head
   for (std::int64_t i = 0; i < problem.head_dim * kLanes; ++i) work.out[i] = 0;
   for (int i = 0; i < kLanes; ++i) rows.sum[i] = rows.rounded_sum[i] = 0;
   for (std::int64_t start = 0; start < problem.tokens; start += kKeyBlock) {
-    const std::int64_t keys = problem.tokens - start < kKeyBlock ? problem.tokens - start : kKeyBlock;
-    product<NV, false, Lanes>(head.keys + start * head.key_stride, head.key_stride, 1, Rows{work.queries, kLanes}, keys,
-                              problem.head_dim / Lanes::kCount, Rows{work.scores, kLanes});
+    const KeyTile keys = score<Lanes, NV>(problem, head, work, start);
     if (record >= 0) {
-      for (std::int64_t j = 0; j < keys; ++j) work.row[start + j] = work.scores[j * kLanes + record];
+      for (std::int64_t j = 0; j < keys.count; ++j) work.row[start + j] = work.scores[j * kLanes + record];
     }
-    Simd::Vector sum[NV], rounded[NV], offset[NV], distance[NV];
-    for (int n = 0; n < NV; ++n) {
-      sum[n] = rounded[n] = Simd::zero();
-      offset[n] = Simd::load(rows.offset + n * Simd::kWidth);
-      distance[n] = Simd::load(rows.distance + n * Simd::kWidth);
-    }
-    const auto fill = [&]<bool Attracts>(std::int64_t first, std::int64_t end, int n) {
-      const auto probability = [&](std::int64_t j) {
-        const Simd::Vector s = Simd::load(work.scores + j * kLanes + n * Simd::kWidth);
-        const float norm = head.key_norms[start + j];
-        Simd::Vector y = exponent(constants, s, norm);
-        if (Attracts) y = Simd::add(y, attraction<Lanes>(constants, s, distance[n], norm));
-        const Simd::Vector p = Lanes::exp2(y, offset[n]);
-        sum[n] = Simd::add(sum[n], p);
-        return p;
-      };
-      for (std::int64_t j = first; j < end;
-           j += Lanes::kCount) {  // pairs take the place of the rows that they came from, or of earlier ones
-        Simd::Vector p = probability(j);
-        if constexpr (Lanes::kCount == 2) {
-          p = Lanes::pair(p, j + 1 < end ? probability(j + 1) : Simd::zero());
-          rounded[n] = Simd::add(rounded[n], Lanes::total(p));
-        }
-        Simd::store(work.scores + j / Lanes::kCount * kLanes + n * Simd::kWidth, p);
-      }
-    };
-    for (std::int64_t first = 0; first < keys; first += kGroup) {
-      const std::int64_t end = first + kGroup < keys ? first + kGroup : keys;
-#pragma GCC unroll 4
-      for (int n = 0; n < NV; ++n) {
-        bool counts = Attraction;
-        if constexpr (Attraction && Lanes::kVotes) {
-          const float* scores = work.scores + first * kLanes + n * Simd::kWidth;
-          counts = attracts<NV>(constants, scores, end - first, distance[n], head.least_norms[(start + first) / kGroup]);
-          counters.skipped_blocks += !counts;
-          ++counters.blocks;
-        }
-        if (counts) {
-          fill.template operator()<Attraction>(first, end, n);
-        } else {
-          fill.template operator()<false>(first, end, n);
-        }
-      }
-    }
-    for (int n = 0; n < NV; ++n) {  // one sum per block of keys, then their sum:
-                                    // rounding grows with the block, not with N
-      float* place = rows.sum + n * Simd::kWidth;
-      Simd::store(place, Simd::add(Simd::load(place), sum[n]));
-      float* rounded_place = rows.rounded_sum + n * Simd::kWidth;
-      if constexpr (Lanes::kCount == 2) Simd::store(rounded_place, Simd::add(Simd::load(rounded_place), rounded[n]));
-    }
+    Lanes::template probabilities<NV, Attraction>(constants, keys, work.scores, rows, counters);
     product<NV, true, Lanes>(head.values + start / Lanes::kCount * head.value_stride, 1, head.value_stride, Rows{work.scores, kLanes},
-                             problem.head_dim, (keys + Lanes::kCount - 1) / Lanes::kCount, Rows{work.out, kLanes});
+                             problem.head_dim, (keys.count + Lanes::kCount - 1) / Lanes::kCount, Rows{work.out, kLanes});
+  }
+}
+
+// The queries' lanes, norms and bounds.
+template <class Lanes, int NV>
+[[gnu::noinline]] void load_queries(const Constants& constants, const Forward& call, std::int64_t start, std::int64_t count,
+                                    float longest_key, float* queries, Queries& rows) {
+  const Problem& problem = call.problem;
+  const std::int64_t dim = problem.head_dim, words = dim / Lanes::kCount;
+  const float distance = kTwoLoops && constants.attraction > 0 ? std::log2(constants.attraction) : 0;
+  float line[128], packed[64];
+  alignas(64) float lines[Simd::kWidth * 128];
+  for (int n = 0; n < NV; ++n) {
+    for (int lane = 0; lane < Simd::kWidth; ++lane) {
+      const int i = n * Simd::kWidth + lane;
+      // Spare lanes repeat the last query, so that they cannot fail the check.
+      const std::int64_t at = start + (i < count ? i : count - 1) * call.query_strides.token;
+      if (i + kRowsAhead < count) prefetch_row(call.query, problem.dtype, at + kRowsAhead * call.query_strides.token, dim);
+      read_floats(call.query, problem.dtype, at, dim, line);
+      std::memcpy(lines + lane * 128, Lanes::words(call.query, at, dim, line, packed), static_cast<std::size_t>(words) * sizeof(float));
+      rows.norm2[i] = dot(line, line, dim);
+      rows.distance[i] = distance - constants.distance * rows.norm2[i];
+      rows.offset[i] = __builtin_floorf(kHeadroom - constants.attraction - constants.bound(std::sqrt(rows.norm2[i]), longest_key));
+    }
+    to_columns<Simd>(lines, 128, words, queries + n * Simd::kWidth, NV * Simd::kWidth);
+  }
+}
+
+// The block's output, divided by the rows' sums.
+template <int NV>
+[[gnu::noinline]] void write_rows(const Forward& call, std::int64_t start, std::int64_t count, const float* out, const float* sums) {
+  const Problem& problem = call.problem;
+  alignas(64) float lines[Simd::kWidth * 128], scaled[Simd::kWidth * 128];
+  for (int n = 0; n < NV; ++n) {
+    const Simd::Vector inverse = Simd::div(Simd::set1(1.0F), Simd::load(sums + n * Simd::kWidth));
+    for (std::int64_t d = 0; d < problem.head_dim; ++d) {
+      Simd::store(scaled + d * Simd::kWidth, Simd::mul(Simd::load(out + (d * NV + n) * Simd::kWidth), inverse));
+    }
+    to_rows<Simd>(scaled, Simd::kWidth, problem.head_dim, lines, 128);
+    for (std::int64_t i = n * Simd::kWidth; i < count && i < (n + 1) * Simd::kWidth; ++i) {
+      write_floats(call.out, problem.dtype, start + i * call.out_strides.token, problem.head_dim, lines + (i - n * Simd::kWidth) * 128);
+    }
   }
 }
 
 template <class Lanes, int NV, bool Attraction>
 void block(const Constants& constants, const Forward& call, std::int64_t batch, std::int64_t head_index, std::int64_t first,
            std::int64_t count, const Head& head, const ForwardWorkspace& work, int record, Counters& counters) {
-  constexpr int kLanes = NV * Simd::kWidth;
   const Problem& problem = call.problem;
-  const std::int64_t dim = problem.head_dim;
   Queries rows;
-  float line[128], packed[64];
-  const std::int64_t query_start = batch * call.query_strides.batch + head_index * call.query_strides.head;
-  for (int i = 0; i < kLanes; ++i) {
-    const std::int64_t token = first + (i < count ? i : count - 1);  // spare lanes repeat the last query, so
-                                                                     // that they cannot fail the check
-    if (i + kRowsAhead < count) prefetch_row(call.query, problem.dtype, query_start + (token + kRowsAhead) * call.query_strides.token, dim);
-    read_floats(call.query, problem.dtype, query_start + token * call.query_strides.token, dim, line);
-    const float* words = Lanes::words(call.query, query_start + token * call.query_strides.token, dim, line, packed);
-    for (std::int64_t d = 0; d < dim / Lanes::kCount; ++d) work.queries[d * kLanes + i] = words[d];
-    rows.norm2[i] = dot(line, line, dim);
-    rows.distance[i] = -constants.distance * rows.norm2[i];
-    rows.offset[i] = __builtin_floorf(kHeadroom - constants.attraction - constants.bound(std::sqrt(rows.norm2[i]), head.longest_key));
-  }
+  const auto start = [&](const Strides& strides) { return batch * strides.batch + head_index * strides.head + first * strides.token; };
+  load_queries<Lanes, NV>(constants, call, start(call.query_strides), count, head.longest_key, work.queries, rows);
   attend<Lanes, NV, Attraction>(constants, problem, head, work, rows, record, counters);
   bool sound = true;
   for (int n = 0; n < NV; ++n) sound = sound && Simd::all_within(Simd::load(rows.sum + n * Simd::kWidth), kLowestSum, kHighestSum);
@@ -213,15 +248,10 @@ void block(const Constants& constants, const Forward& call, std::int64_t batch, 
     attend<Lanes, NV, Attraction>(constants, problem, head, work, rows, -1, counters);
     counters.redone_rows += count;
   }
-  for (std::int64_t i = 0; i < count; ++i) {
-    const float inverse = 1 / (Lanes::kCount == 2 ? rows.rounded_sum : rows.sum)[i];
-    const std::int64_t target = batch * call.out_strides.batch + head_index * call.out_strides.head + (first + i) * call.out_strides.token;
-    for (std::int64_t d = 0; d < dim; ++d) write_float(call.out, problem.dtype, target + d, work.out[d * kLanes + i] * inverse);
-    if (call.lse != nullptr) {
-      call.lse[(batch * problem.heads + head_index) * problem.tokens + first + i] =
-          row_lse(constants, rows.sum[i], rows.offset[i], rows.norm2[i]);
-    }
-  }
+  write_rows<NV>(call, start(call.out_strides), count, work.out, Lanes::kCount == 2 ? rows.rounded_sum : rows.sum);
+  if (call.lse == nullptr) return;
+  float* lse = call.lse + (batch * problem.heads + head_index) * problem.tokens + first;
+  for (std::int64_t i = 0; i < count; ++i) lse[i] = row_lse(constants, rows.sum[i], rows.offset[i], rows.norm2[i]);
 }
 
 template <class Lanes, bool Attraction>
@@ -240,6 +270,7 @@ Counters run_items(const Forward& call, float* probabilities, std::int64_t begin
     if (index != prepared) {
       head = Lanes::prepare(problem, Head::Source{call.key, call.key_strides}, Head::Source{call.value, call.value_strides}, batch,
                             head_index, Head::Room{work.keys, work.values, work.key_norms, work.least_norms});
+      bias_keys(constants, head.key_norms, problem.tokens, work.key_bias, work.key_distance);
       prepared = index;
     }
     const std::int64_t left = problem.tokens - first, count = left < kMaxRows ? left : kMaxRows;

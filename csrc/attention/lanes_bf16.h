@@ -10,9 +10,20 @@
 namespace esat::attention {
 namespace {
 
+constexpr float kNegligible = -13.0F;  // a 2^z below a / 8192 is less than bf16 shows
+
+// Whether some 2^z of a group of keys can be worth computing, by its largest product and its shortest key.
+template <int NV>
+inline bool attracts(const Constants& constants, const float* scores, std::int64_t keys, Simd::Vector query_distance, float least_norm) {
+  Simd::Vector highest = Simd::load(scores);
+  for (std::int64_t j = 1; j < keys; ++j) highest = Simd::max(highest, Simd::load(scores + j * NV * Simd::kWidth));
+  const Simd::Vector norms = Simd::add(query_distance, Simd::set1(-constants.distance * least_norm));
+  const Simd::Vector z = Simd::fma(highest, Simd::set1(2 * constants.distance), norms);
+  return !Simd::all_within(z, -3e38F, kNegligible);
+}
+
 struct Pairs {
   static constexpr int kCount = 2;
-  static constexpr bool kVotes = true;
 
   static __m512 exp2(__m512 x, __m512 shift) { return exp2_cubic(_mm512_add_ps(x, shift)); }
 
@@ -40,6 +51,49 @@ struct Pairs {
     return packed;
   }
 
+  // Scores to probabilities, and their sums. Pairs take the place of the rows that they came from, or of earlier ones.
+  template <int NV, bool Attraction>
+  [[gnu::noinline]] static void probabilities(const Constants& constants, const KeyTile& keys, float* scores, Queries& rows,
+                                              Counters& counters) {
+    constexpr int kLanes = NV * Simd::kWidth;
+    for (int n = 0; n < NV; ++n) {
+      const Simd::Vector offset = Simd::load(rows.offset + n * Simd::kWidth), distance = Simd::load(rows.distance + n * Simd::kWidth);
+      Simd::Vector sum = Simd::zero(), rounded = Simd::zero();
+      const auto fill = [&]<bool Attracts>(std::int64_t first, std::int64_t end) {
+        const auto probability = [&](std::int64_t j) {
+          const Simd::Vector s = Simd::load(scores + j * kLanes + n * Simd::kWidth);
+          Simd::Vector y = exponent(constants, s, keys.bias[j]);
+          if constexpr (Attracts) y = Simd::add(y, attraction<Pairs>(constants, s, distance, keys.distance[j]));
+          const Simd::Vector p = exp2(y, offset);
+          sum = Simd::add(sum, p);
+          return p;
+        };
+        for (std::int64_t j = first; j < end; j += 2) {
+          const Simd::Vector one = probability(j), p = pair(one, j + 1 < end ? probability(j + 1) : Simd::zero());
+          rounded = Simd::add(rounded, total(p));
+          Simd::store(scores + j / 2 * kLanes + n * Simd::kWidth, p);
+        }
+      };
+      for (std::int64_t first = 0; first < keys.count; first += kGroup) {
+        const std::int64_t end = first + kGroup < keys.count ? first + kGroup : keys.count;
+        bool counts = Attraction;
+        if constexpr (Attraction) {
+          counts =
+              attracts<NV>(constants, scores + first * kLanes + n * Simd::kWidth, end - first, distance, keys.least_norms[first / kGroup]);
+          counters.skipped_blocks += !counts;
+          ++counters.blocks;
+        }
+        if (counts) {
+          fill.template operator()<Attraction>(first, end);
+        } else {
+          fill.template operator()<false>(first, end);
+        }
+      }
+      add_to(rows.sum + n * Simd::kWidth, sum);
+      add_to(rows.rounded_sum + n * Simd::kWidth, rounded);
+    }
+  }
+
   // Keys as rows of pairs along the head dimension, values as rows of pairs of neighbouring keys; a last odd key is paired with zeros.
   static Head prepare(const Problem& problem, Head::Source key, Head::Source value, std::int64_t batch, std::int64_t head,
                       Head::Room room) {
@@ -59,6 +113,7 @@ struct Pairs {
       room.key_norms[j] = dot(line, line, dim);
       longest = room.key_norms[j] > longest ? room.key_norms[j] : longest;
     }
+    std::fill(room.keys + n * (dim / 2), room.keys + round_up(n, kRowsStep) * (dim / 2), 0.0F);
     for (std::int64_t j = n; j < round_up(n, 64); ++j) room.key_norms[j] = 0;
     for (std::int64_t j = 0; j < n; j += kGroup) {
       room.least_norms[j / kGroup] = *std::min_element(room.key_norms + j, room.key_norms + std::min(j + kGroup, n));

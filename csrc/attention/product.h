@@ -12,11 +12,8 @@ inline float dot(const float* a, const float* b, std::int64_t count) {
   Simd::Vector sum = Simd::zero();
   std::int64_t i = 0;
   for (; i + Simd::kWidth <= count; i += Simd::kWidth) sum = Simd::fma(Simd::load(a + i), Simd::load(b + i), sum);
-  float lanes[Simd::kWidth];
-  Simd::store(lanes, sum);
-  float total = 0;
+  float total = Simd::sum(sum);
   for (; i < count; ++i) total += a[i] * b[i];
-  for (int lane = 0; lane < Simd::kWidth; ++lane) total += lanes[lane];
   return total;
 }
 
@@ -34,7 +31,8 @@ struct Rows {
 
 // C[r][lane] (+)= sum over steps t of A[r a_row + t a_step] * B[t][lane] for R rows and NV vectors of lanes.
 template <int R, int NV, bool Add, class Lanes>
-inline void product_tile(const float* a, std::int64_t a_row, std::int64_t a_step, Rows b, std::int64_t steps, Rows c) {
+[[gnu::always_inline]] inline void product_tile(const float* a, std::int64_t a_row, std::int64_t a_step, Rows b, std::int64_t steps,
+                                                Rows c) {
   using Vector = Simd::Vector;
   Vector sum[R][NV];
 #pragma GCC unroll 8
@@ -42,6 +40,7 @@ inline void product_tile(const float* a, std::int64_t a_row, std::int64_t a_step
 #pragma GCC unroll 4
     for (int n = 0; n < NV; ++n) sum[r][n] = Add ? Simd::load(c.start + r * c.stride + n * Simd::kWidth) : Simd::zero();
   }
+#pragma GCC unroll 1
   for (std::int64_t t = 0; t < steps; ++t) {
     Vector line[NV];
 #pragma GCC unroll 4
@@ -60,12 +59,19 @@ inline void product_tile(const float* a, std::int64_t a_row, std::int64_t a_step
   }
 }
 
-// The same for any number of rows.
+// Rows of the register tile: with few vectors more rows, so that a multiplication need not wait for the one before.
+template <int NV>
+constexpr int kTileRows = Simd::kRows * NV < 8 ? 8 / NV : Simd::kRows;
+constexpr std::int64_t kRowsStep = 8;  // a multiple of every kTileRows
+
+// The same for any number of rows. A function of its own: what lives around a call must not take registers from the tile.
 template <int NV, bool Add, class Lanes = Singles>
-inline void product(const float* a, std::int64_t a_row, std::int64_t a_step, Rows b, std::int64_t rows, std::int64_t steps, Rows c) {
+[[gnu::noinline]] void product(const float* a, std::int64_t a_row, std::int64_t a_step, Rows b, std::int64_t rows, std::int64_t steps,
+                               Rows c) {
+  constexpr int kStep = kTileRows<NV>;
   std::int64_t r = 0;
-  for (; r + Simd::kRows <= rows; r += Simd::kRows) {
-    product_tile<Simd::kRows, NV, Add, Lanes>(a + r * a_row, a_row, a_step, b, steps, Rows{c.start + r * c.stride, c.stride});
+  for (; r + kStep <= rows; r += kStep) {
+    product_tile<kStep, NV, Add, Lanes>(a + r * a_row, a_row, a_step, b, steps, Rows{c.start + r * c.stride, c.stride});
   }
   for (; r < rows; ++r) product_tile<1, NV, Add, Lanes>(a + r * a_row, a_row, a_step, b, steps, Rows{c.start + r * c.stride, c.stride});
 }

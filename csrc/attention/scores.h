@@ -60,8 +60,8 @@ inline RowConstant row_constant(const Constants& constants, float lse, float que
 // The probabilities of one row, from its products S_j (`products`, overwritten)
 // and |k_j|^2 (`key_norms`): out[j - first] for keys first..count. The arrays
 // have room for a multiple of the vector's width.
-inline void row_probabilities(const Constants& constants, float* products, const float* key_norms, float query_norm2, std::int64_t count,
-                              std::int64_t first, float* out) {
+[[gnu::noinline]] inline void row_probabilities(const Constants& constants, float* products, const float* key_norms, float query_norm2,
+                                                std::int64_t count, std::int64_t first, float* out) {
   const std::int64_t padded = (count + Simd::kWidth - 1) / Simd::kWidth * Simd::kWidth;
   for (std::int64_t j = 0; j < padded; j += Simd::kWidth) {
     const Simd::Vector s = Simd::load(products + j), norm = Simd::load(key_norms + j);

@@ -43,6 +43,7 @@ struct Simd {
     p = fma(p, f, set1(1.0F));
     return _mm512_scalef_ps(p, add(n, shift));
   }
+  static Vector exp2(Vector x) { return exp2(x, zero()); }
 
   // Every lane of x is in [low, high]; false for NaN.
   static bool all_within(Vector x, float low, float high) {

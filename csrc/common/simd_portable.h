@@ -1,7 +1,8 @@
 // Four floats by the compiler's vector extension: any processor that g++ or
 // clang knows. The contract that the other simd_*.h repeat: load, store, set1,
 // zero, add, sub, mul, div, fma(a, b, c) = a b + c, max, min, floor, sum (of
-// the lanes), exp2, all_within.
+// the lanes), exp2, all_within; max and min give their second operand where one is
+// NaN. transpose is there where it beats single floats.
 #pragma once
 
 #include <cstring>
@@ -37,13 +38,12 @@ struct Simd {
   static Vector min(Vector a, Vector b) { return a < b ? a : b; }
   static float sum(Vector x) { return (x[0] + x[2]) + (x[1] + x[3]); }
 
-  // 2^(x + shift) for an integer shift, relative error below 2e-7: the sum is
-  // never rounded to float. Below 2^-126 gives 2^-126; x + shift above 127 is
-  // not allowed.
+  // 2^(x + shift) for an integer shift, relative error below 2e-7: the sum is never rounded to float. Below 2^-126 gives 2^-126;
+  // x + shift above 127 is not allowed. NaN stays NaN: max passes its second operand on, and the payload in the low bits does
+  // not reach the result.
   static Vector exp2(Vector x, Vector shift) {
-    const Vector magic = set1(12582912.0F);  // 1.5 * 2^23: adding it leaves the
-                                             // nearest integer in the low bits
-    x = max(x, set1(-2097152.0F));
+    const Vector magic = set1(12582912.0F);  // 1.5 * 2^23: adding it leaves the nearest integer in the low bits
+    x = max(set1(-2097152.0F), x);
     const Vector n = (x + magic) - magic;
     const Vector f = x - n;
     Vector p = set1(0.0013276472454890609F);
@@ -52,14 +52,15 @@ struct Simd {
     p = fma(p, f, set1(0.24022120237350464F));
     p = fma(p, f, set1(0.6931469440460205F));
     p = fma(p, f, set1(1.0F));
-    const Vector power = max(n + shift, set1(-126.0F)) + magic;
+    const Vector power = max(set1(-126.0F), n + shift) + magic;
     Integers bits, exponent;
     std::memcpy(&bits, &p, sizeof bits);
     std::memcpy(&exponent, &power, sizeof exponent);
-    bits += exponent << 23;
+    bits = (bits + (exponent << 23)) | (f != f);
     std::memcpy(&p, &bits, sizeof p);
     return p;
   }
+  static Vector exp2(Vector x) { return exp2(x, zero()); }
 
   // Every lane of x is in [low, high]; false for NaN.
   static bool all_within(Vector x, float low, float high) {

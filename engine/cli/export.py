@@ -54,7 +54,7 @@ def export(
             report = compare(onnx, weights, (frame.image for frame in itertools.islice(source, frames)), start, runtime)
         reports.append({**dataclasses.asdict(report), "ok": report.ok})
         console.print(
-            f"{runtime} {report.version}: {report.frames} frames, same tokens in {report.same_tokens}, score error "
+            f"{runtime} {report.version}: {report.frames} frames, same tokens in {report.same_tokens}, ties {report.ties}, score error "
             f"{report.max_score_error:.1e}, box error {report.max_box_error_px:.1e} px: {'ok' if report.ok else 'DISAGREES'}",
             highlight=False,
         )

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
-from collections.abc import Callable, Iterable
+import math
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 import esat_kernels
 from engine.boxes import Box
 from engine.errors import ConfigError
 from engine.export.onnx import INPUTS, OUTPUTS
+from engine.model.backbone import Attention
+from engine.model.network import EsatNetwork
 from engine.runners.postprocess import hann_window
 from engine.runners.preprocess import normalise
 from engine.tracking.tracker import Tracker
@@ -22,6 +27,7 @@ from engine.weights.io import Weights
 
 Session = Callable[[dict[str, NDArray[Any]]], list[NDArray[Any]]]
 RUNTIMES = ("onnxruntime", "openvino")
+TIE = 1e-4  # elimination scores that differ by less, relatively, may change places by float32 rounding (seen at gaps of 3e-6 and 9e-6)
 
 
 @dataclasses.dataclass
@@ -32,13 +38,15 @@ class Agreement:
     version: str
     frames: int = 0
     same_tokens: int = 0  # frames in which exactly the same tokens were kept
+    ties: int = 0  # frames with other tokens because the last one kept and the first one eliminated were equal but for rounding
     max_score_error: float = 0.0
     max_box_error_px: float = 0.0  # in pixels of the search crop
 
     @property
     def ok(self) -> bool:
-        """The bounds that float32 rounding allows."""
-        return self.frames > 0 and self.same_tokens == self.frames and self.max_score_error < 1e-4 and self.max_box_error_px < 0.05
+        """The bounds that float32 rounding allows. Frames that are ties say nothing, and are not all there is."""
+        same = self.same_tokens > 0 and self.same_tokens + self.ties == self.frames
+        return same and self.max_score_error < 1e-4 and self.max_box_error_px < 0.05
 
 
 def open_session(path: Path, runtime: str) -> tuple[Session, str]:
@@ -72,14 +80,44 @@ def check(path: Path, weights: Weights, frames: Iterable[NDArray[np.uint8]], box
             continue
         search = normalise([esat_kernels.crop_resize(frame, box, config.search_factor, config.search_size)[0]], True, device)
         theirs = [torch.from_numpy(output) for output in session(dict(zip(INPUTS, (template.numpy(), search.numpy()), strict=True)))]
-        with torch.inference_mode():
+        with torch.inference_mode(), _elimination_scores(network) as scores:
             ours = network(template, search)
             mine = esat_kernels.decode_maps(ours.score_map, ours.size_map, ours.offset_map, window)
             other = esat_kernels.decode_maps(theirs[0], theirs[1], theirs[2], window)
         agreement.frames += 1
+        if not torch.equal(ours.survivors[-1], theirs[3]) and smallest_gap(scores, [kept.shape[1] for kept in ours.survivors]) < TIE:
+            agreement.ties += 1
+            box = tracker.update(frame).box
+            continue
         agreement.same_tokens += int(torch.equal(ours.survivors[-1], theirs[3]))
         agreement.max_score_error = max(agreement.max_score_error, float((ours.score_map - theirs[0]).abs().max()))
         error = float((mine.box - other.box).abs().max()) * config.search_size
         agreement.max_box_error_px = max(agreement.max_box_error_px, error)
         box = tracker.update(frame).box
     return agreement
+
+
+@contextlib.contextmanager
+def _elimination_scores(network: EsatNetwork) -> Iterator[list[Tensor]]:
+    """While open, the scores [B, n] of every elimination that the network carries out are appended to the list."""
+    scores: list[Tensor] = []
+
+    def keep(module: torch.nn.Module, arguments: Any, output: tuple[Tensor, Tensor | None]) -> None:
+        if output[1] is not None:
+            scores.append(output[1])
+
+    hooks = [module.register_forward_hook(keep) for module in network.modules() if isinstance(module, Attention)]
+    try:
+        yield scores
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def smallest_gap(scores: Sequence[Tensor], kept: Sequence[int]) -> float:
+    """How much smaller, relatively, the first eliminated token's score is than the last kept one's, at the closest of all eliminations."""
+    gaps = []
+    for values, keep in zip(scores, kept, strict=True):
+        ordered = values.double().sort(dim=1, descending=True).values
+        gaps.append(float(((ordered[:, keep - 1] - ordered[:, keep]) / ordered[:, keep - 1]).min()))
+    return min(gaps, default=math.inf)

@@ -22,13 +22,12 @@ MODES = (*DTYPES, "int8")  # what `Runner.dtype` may be; int8 is bf16 with the l
 class Observation(NamedTuple):
     """What one search region shows."""
 
-    box: Box  # cx, cy, w, h over the region's side
+    box: Box  # in the frame, clipped (`engine.boxes.clip`): what the public loop searches around next
     region_side: float  # side of the search region in frame pixels
     score: float  # raw score at the chosen cell, 0 to 1
     weighted_score: float  # score times Hann window
     kept_tokens: NDArray[np.int64] | None = None  # positions in the search grid, row by row, that survived every elimination
     features: NDArray[np.float32] | None = None  # [dim], the encoder's search features around the chosen cell, mean of 3 x 3 cells
-    frame_box: Box | None = None  # `box` as x, y, w, h in the frame, clipped, where the engine has computed that itself
 
 
 class Observations(NamedTuple):

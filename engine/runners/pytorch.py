@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 import esat_kernels
-from engine.boxes import Box
+from engine.boxes import Box, clip, to_frame
 from engine.model.network import EsatNetwork
 from engine.runners.postprocess import Surroundings, hann_window
 from engine.runners.preprocess import normalise
@@ -52,9 +52,11 @@ class TorchRunner:
             rows = torch.cat([decoded.box, decoded.score[:, None], decoded.weighted_score[:, None]], dim=1).tolist()
         features = self._surroundings(prediction.search_features.flatten(2).transpose(1, 2), decoded.cell).cpu().numpy()
         kept = prediction.survivors[-1].cpu().numpy() if prediction.survivors else [None] * len(boxes)
+        height, width = frame.shape[:2]
+        sides = [size / factor for _, factor in crops]
         targets = [
-            Observation((cx, cy, w, h), size / factor, score, weighted, tokens, around)
-            for (cx, cy, w, h, score, weighted), (_, factor), tokens, around in zip(rows, crops, kept, features, strict=True)
+            Observation(clip(to_frame((cx, cy, w, h), side, box), width, height), side, score, weighted, tokens, around)
+            for (cx, cy, w, h, score, weighted), side, box, tokens, around in zip(rows, sides, boxes, kept, features, strict=True)
         ]
         end = time.perf_counter()
         timings = {"crop": 1e3 * (cropped - start), "network": 1e3 * (ran - cropped), "decode": 1e3 * (end - ran)}

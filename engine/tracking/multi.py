@@ -78,6 +78,6 @@ class MultiTracker:
                 timings[stage] = timings.get(stage, 0.0) + milliseconds
         timings["total"] = 1e3 * (time.perf_counter() - start)
         return {
-            target_id: target.advance(observation, frame, timings)
+            target_id: target.advance(observation, target.search_box, (frame.shape[1], frame.shape[0]), timings)
             for (target_id, target), observation in zip(self._targets.items(), seen, strict=True)
         }

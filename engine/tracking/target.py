@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from engine.boxes import Box, check_box, clip, to_frame
+from engine.boxes import Box, check_box, clip
 from engine.runners.protocol import Observation, Runner
 from engine.tracking.confidence import Usual
 from engine.tracking.search import LostSearch
@@ -51,12 +51,12 @@ class Target:
         self._search: LostSearch | None = None
         self._step = 0
 
-    def advance(self, seen: Observation, frame: NDArray[np.uint8], timings_ms: dict[str, float]) -> Result:
-        """Take the observation of the region around `search_box` as the target's new state."""
-        height, width = frame.shape[:2]
-        side, (x, y, w, h) = seen.region_side, self.search_box
+    def advance(self, seen: Observation, searched: Box, frame_size: tuple[int, int], timings_ms: dict[str, float]) -> Result:
+        """Take what was seen in the region around `searched`, in a frame of this width and height, as the target's new state."""
+        width, height = frame_size
+        side, (x, y, w, h) = seen.region_side, searched
         region = (x + 0.5 * (w - side), y + 0.5 * (h - side), side, side)
-        found = seen.frame_box or clip(to_frame(seen.box, side, self.search_box), width, height)
+        found = seen.box
         self._frame_index += 1
         was_lost = self._machine.state is TargetState.LOST
         confidence = self._usual.confidence(seen, centred=not was_lost) if not was_lost or self._resembles_last_seen(found) else 0.0

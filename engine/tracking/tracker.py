@@ -79,9 +79,10 @@ class Tracker:
         if self._target is None:
             raise StateError("update() needs a target: call init(frame, box) first")
         frame = check_frame(frame)
-        observations = self.runner.observe(frame, [self._target.search_box], [self._target.template], self._bgr)
+        searched = self._target.search_box
+        observations = self.runner.observe(frame, [searched], [self._target.template], self._bgr)
         timings = {**observations.timings_ms, "total": 1e3 * (time.perf_counter() - start)}
-        return self._target.advance(observations.targets[0], frame, timings)
+        return self._target.advance(observations.targets[0], searched, (frame.shape[1], frame.shape[0]), timings)
 
     initialize = init
     track = update

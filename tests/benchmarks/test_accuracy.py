@@ -10,6 +10,8 @@ import pytest
 from benchmarks.accuracy import main
 from engine.cli.exits import run_function
 from engine.errors import ConfigError
+from engine.runners.choice import cpu_engine_unsupported
+from engine.weights.shipped import find_weights
 
 
 @pytest.fixture(scope="module")
@@ -59,9 +61,10 @@ def test_bf16_keeps_the_shipped_weights_boxes_and_tokens(shared, tmp_path):
     for name in ("davis_car-shadow", "uav_wakeboard7"):
         shutil.copytree(shared / "data" / "eval_dev" / name, tmp_path / "data" / name)
     output = tmp_path / "rows.json"
-    assert run(tmp_path / "data", "--modes", "bf16", "--frames", 16, "--json", output) == 0
+    frames = 16 if cpu_engine_unsupported(find_weights("esat-s-256").config, "bf16") is None else 4  # PyTorch's bf16 is slow without it
+    assert run(tmp_path / "data", "--modes", "bf16", "--frames", frames, "--json", output) == 0
     _, coarse = (json.loads(line) for line in output.read_text().splitlines())
-    assert coarse["frames"] == 30
+    assert coarse["frames"] == 2 * (frames - 1)
     assert coarse["same_region_iou"] > 0.97
     assert coarse["kept_overlap"] > 0.97
 

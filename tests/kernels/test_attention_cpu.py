@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +24,13 @@ KINDS = ("normal", "near", "large", "plain")
 @pytest.fixture(autouse=True)
 def _native_library() -> None:
     require("cpu", _native.unavailable())
+
+
+@pytest.fixture(params=ISAS)
+def isa(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Each instruction set in turn; what the machine lacks is skipped."""
+    force_isa(monkeypatch, request.param)
+    return request.param
 
 
 def run(case: testing.Case, num_template: int = 0, template_token: int = -1) -> tuple:
@@ -46,38 +54,30 @@ def check(case: testing.Case) -> None:
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("isa", ISAS)
-def test_budget(monkeypatch: pytest.MonkeyPatch, isa: str, kind: str, dtype: torch.dtype) -> None:
-    force_isa(monkeypatch, isa)
+def test_budget(isa: str, kind: str, dtype: torch.dtype) -> None:
     check(testing.make_case(kind, 3, 2, 153, 64, dtype, strided=True))
 
 
 @pytest.mark.parametrize("tokens", sorted({n + d for n in (*VIT_B_TOKENS, *SMALL_MODEL_TOKENS) for d in (-1, 0, 1)}))
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
-def test_sizes_of_the_models(tokens: int, dtype: torch.dtype) -> None:
+def test_sizes_of_the_models(isa: str, tokens: int, dtype: torch.dtype) -> None:
     check(testing.make_case("near", 1, 1, tokens, 64, dtype, seed=tokens, strided=True))
 
 
 @pytest.mark.parametrize("tokens", [1, 15, 16, 17, 31, 33, 47, 49, 63, 64, 65, 79, 80, 81])
-@pytest.mark.parametrize("isa", ISAS)
-def test_small_sizes(monkeypatch: pytest.MonkeyPatch, isa: str, tokens: int) -> None:
-    force_isa(monkeypatch, isa)
+def test_small_sizes(isa: str, tokens: int) -> None:
     for dtype in (torch.float32, torch.bfloat16):
         check(testing.make_case("near", 3, 4, tokens, 64, dtype, seed=tokens))
 
 
 @pytest.mark.parametrize("head_dim", [1, 8, 24, 32, 40, 96, 100, 128])
-@pytest.mark.parametrize("isa", ISAS)
-def test_head_dimensions(monkeypatch: pytest.MonkeyPatch, isa: str, head_dim: int) -> None:
-    force_isa(monkeypatch, isa)
+def test_head_dimensions(isa: str, head_dim: int) -> None:
     for dtype in (torch.float32, torch.bfloat16):
         check(testing.make_case("near", 1, 4, 81, head_dim, dtype, seed=head_dim, strided=True))
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
-@pytest.mark.parametrize("isa", ISAS)
-def test_far_apart_norms_are_done_again_with_their_maximum(monkeypatch: pytest.MonkeyPatch, isa: str, dtype: torch.dtype) -> None:
-    force_isa(monkeypatch, isa)
+def test_far_apart_norms_are_done_again_with_their_maximum(isa: str, dtype: torch.dtype) -> None:
     case = testing.make_case("large", 1, 2, 81, 64, dtype)
     case = testing.Case(2 * case.q, 2 * case.k, case.v, 1.0, 0.1, 0.02, 0.125)
     out, _, _, (_, _, redone) = run(case)
@@ -94,9 +94,7 @@ def gradients(case: testing.Case, dout: torch.Tensor) -> tuple[torch.Tensor, tor
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("isa", ISAS)
-def test_gradients_meet_the_budget(monkeypatch: pytest.MonkeyPatch, isa: str, kind: str, dtype: torch.dtype) -> None:
-    force_isa(monkeypatch, isa)
+def test_gradients_meet_the_budget(isa: str, kind: str, dtype: torch.dtype) -> None:
     case = testing.make_case(kind, 3, 2, 153, 64, dtype, strided=True)
     dout = testing.make_case("normal", 3, 2, 153, 64, dtype, seed=1).v
     for name, budget in testing.check_gradients(case, dout, gradients(case, dout)).items():
@@ -106,9 +104,7 @@ def test_gradients_meet_the_budget(monkeypatch: pytest.MonkeyPatch, isa: str, ki
 @pytest.mark.parametrize(
     ("tokens", "head_dim"), [(1, 64), (16, 64), (31, 64), (33, 32), (65, 96), (81, 128), (79, 40), (20, 128), (49, 24)]
 )
-@pytest.mark.parametrize("isa", ["portable", "avx2", "avx512", "amx"])
-def test_gradients_at_awkward_sizes(monkeypatch: pytest.MonkeyPatch, isa: str, tokens: int, head_dim: int) -> None:
-    force_isa(monkeypatch, isa)
+def test_gradients_at_awkward_sizes(isa: str, tokens: int, head_dim: int) -> None:
     case = testing.make_case("near", 2, 8, tokens, head_dim, torch.bfloat16, strided=True)
     dout = testing.make_case("normal", 2, 8, tokens, head_dim, torch.bfloat16, seed=1).v.mT.contiguous().mT
     for name, budget in testing.check_gradients(case, dout, gradients(case, dout)).items():
@@ -116,7 +112,7 @@ def test_gradients_at_awkward_sizes(monkeypatch: pytest.MonkeyPatch, isa: str, t
             assert budget.ok, (name, budget)
 
 
-def test_gradients_through_the_public_call() -> None:
+def test_gradients_through_the_public_call(isa: str) -> None:
     for dtype in (torch.float32, torch.bfloat16):
         case = testing.make_case("near", 1, 2, 65, 64, dtype)
         dout = testing.make_case("normal", 1, 2, 65, 64, dtype, seed=1).v
@@ -128,7 +124,7 @@ def test_gradients_through_the_public_call() -> None:
 
 @pytest.mark.parametrize("alpha", [5.0, 40.0, 1000.0])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
-def test_strong_attraction(alpha: float, dtype: torch.dtype) -> None:
+def test_strong_attraction(isa: str, alpha: float, dtype: torch.dtype) -> None:
     case = testing.make_case("near", 1, 2, 81, 64, dtype)
     case = testing.Case(case.q, case.k, case.v, alpha, case.beta, case.delta, case.scale)
     out = run(case)[0]
@@ -148,7 +144,7 @@ def test_skipped_tiles_are_counted(monkeypatch: pytest.MonkeyPatch, isa: str, bl
 
 
 @pytest.mark.parametrize("gap", [0.5, 2.0, 3.0, 4.0, 8.0])
-def test_what_is_skipped_does_not_show(gap: float) -> None:
+def test_what_is_skipped_does_not_show(isa: str, gap: float) -> None:
     """Distances around the one from which on a tile's attraction is left out, with an attraction that would show."""
     case = testing.make_case("normal", 1, 2, 96, 64, torch.bfloat16, seed=3)
     direction = torch.zeros(64, dtype=torch.float64)
@@ -160,7 +156,7 @@ def test_what_is_skipped_does_not_show(gap: float) -> None:
     assert error < 0.03
 
 
-def test_same_bits_on_every_repetition_and_number_of_threads() -> None:
+def test_same_bits_on_every_repetition_and_number_of_threads(isa: str) -> None:
     threads = torch.get_num_threads()
     try:
         for dtype in DTYPES:
@@ -177,7 +173,7 @@ def test_same_bits_on_every_repetition_and_number_of_threads() -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
-def test_layouts(dtype: torch.dtype) -> None:
+def test_layouts(isa: str, dtype: torch.dtype) -> None:
     case = testing.make_case("near", 2, 3, 65, 64, dtype)
     expected = run(case)[0]
     assert expected.stride() == (65 * 3 * 64, 64, 3 * 64, 1)  # stored [B, N, H, D]
@@ -187,7 +183,7 @@ def test_layouts(dtype: torch.dtype) -> None:
     assert torch.equal(run(testing.Case(*expanded, *case.constants.values()))[0], expected[:1].expand(2, -1, -1, -1))
 
 
-def test_nothing_outside_the_output_is_written() -> None:
+def test_nothing_outside_the_output_is_written(isa: str) -> None:
     for dtype in (torch.float32, torch.bfloat16):
         case = testing.make_case("near", 1, 2, 33, 40, dtype)
         guarded = torch.full((3, 33, 2, 40), float("nan"), dtype=dtype)
@@ -197,13 +193,46 @@ def test_nothing_outside_the_output_is_written() -> None:
         assert torch.equal(run(testing.Case(q, k, v, *case.constants.values()))[0], run(case)[0])
 
 
-def test_not_a_number_stays_visible() -> None:
-    for dtype in (torch.float32, torch.bfloat16):
-        case = testing.make_case("near", 1, 1, 65, 64, dtype)
-        case.q[0, 0, 3, 5] = float("nan")
-        out = run(case)[0]
-        assert out[0, 0, 3].isnan().all()
-        assert out[0, 0, 4:].isfinite().all()
+# The bits of NaN: the usual one, and payloads that an exponent added to them would turn into numbers.
+NANS = {torch.float32: (0x7FC00000, 0x7FFFFFFF, -1, 0x7FC00001), torch.bfloat16: (0x7FC0, -1), torch.float16: (0x7E00, -1)}
+
+
+def with_nan(case: testing.Case, place: str, bits: int) -> testing.Case:
+    """The case with one number of query, key or value 3 of head 0 replaced."""
+    tensor = getattr(case, place).clone()
+    tensor.view(torch.int32 if tensor.dtype == torch.float32 else torch.int16)[0, 0, 3, 5] = bits
+    assert tensor.isnan().sum() == 1
+    return replace(case, **{place: tensor})
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("place", ["q", "k", "v"])
+def test_not_a_number_stays_visible(isa: str, place: str, dtype: torch.dtype) -> None:
+    """NaN wherever the formula gives it, and nowhere else."""
+    for alpha in (1.0, 0.0):
+        for bits in NANS[dtype]:
+            case = with_nan(replace(testing.make_case("near", 1, 2, 65, 64, dtype), alpha=alpha), place, bits)
+            out, scores, lse, _ = run(case, 13, 3)
+            expected, expected_lse = testing.oracle(case)
+            assert expected.isnan().any()
+            assert torch.equal(out.isnan(), expected.isnan())
+            assert torch.equal(lse.isnan(), expected_lse.isnan())
+            assert torch.equal(scores.isnan(), testing.oracle_scores(case, 13, 3).isnan())
+            assert (out - expected).nan_to_num().abs().max() < (1e-5 if dtype == torch.float32 else 0.05)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("place", ["q", "k", "v", "dout"])
+def test_not_a_number_stays_visible_in_gradients(isa: str, place: str, dtype: torch.dtype) -> None:
+    for bits in NANS[dtype]:
+        case = testing.make_case("near", 1, 2, 65, 64, dtype)
+        dout = testing.make_case("normal", 1, 2, 65, 64, dtype, seed=1)
+        if place == "dout":
+            dout = with_nan(dout, "v", bits)
+        else:
+            case = with_nan(case, place, bits)
+        for got, expected in zip(gradients(case, dout.v), testing.oracle_gradients(case, dout.v), strict=True):
+            assert torch.equal(got.isnan(), expected.isnan())
 
 
 @pytest.mark.parametrize(("token", "with_lse"), [(-1, True), (5, True), (5, False)])
@@ -214,7 +243,7 @@ def test_operators_pass_opcheck(token: int, with_lse: bool) -> None:
     torch.library.opcheck(fda_forward, (q, k, v, 0.5, 0.5, 0.1, 0.3, 8, token, "cpu", with_lse), test_utils=tests)
 
 
-def test_without_log_sum_exp() -> None:
+def test_without_log_sum_exp(isa: str) -> None:
     """The quicker kernel of inference: within the budget as well."""
     for kind in KINDS:
         for dtype in (torch.float32, torch.bfloat16):
@@ -225,7 +254,7 @@ def test_without_log_sum_exp() -> None:
             assert budget.ok, (kind, budget)
 
 
-def test_public_calls_choose_the_kernel() -> None:
+def test_public_calls_choose_the_kernel(isa: str) -> None:
     case = testing.make_case("near", 1, 2, 65, 64)
     expected, expected_scores, _, _ = run(case, 20, 7)  # float32: the same bits with and without the log-sum-exp
     assert torch.equal(fda_attention(case.q, case.k, case.v, **case.constants), expected)
@@ -235,9 +264,7 @@ def test_public_calls_choose_the_kernel() -> None:
     assert torch.equal(scores, expected_scores)
 
 
-@pytest.mark.parametrize("isa", ISAS)
-def test_golden_files_of_the_public_code(monkeypatch: pytest.MonkeyPatch, shared: Path, isa: str) -> None:
-    force_isa(monkeypatch, isa)
+def test_golden_files_of_the_public_code(isa: str, shared: Path) -> None:
     for file in golden(shared):
         data = np.load(file)
         spec = json.loads(str(data["spec"]))

@@ -11,8 +11,8 @@ import torch
 from numpy.typing import NDArray
 
 import esat_kernels
-from engine.boxes import Box
-from engine.runners.cpu.network import CpuNetwork, Found, Template, unsupported
+from engine.boxes import Box, clip, to_frame
+from engine.runners.cpu.network import CpuNetwork, Template, unsupported
 from engine.runners.protocol import Observation, Observations
 from engine.weights.io import Weights
 
@@ -42,6 +42,7 @@ class CpuRunner:
 
     def observe(self, frame: NDArray[np.uint8], boxes: Sequence[Box], templates: Sequence[Template], bgr: bool) -> Observations:
         config = self.config
+        height, width = frame.shape[:2]
         targets = []
         crop_s = network_s = 0.0
         for box, template in zip(boxes, templates, strict=True):
@@ -52,12 +53,10 @@ class CpuRunner:
                 found = self.network.run(template)
                 kept = self.network.survivors[-1].numpy() if self.network.survivors else None
                 end = time.perf_counter()
-            targets.append(_observation(found, config.search_size / factor, kept))
+            side = config.search_size / factor
+            place = clip(to_frame(found.box, side, box), width, height)
+            targets.append(Observation(place, side, found.score, found.weighted_score, kept, found.features.numpy()))
             crop_s += cropped - start
             network_s += end - cropped
         # The box is read inside the network: the offset and size branches run at its cell only.
         return Observations(targets, {"crop": 1e3 * crop_s, "network": 1e3 * network_s, "decode": 0.0})
-
-
-def _observation(found: Found, region_side: float, kept: NDArray[np.int64] | None) -> Observation:
-    return Observation(found.box, region_side, found.score, found.weighted_score, kept, found.features.numpy())

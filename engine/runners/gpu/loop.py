@@ -59,7 +59,7 @@ class _Pending:
     """A frame that has been submitted."""
 
     index: int
-    sizes: list[tuple[int, int]]  # height, width of each video stream
+    sizes: list[tuple[int, int]]  # width, height of each video stream
     tensors: list[Tensor]  # frames that the upload reads where they lie: PyTorch's allocator knows nothing of its stream
     followed: dict[int, _Followed]
     read: Mark
@@ -171,7 +171,7 @@ class FrameLoop:
         self._uploaded[slot] = self._streams.run("upload", upload, after=[self._computed[slot]])
         self._computed[slot] = self._streams.run("compute", compute, after=[self._uploaded[slot], self._read[slot]])
         self._read[slot] = self._streams.run("download", download, after=[self._computed[slot]])
-        sizes = [(frame.shape[0], frame.shape[1]) for frame in checked]
+        sizes = [(frame.shape[1], frame.shape[0]) for frame in checked]
         tensors = [frame for frame in checked if isinstance(frame, Tensor)]
         self._pending.append(_Pending(index, sizes, tensors, dict(self._followed), self._read[slot]))
         self._next += 1
@@ -227,12 +227,9 @@ class FrameLoop:
         """The host's view of one target's frame; what the host changes of the box goes to the device."""
         while followed.written and followed.written[0][0] <= pending.index:
             followed.box = followed.written.popleft()[1]
-        target = followed.target
-        target.search_box = followed.box  # what the device searched around
-        height, width = pending.sizes[followed.stream]
-        frame = np.broadcast_to(np.uint8(0), (height, width, 3))  # its shape is what counts
-        result = target.advance(observation(record, followed.box, features), frame, {})
-        followed.box = (record[0], record[1], record[2], record[3])
+        target, seen = followed.target, observation(record, features)
+        result = target.advance(seen, followed.box, pending.sizes[followed.stream], {})
+        followed.box = seen.box
         if target.search_box != followed.box and not followed.written and self._followed.get(place) is followed:
             self.write_box(place, target.search_box)
         return result

@@ -129,8 +129,8 @@ class _HostPlan:
         ran = time.perf_counter()
         kept = self._kept.numpy() if self._has_kept else [None] * len(boxes)
         found = [
-            observation(row, box, features.copy(), None if tokens is None else tokens.copy())
-            for row, box, features, tokens in zip(self._record.tolist(), boxes, self._features.numpy(), kept, strict=True)
+            observation(row, features.copy(), None if tokens is None else tokens.copy())
+            for row, features, tokens in zip(self._record.tolist(), self._features.numpy(), kept, strict=True)
         ]
         end = time.perf_counter()
         # Crop and decode are parts of the graph; what the host can time apart is its copy of the frame.
@@ -150,12 +150,7 @@ class _HostPlan:
             self._kept.copy_(result.kept, non_blocking=True)
 
 
-def observation(record: Sequence[float], base: Box, features: NDArray[np.float32], kept: NDArray[np.int64] | None = None) -> Observation:
-    """What a row of `FrameResult.record` says in the region around `base`, the box that was searched around.
-
-    The frame's box is the device's to the last bit: a clipped box often puts the next region's corner on a tie of the rounding.
-    """
+def observation(record: Sequence[float], features: NDArray[np.float32], kept: NDArray[np.int64] | None = None) -> Observation:
+    """What a row of `FrameResult.record` says. Its box is the device's to the last bit."""
     x, y, w, h, score, weighted, side, _ = record
-    left, top = base[0] + 0.5 * base[2] - 0.5 * side, base[1] + 0.5 * base[3] - 0.5 * side
-    box = ((x + 0.5 * w - left) / side, (y + 0.5 * h - top) / side, w / side, h / side)
-    return Observation(box, side, score, weighted, kept, features, (x, y, w, h))
+    return Observation((x, y, w, h), side, score, weighted, kept, features)

@@ -6,10 +6,11 @@ import json
 import cv2
 import numpy as np
 import pytest
+import torch
 
 from engine.cli.app import main
 from engine.errors import ConfigError
-from engine.export.check import Agreement
+from engine.export.check import TIE, Agreement, smallest_gap
 from engine.export.onnx import export_onnx
 from engine.weights import load_weights
 from tests.require import require
@@ -41,7 +42,7 @@ def test_both_runtimes_agree_with_pytorch(tiny_weights, clip, tmp_path, capsys):
         main([*arguments, "--runtimes", "onnxruntime,openvino"])
     assert ended.value.code == 0, capsys.readouterr()
     reports = json.loads((tmp_path / "tiny.check.json").read_text())
-    assert [(report["runtime"], report["frames"], report["same_tokens"], report["ok"]) for report in reports] == [
+    assert [(report["runtime"], report["frames"], report["same_tokens"] + report["ties"], report["ok"]) for report in reports] == [
         ("onnxruntime", 3, 3, True),
         ("openvino", 3, 3, True),
     ]
@@ -52,10 +53,19 @@ def test_both_runtimes_agree_with_pytorch(tiny_weights, clip, tmp_path, capsys):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["clip", "tiny.check.json", "tiny.onnx"]
 
 
+def test_a_tie_is_a_gap_within_rounding():
+    scores = torch.tensor([[0.5, 0.3, 0.300001, 0.1]])
+    assert smallest_gap([scores], [2]) < TIE
+    assert smallest_gap([scores], [1]) == pytest.approx(0.4, abs=1e-4)
+    assert smallest_gap([scores, scores], [3, 2]) < TIE
+
+
 def test_disagreement_is_not_ok():
-    assert Agreement("onnxruntime", "1", 3, 3, 1e-6, 1e-3).ok
-    assert not Agreement("onnxruntime", "1", 3, 2, 1e-6, 1e-3).ok
-    assert not Agreement("onnxruntime", "1", 3, 3, 1e-2, 1e-3).ok
+    assert Agreement("onnxruntime", "1", 3, 3, 0, 1e-6, 1e-3).ok
+    assert not Agreement("onnxruntime", "1", 3, 2, 0, 1e-6, 1e-3).ok
+    assert not Agreement("onnxruntime", "1", 3, 3, 0, 1e-2, 1e-3).ok
+    assert Agreement("onnxruntime", "1", 3, 2, 1, 1e-6, 1e-3).ok
+    assert not Agreement("onnxruntime", "1", 3, 0, 3).ok
     assert not Agreement("onnxruntime", "1").ok
 
 

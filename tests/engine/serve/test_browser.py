@@ -69,9 +69,9 @@ def test_a_target_is_lost_and_the_overlay_shows_what_was_eliminated(page, monkey
 
     advance = Target.advance
 
-    def fading(self, seen, frame, timings_ms):
+    def fading(self, seen, *arguments):
         score = 0.9 if self._frame_index < 5 else 0.01
-        return advance(self, seen.__class__(seen.box, seen.region_side, score, score, seen.kept_tokens), frame, timings_ms)
+        return advance(self, seen.__class__(seen.box, seen.region_side, score, score, seen.kept_tokens), *arguments)
 
     monkeypatch.setattr(Target, "advance", fading)
     page.select_option("#clips", "clip.mp4")

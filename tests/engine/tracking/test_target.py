@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from engine import MultiTracker, Tracker, TrackerConfig
+from engine.boxes import clip, to_frame
 from engine.config import PRESETS
 from engine.runners.protocol import Observation, Observations
 from engine.tracking.search import WIDTHS, LostSearch
@@ -54,7 +55,8 @@ class Scripted:
         self.searched += boxes
         ((_, _, w, h),) = boxes
         side = math.ceil(4 * math.sqrt(w * h))
-        seen = Observation((0.52, 0.5, self._growth * w / side, self._growth * h / side), side, next(self._scores), 0.1)
+        found = to_frame((0.52, 0.5, self._growth * w / side, self._growth * h / side), side, boxes[0])
+        seen = Observation(clip(found, frame.shape[1], frame.shape[0]), side, next(self._scores), 0.1)
         return Observations([seen], {})
 
 

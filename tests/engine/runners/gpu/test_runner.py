@@ -11,11 +11,10 @@ import torch
 
 from benchmarks import golden
 from engine import MultiTracker, Tracker, TrackerConfig
-from engine.boxes import clip, to_frame
 from engine.errors import DeviceError
 from engine.runners.choice import make_runner
 from engine.runners.gpu import runner as gpu_runner
-from engine.runners.gpu.runner import GpuRunner, observation
+from engine.runners.gpu.runner import GpuRunner
 from engine.runners.pytorch import TorchRunner
 from engine.tracking.state import NEVER_LOST
 from tests.engine.runners.gpu import models
@@ -102,18 +101,6 @@ def test_frames_of_any_strides(runner):
         tracker.init(frame, BOX)
         boxes.append(tracker.update(frame).box)
     assert boxes == boxes[:1] * 4
-
-
-def test_the_clipped_box_as_an_observation_gives_itself():
-    """The tracker maps and clips what the record holds once more."""
-    generator = np.random.default_rng(0)
-    for _ in range(200):
-        base = (*generator.uniform(-20, 120, 2), *generator.uniform(10, 90, 2))
-        side = float(np.ceil(4 * (base[2] * base[3]) ** 0.5))
-        box = clip(to_frame((*generator.uniform(0, 1, 2), *generator.uniform(0, 1, 2)), side, base), 120, 90)
-        seen = observation([*box, 0.5, 0.25, side, 3.0], base, np.zeros(4, np.float32))
-        np.testing.assert_allclose(clip(to_frame(seen.box, side, base), 120, 90), box, rtol=0, atol=1e-9)
-        assert (seen.score, seen.weighted_score, seen.region_side) == (0.5, 0.25, side)
 
 
 def test_the_golden_loop(shared):
