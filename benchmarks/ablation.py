@@ -21,6 +21,7 @@ from pathlib import Path
 import torch
 
 from benchmarks.ablation_report import Run, Variant, report, write_report
+from engine.runners.preprocess import standardise
 from engine.training.config import TrainConfig, read_config
 from engine.training.data import read_data
 from engine.training.export import commit
@@ -30,7 +31,7 @@ from engine.training.memory import keep_freed_memory
 from engine.training.pairs import PairMaker
 from engine.training.settings import AugmentConfig
 from engine.training.sources import Clip, Pool
-from engine.training.trainer import LOG, Trainer, normalise
+from engine.training.trainer import LOG, Trainer
 from engine.training.validate import sequences
 
 _POSITION_WEIGHTS = ((0.001, 0), (0.01, 0), (0.1, 0), (0, 0.01), (0, 0.1), (0, 1), (0.01, 0.01), (0.01, 0.1), (0.1, 0.01), (0.1, 0.1))
@@ -82,7 +83,7 @@ def mean_iou(trainer: Trainer, pairs: PairMaker, batches: int) -> float:
     total = 0.0
     for index in range(batches):
         batch = pairs.batch(index, trainer.config.batch)
-        template, search = (normalise(crops, trainer.device) for crops in (batch.template, batch.search))
+        template, search = (standardise(crops.to(trainer.device)) for crops in (batch.template, batch.search))
         box = trainer.averaged.network(template, search).box
         total += float(overlaps(box.float(), batch.boxes.to(trainer.device))[0].mean())
     return total / batches

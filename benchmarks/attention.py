@@ -27,6 +27,7 @@ from engine.cli.exits import run_function
 from engine.errors import ConfigError
 from esat_kernels import _native, fda_attention, testing
 from esat_kernels.attention import native
+from esat_kernels.attention.common import Scores
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 INPUTS = ("normal", "near")
@@ -122,7 +123,7 @@ def rows_of(case: testing.Case, labels: Row, impls: list[str], seconds: float) -
         rows[impl] |= {"median_us": timing.median_us, "p99_us": timing.p99_us, "calls": timing.calls}
         rows[impl] |= {f"ratio_to_{base}": _ratio(timing, timings.get(base)) for base in ("sdpa", "ours")}
     if "ours" in rows and rows["ours"]["backend"] == "cpu":
-        counted = native.forward_counted(case.q, case.k, case.v, *case.constants.values(), 0, -1, with_lse=False)[3]
+        counted = native.forward_counted(case.q, case.k, case.v, case.forces, Scores(), with_lse=False)[3]
         rows["ours"] |= dict(zip(("skipped_blocks", "blocks", "redone_rows"), counted, strict=True))
     return list(rows.values())
 

@@ -25,9 +25,9 @@ from matplotlib.figure import Figure
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks import golden
 from benchmarks.peers.frame import NAMES, Answer, Implementation, build, ours
 from benchmarks.roofline import roofline
+from conformance import golden
 from engine.cli.exits import run_function
 from engine.cli.machine import cpu_name
 from engine.config import preset

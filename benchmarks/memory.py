@@ -13,8 +13,8 @@ from typing import Annotated, Any
 import numpy as np
 import typer
 
-from benchmarks import golden
 from benchmarks.harness import machine
+from conformance import golden
 from engine import Tracker
 from engine.cli.exits import run_function
 from engine.config import preset

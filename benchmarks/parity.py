@@ -16,12 +16,12 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks import golden
-from benchmarks.golden_checks import CHECKS
-from benchmarks.golden_findings import Target
+from conformance import golden
+from conformance.checks import CHECKS
+from conformance.findings import Target
 from engine.cli.exits import run_function
 from engine.errors import ConfigError, DatasetError, EsatError
-from engine.runners.choice import resolve_device
+from engine.runners.device import resolve_device
 from engine.runners.protocol import DTYPES
 
 _BACKENDS = ("reference", "cpu", "triton", "cuda", "auto")

@@ -33,13 +33,15 @@ import typer
 from rich.console import Console
 from torch import nn
 
-from benchmarks import golden, macs, table2_report
+from benchmarks import macs, table2_report
 from benchmarks.harness import choices, machine, write_rows
+from conformance import golden
 from engine import ModelConfig, build_model, preset
 from engine.cli.exits import run_function
 from engine.evaluation.tables import terminal_table
 from engine.model.position import PositionHeads
-from engine.runners.choice import make_runner, resolve_device
+from engine.runners.choice import make_runner
+from engine.runners.device import resolve_device
 from engine.runners.protocol import DTYPES
 from engine.weights.io import Weights
 

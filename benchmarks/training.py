@@ -23,12 +23,13 @@ from engine.cli.exits import run_function
 from engine.config import preset
 from engine.model.backbone import Attention
 from engine.training.config import TrainConfig
+from engine.training.distributed import choose_device
 from engine.training.memory import keep_freed_memory
 from engine.training.paint_cpu import paint
 from engine.training.paint_device import Painter
 from engine.training.pairs import Batch, PairMaker
 from engine.training.sources import Pool, read_pool
-from engine.training.trainer import Trainer, choose_device
+from engine.training.trainer import Trainer
 from esat_kernels import fda_attention
 
 _PICTURES = 300  # of each group: enough to leave the caches, few enough to be read quickly

@@ -69,6 +69,11 @@ class ModelConfig:
         return self.dim // self.heads
 
     @property
+    def forces(self) -> dict[str, float]:
+        """The constants of equations 5-7 as `esat_kernels.fda_attention` takes them."""
+        return {"alpha": self.alpha, "beta": self.beta, "delta": self.force_delta}
+
+    @property
     def force_delta(self) -> float:
         """delta of equation 5 as a number."""
         return self.head_dim**-0.5 if self.delta is None else self.delta

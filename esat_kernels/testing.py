@@ -12,6 +12,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from esat_kernels.attention.common import Forces
+
 MAX_RATIO, MEAN_RATIO = 2.0, 1.1
 ULPS_MAX, ULPS_MEAN = 8.0, 2.0  # float32 only, of the largest and of the mean value
 
@@ -30,7 +32,11 @@ class Case:
 
     @property
     def constants(self) -> dict[str, float]:
-        return {"alpha": self.alpha, "beta": self.beta, "delta": self.delta, "scale": self.scale}
+        return self.forces._asdict()
+
+    @property
+    def forces(self) -> Forces:
+        return Forces(self.alpha, self.beta, self.delta, self.scale)
 
 
 @dataclass(frozen=True)

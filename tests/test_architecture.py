@@ -11,7 +11,7 @@ import pytest
 
 from tests.conftest import REPOSITORY
 
-PACKAGES = ("esat_kernels", "engine", "benchmarks")
+PACKAGES = ("esat_kernels", "engine", "conformance", "benchmarks")
 
 # Optional packages: imported inside functions only, so that the base installation works without them.
 OPTIONAL = {
@@ -70,11 +70,12 @@ def _offenders(files: list[Path], forbidden: tuple[str, ...]) -> list[str]:
 
 
 def test_kernels_know_nothing_of_the_engine():
-    assert _offenders(_modules("esat_kernels"), ("engine", "benchmarks", "tests")) == []
+    assert _offenders(_modules("esat_kernels"), ("engine", "conformance", "benchmarks", "tests")) == []
 
 
-def test_the_engine_knows_nothing_of_benchmarks_and_tests():
-    assert _offenders(_modules("engine"), ("benchmarks", "tests")) == []
+def test_the_engine_knows_nothing_of_what_checks_and_measures_it():
+    assert _offenders(_modules("engine"), ("conformance", "benchmarks", "tests")) == []
+    assert _offenders(_modules("conformance"), ("benchmarks", "tests")) == []
 
 
 def test_only_the_command_line_knows_the_command_line():

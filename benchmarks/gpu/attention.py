@@ -21,11 +21,12 @@ from benchmarks.gpu.parts import write
 from benchmarks.gpu.timing import Graph, cold_us, interleaved, summary
 from esat_kernels import testing
 from esat_kernels.attention import cuda, reference, triton
+from esat_kernels.attention.common import Forces, Scores
 
 TOKENS = (720, 548, 427, 343)
 TRAINING = (720, 320)  # tokens of forward and backward together
 HEADS, HEAD_DIM, SETS, ROUNDS = 12, 64, 8, 200
-FORCE = (0.1, 0.1, HEAD_DIM**-0.5, HEAD_DIM**-0.5)  # alpha, beta, delta, scale of the paper's model
+FORCES = Forces.of(HEAD_DIM, 0.1, 0.1)  # those of the paper's model
 Attention = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 
@@ -40,30 +41,30 @@ def _sdpa(backend: SDPBackend) -> Attention:
 def _ours() -> dict[str, Attention]:
     found: dict[str, Attention] = {}
     if triton.available() is None:
-        found["ours:triton"] = lambda q, k, v: triton.forward(q, k, v, *FORCE, 0, -1)[0]
+        found["ours:triton"] = lambda q, k, v: triton.forward(q, k, v, FORCES, Scores())[0]
     if cuda.available() is None:
-        found["ours:cuda"] = lambda q, k, v: cuda.forward(q, k, v, *FORCE, 0, -1)[0]
+        found["ours:cuda"] = lambda q, k, v: cuda.forward(q, k, v, FORCES, Scores())[0]
         for rows in (32, 48, 64, 80):
-            found[f"ours:cuda:rows={rows}"] = lambda q, k, v, rows=rows: cuda.forward(q, k, v, *FORCE, 0, -1, rows=rows)[0]  # type: ignore[misc]
-        found["ours:cuda:plain"] = lambda q, k, v: cuda.forward(q, k, v, 0.0, 0.0, FORCE[2], FORCE[3], 0, -1)[0]
+            found[f"ours:cuda:rows={rows}"] = lambda q, k, v, rows=rows: cuda.forward(q, k, v, FORCES, Scores(), rows=rows)[0]  # type: ignore[misc]
+        found["ours:cuda:plain"] = lambda q, k, v: cuda.forward(q, k, v, FORCES._replace(alpha=0.0, beta=0.0), Scores())[0]
     return found
 
 
-def _eager(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    return reference.attention(q, k, v, *FORCE)[0]
+def eager(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    return reference.attention(q, k, v, FORCES)[0]
 
 
 def _peers() -> dict[str, Attention]:
     names = ("FLASH_ATTENTION", "EFFICIENT_ATTENTION", "CUDNN_ATTENTION", "MATH")
     plain = {f"sdpa:{name.split('_')[0].lower()}": _sdpa(getattr(SDPBackend, name)) for name in names if hasattr(SDPBackend, name)}
-    return {**plain, "eager": _eager}
+    return {**plain, "eager": eager}
 
 
 def _compiled() -> dict[str, Attention]:
     """torch.compile of the eager formula, and FlexAttention with the forces as its score_mod, each in two modes."""
     from torch.nn.attention.flex_attention import flex_attention
 
-    alpha, beta, delta, scale = FORCE
+    alpha, beta, delta, scale = FORCES
 
     def flex(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         q_norm, k_norm = q.float().square().sum(-1), k.float().square().sum(-1)
@@ -76,8 +77,8 @@ def _compiled() -> dict[str, Attention]:
 
     autotune = "max-autotune-no-cudagraphs"
     return {
-        "compiled": torch.compile(_eager, dynamic=False),
-        "compiled:max-autotune": torch.compile(_eager, dynamic=False, mode=autotune),
+        "compiled": torch.compile(eager, dynamic=False),
+        "compiled:max-autotune": torch.compile(eager, dynamic=False, mode=autotune),
         "flex": torch.compile(flex, dynamic=False),
         "flex:max-autotune": torch.compile(flex, dynamic=False, mode=autotune),
     }
@@ -96,11 +97,11 @@ def _case(kind: str, tokens: int) -> tuple[testing.Case, Tensor, Tensor]:
     return case, testing.yardstick(case), testing.oracle(case)[0]
 
 
-def _accuracy(name: str, attention: Attention, tokens: int) -> testing.Budget:
+def accuracy(name: str, attention: Attention, tokens: int, device: str = "cuda") -> testing.Budget:
     """Against the float64 oracle; a plain implementation is held to plain attention. Shape and strides are those of the measured inputs."""
     plain = name.startswith("sdpa") or name.endswith(":plain")
     case, ideal, exact = _case("plain" if plain else "normal", tokens)
-    packed = torch.stack([t.transpose(1, 2) for t in (case.q, case.k, case.v)], dim=2).cuda()
+    packed = torch.stack([t.transpose(1, 2) for t in (case.q, case.k, case.v)], dim=2).to(device)
     return testing.compare(attention(*packed.permute(2, 0, 3, 1, 4)).cpu(), ideal, exact)
 
 
@@ -115,7 +116,7 @@ def measure(tokens: int, batch: int, candidates: dict[str, Attention]) -> list[d
         rows[name] = row
         try:
             with torch.no_grad():
-                budget = _accuracy(name, attention, tokens)
+                budget = accuracy(name, attention, tokens)
                 row |= {"max_error": budget.max_error, "max_allowed": budget.max_allowed}
                 # Peers round more often than the budget allows; they are held to ten times it, so that a wrong formula still shows.
                 row["ok"] = budget.ok if impl == "ours" else budget.max_error <= 10 * budget.max_allowed

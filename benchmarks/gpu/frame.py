@@ -20,9 +20,10 @@ import torch
 from torch import Tensor
 
 import esat_kernels
-from benchmarks.gpu.inputs import boxes, full_float32, images, model_weights, patch_rows, pictures
+from benchmarks.gpu.inputs import boxes, full_float32, images, model_weights, pictures
 from benchmarks.gpu.parts import write
 from benchmarks.gpu.timing import summary
+from conformance.golden import patch_rows
 from engine.model.network import EsatNetwork
 from engine.runners.gpu.choices import choices_for
 from engine.runners.gpu.frame import FramePlan, FrameResult, crop_template
@@ -33,7 +34,13 @@ from engine.weights.io import Weights
 BATCHES = (1, 4, 16, 32)
 ROUNDS, REPETITIONS = 60, 1000
 DEVICE, DTYPE = torch.device("cuda"), torch.bfloat16
+Clock = Callable[[Callable[[], object]], dict[str, float]]
 STAGES = ("crop", "embed", "qkv", "attention", "elimination", "projection and MLP", "head", "decode")
+
+
+def _wait(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
 
 
 class NetworkFrame:
@@ -47,28 +54,28 @@ class NetworkFrame:
             for place, patches in enumerate(patch_rows(template).to(network.dtype)):
                 for part, value in zip(self._inputs, network.encode_template(patches), strict=True):
                     part[place, : network.config.num_template] = value
-        torch.cuda.synchronize()
+        _wait(network.device)
 
     @torch.no_grad()
     def eager(self) -> Seen:
         return self._network.run(self.patches, self._inputs)
 
     def captured(self) -> Callable[[], Seen]:
-        return streams_for(DEVICE).capture(self.eager, ())
+        return streams_for(self._network.device).capture(self.eager, ())
 
 
 class WholeFrame:
     """Crop, network and next boxes of several targets in one 1080p frame that lies on the device."""
 
     def __init__(self, network: GpuNetwork, batch: int):
-        self.plan = FramePlan(network, streams_for(DEVICE), [batch])
+        self.plan = FramePlan(network, streams_for(network.device), [batch])
         staging, memory = self.plan.staging(), self.plan.frames[0][0]
         used = staging.fill(pictures(1)[0])
         memory.memory[:used].copy_(staging.memory[:used])
         for place, box in enumerate(boxes(batch)):
             self.plan.place(place, crop_template(network, memory, box, True))
             self.plan.boxes[place] = torch.tensor(box, dtype=torch.float64)
-        torch.cuda.synchronize()
+        _wait(network.device)
 
     def eager(self) -> FrameResult:
         return self.plan.step(0, True)
@@ -77,7 +84,7 @@ class WholeFrame:
         return self.plan.executable(0, True)
 
 
-def _times(call: Callable[[], object]) -> dict[str, float]:
+def times(call: Callable[[], object]) -> dict[str, float]:
     """Milliseconds by events around a call that is queued behind another, and by the host's clock from a call to the end of a synchronisation."""
     device_ms, host_ms = [], []
     for index in range(ROUNDS + 5):
@@ -99,72 +106,72 @@ def _times(call: Callable[[], object]) -> dict[str, float]:
     return {"median_ms": found["median"], "p99_ms": found["p99"], "host_median_ms": summary(host_ms)["median"]}
 
 
-def _row(impl: str, model: str, backend: str, mode: str, scope: str, batch: int, **checks: Any) -> dict[str, Any]:
+def row_of(impl: str, model: str, backend: str, mode: str, scope: str, batch: int, **checks: Any) -> dict[str, Any]:
     return {"impl": impl, "model": model, "backend": backend, "mode": mode, "scope": scope, "dtype": "bf16", "batch": batch, **checks}
 
 
-def _timed(row: dict[str, Any], call: Callable[[], object]) -> dict[str, Any]:
+def _timed(row: dict[str, Any], call: Callable[[], object], clock: Clock = times) -> dict[str, Any]:
     """The row with times, if its checks hold."""
     if row["ok"]:
-        row |= _times(call)
+        row |= clock(call)
         row["fps"] = 1e3 * row["batch"] / row["median_ms"]
     return row
-
-
-def _on_same_stream(captured: Callable[[], Any], work: Callable[[Any], Any]) -> Any:
-    """Replay and look at the result in one stream."""
-    result = work(captured())
-    torch.cuda.synchronize()
-    return result
 
 
 def repetitions_equal(replay: Callable[[], Seen], count: int) -> bool:
     """Whether all replays give the bits of the first."""
     first = replay().maps.score.clone()
-    different = torch.zeros((), dtype=torch.int64, device=DEVICE)
+    different = torch.zeros((), dtype=torch.int64, device=first.device)
     for _ in range(count):
         different += (replay().maps.score != first).sum()
     return int(different) == 0
 
 
-def model_errors(weights: Weights, backends: list[str]) -> dict[str, float]:
+def model_errors(weights: Weights, backends: list[str], device: torch.device = DEVICE) -> dict[str, float]:
     """Largest error of the bf16 score map against the model in float32, of the eager model ("eager") and of the engine with each backend.
 
     Without elimination: random weights leave near ties, which rounding would decide.
     """
     weights = dataclasses.replace(weights, config=weights.config.replace(keep_ratio=1.0))
-    template, search = images(weights.config, 1, DEVICE)
-    model = weights.model("reference").to(DEVICE)
+    template, search = images(weights.config, 1, device)
+    model = weights.model("reference").to(device)
     with torch.inference_mode():
         exact = model(template, search).score_map
         eager = model.to(DTYPE)(template.to(DTYPE), search.to(DTYPE)).score_map
         found = {"eager": float((eager.float() - exact).abs().max())}
         for backend in backends:
-            seen = NetworkFrame(GpuNetwork(weights, DEVICE, DTYPE, Kernels.of(backend)), template, search).eager()
+            seen = NetworkFrame(GpuNetwork(weights, device, DTYPE, Kernels.of(backend)), template, search).eager()
             found[backend] = float((seen.maps.score - exact).abs().max())
     return found
 
 
-def engine_rows(weights: Weights, backend: str, batches: tuple[int, ...], accurate: bool) -> list[dict[str, Any]]:
+def engine_rows(
+    weights: Weights,
+    backend: str,
+    batches: tuple[int, ...],
+    accurate: bool,
+    device: torch.device = DEVICE,
+    clock: Clock = times,
+    repetitions: int = REPETITIONS,
+) -> list[dict[str, Any]]:
     """The engine's rows of one model and backend."""
     rows = []
     name = weights.config.name
-    network = GpuNetwork(weights, DEVICE, DTYPE, Kernels.of(backend))
+    network = GpuNetwork(weights, device, DTYPE, Kernels.of(backend))
     for batch in batches:
-        alone = NetworkFrame(network, *images(weights.config, batch, DEVICE))
+        alone = NetworkFrame(network, *images(weights.config, batch, device))
         eager, replay = alone.eager(), alone.captured()
-        equal = _on_same_stream(
-            replay,
-            lambda seen, eager=eager: torch.equal(seen.maps.score, eager.maps.score) and torch.equal(seen.maps.size, eager.maps.size),
-        )
+        seen = replay()
+        equal = torch.equal(seen.maps.score, eager.maps.score) and torch.equal(seen.maps.size, eager.maps.size)
+        _wait(device)
         checks = {"graph_equals_eager": equal, "ok": equal and accurate}
         if batch == 1:
-            checks["repetitions_equal"] = repetitions_equal(replay, REPETITIONS)
+            checks["repetitions_equal"] = repetitions_equal(replay, repetitions)
             checks["ok"] = checks["ok"] and checks["repetitions_equal"]
-            rows.append(_timed(_row("ours", name, backend, "eager", "network", batch, **checks), alone.eager))
-        rows.append(_timed(_row("ours", name, backend, "graph", "network", batch, **checks), replay))
+            rows.append(_timed(row_of("ours", name, backend, "eager", "network", batch, **checks), alone.eager, clock))
+        rows.append(_timed(row_of("ours", name, backend, "graph", "network", batch, **checks), replay, clock))
         whole = WholeFrame(network, batch)
-        rows.append(_timed(_row("ours", name, backend, "graph", "tracker", batch, ok=checks["ok"]), whole.captured()))
+        rows.append(_timed(row_of("ours", name, backend, "graph", "tracker", batch, ok=checks["ok"]), whole.captured(), clock))
     return rows
 
 
@@ -179,7 +186,7 @@ def peer_rows(weights: Weights) -> list[dict[str, Any]]:
 
     replay = streams_for(DEVICE).capture(eager, ())
     modes = {"eager": eager, "graph": replay}
-    return [_timed(_row("eager", weights.config.name, "reference", mode, "network", 1, ok=True), call) for mode, call in modes.items()]
+    return [_timed(row_of("eager", weights.config.name, "reference", mode, "network", 1, ok=True), call) for mode, call in modes.items()]
 
 
 def stages(weights: Weights, backend: str) -> dict[str, float]:
@@ -211,7 +218,7 @@ def nvtx() -> None:
         torch.cuda.synchronize()
 
 
-def _attempt(row: dict[str, Any], rows: list[dict[str, Any]], measure: Callable[[], list[dict[str, Any]]]) -> None:
+def attempt(row: dict[str, Any], rows: list[dict[str, Any]], measure: Callable[[], list[dict[str, Any]]]) -> None:
     """Add what is measured, or `row` with what went wrong: one implementation takes no other with it."""
     try:
         rows += measure()
@@ -240,9 +247,9 @@ def main(output: Path) -> int:
                 errors |= model_errors(weights, [backend])
                 return engine_rows(weights, backend, batches, errors[backend] <= 2 * errors["eager"])
 
-            _attempt(_row("ours", name, backend, "graph", "network", 1), rows, ours)
+            attempt(row_of("ours", name, backend, "graph", "network", 1), rows, ours)
             write(output, found)
-        _attempt(_row("eager", name, "reference", "graph", "network", 1), rows, lambda weights=weights: peer_rows(weights))  # type: ignore[misc]
+        attempt(row_of("eager", name, "reference", "graph", "network", 1), rows, lambda weights=weights: peer_rows(weights))  # type: ignore[misc]
         write(output, found)
     for row in rows:
         took = f"{row['median_ms']:.3f} ms, {row['fps']:.0f} frames/s" if row["ok"] else f"wrong: {row}"

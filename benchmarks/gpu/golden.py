@@ -14,11 +14,12 @@ from typing import Any
 import torch
 
 import esat_kernels
-from benchmarks import golden, parity
-from benchmarks.golden_checks import FORWARD_KERNEL, HALF_REMOVED_OVERLAP
-from benchmarks.golden_findings import Target
-from benchmarks.gpu.inputs import full_float32, patch_rows
+from benchmarks import parity
+from benchmarks.gpu.inputs import full_float32
 from benchmarks.gpu.parts import write
+from conformance import golden
+from conformance.checks import FORWARD_KERNEL, HALF_REMOVED_OVERLAP
+from conformance.findings import Target
 from engine.runners.gpu.network import GpuNetwork, Kernels
 from engine.runners.protocol import DTYPES
 
@@ -41,7 +42,7 @@ def check_engine(path: Path, content: dict[str, Any], target: Target) -> dict[st
     weights = golden.draw_weights(config, spec["seed"], spec["gain"], path)
     device, dtype = torch.device(target.device), DTYPES[target.dtype]
     network = GpuNetwork(weights, device, dtype, Kernels.of(target.backend))
-    template, search = (patch_rows(image).to(device, dtype) for image in golden.draw_images(spec["zs"], spec["xs"], spec["seed"]))
+    template, search = (golden.patch_rows(image).to(device, dtype) for image in golden.draw_images(spec["zs"], spec["xs"], spec["seed"]))
     inputs = network.inputs(1)
     with torch.no_grad():
         for part, value in zip(inputs, network.encode_template(template[0]), strict=True):

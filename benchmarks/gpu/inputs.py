@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from benchmarks import golden
+from conformance import golden
 from engine.config import ModelConfig, preset
 from engine.weights.io import Weights
 
@@ -35,13 +35,6 @@ def small_weights() -> Weights:
         "small", dim=64, heads=2, depth=2, template_size=48, search_size=96, search_factor=4.0, head_channels=16, elimination_layers=(0, 1)
     )
     return golden.draw_weights(config, 12, 1.0, Path("small"))
-
-
-def patch_rows(images: Tensor) -> Tensor:
-    """Normalised images [B, 3, S, S] -> rows of 16 x 16 patches [B, (S / 16)^2, 768]."""
-    batch, _, size, _ = images.shape
-    grid = size // 16
-    return images.view(batch, 3, grid, 16, grid, 16).permute(0, 2, 4, 1, 3, 5).reshape(batch, grid * grid, 768)
 
 
 def images(config: ModelConfig, batch: int, device: torch.device) -> tuple[Tensor, Tensor]:

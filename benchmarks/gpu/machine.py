@@ -28,10 +28,10 @@ def device_folder() -> str:
     return re.sub(r"[^a-z0-9]+", "-", torch.cuda.get_device_name().lower()).strip("-")
 
 
-def _output(*command: str | Path) -> str | None:
+def output(*command: str | Path, seconds: float = 20) -> str | None:
     """What a command prints, or None if it is missing, fails or hangs."""
     try:
-        done = subprocess.run(list(map(str, command)), capture_output=True, text=True, timeout=20)
+        done = subprocess.run(list(map(str, command)), capture_output=True, text=True, timeout=seconds)
     except (OSError, subprocess.TimeoutExpired):
         return None
     return done.stdout.strip() if done.returncode == 0 else None
@@ -46,17 +46,17 @@ def _version(package: str) -> str | None:
 
 def commit(repository: Path) -> str | None:
     """The commit's hash, with -dirty if tracked files differ; None outside a git checkout."""
-    found = _output("git", "-C", repository, "rev-parse", "HEAD")
+    found = output("git", "-C", repository, "rev-parse", "HEAD")
     if not found:
         return None
-    changed = _output("git", "-C", repository, "status", "--porcelain", "--untracked-files=no")
+    changed = output("git", "-C", repository, "status", "--porcelain", "--untracked-files=no")
     return f"{found}-dirty" if changed else found
 
 
 def sources(repository: Path) -> str:
     """A hash of everything that the results depend on: it works outside a git checkout too, and with local changes."""
     found = hashlib.sha256()
-    for folder in ("csrc", "engine", "esat_kernels", "benchmarks", "tests", "CMakeLists.txt", "pyproject.toml"):
+    for folder in ("csrc", "engine", "esat_kernels", "benchmarks", "conformance", "tests", "CMakeLists.txt", "pyproject.toml"):
         for path in sorted([repository / folder, *(repository / folder).rglob("*")]):
             place = path.relative_to(repository)
             if (
@@ -71,7 +71,7 @@ def sources(repository: Path) -> str:
 
 def clocks() -> str | None:
     """As the device is now."""
-    return _output("nvidia-smi", "--query-gpu=clocks.sm,clocks.mem,temperature.gpu,power.draw", "--format=csv,noheader")
+    return output("nvidia-smi", "--query-gpu=clocks.sm,clocks.mem,temperature.gpu,power.draw", "--format=csv,noheader")
 
 
 def facts(repository: Path) -> dict[str, object]:
@@ -80,13 +80,13 @@ def facts(repository: Path) -> dict[str, object]:
 
     properties = torch.cuda.get_device_properties(0)
     query = "--query-gpu=driver_version,clocks.sm,clocks.mem,clocks.max.sm,power.limit"
-    nvcc = re.search(r"release ([\d.]+)", _output("nvcc", "--version") or "")
+    nvcc = re.search(r"release ([\d.]+)", output("nvcc", "--version") or "")
     return {
         "device": properties.name,
         "capability": f"{properties.major}.{properties.minor}",
         "multiprocessors": properties.multi_processor_count,
         "memory_gib": round(properties.total_memory / 2**30, 1),
-        "driver_and_clocks": _output("nvidia-smi", query, "--format=csv,noheader"),
+        "driver_and_clocks": output("nvidia-smi", query, "--format=csv,noheader"),
         "python": platform.python_version(),
         "torch": torch.__version__,
         "triton": _version("triton"),

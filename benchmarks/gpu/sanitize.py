@@ -29,18 +29,18 @@ def calls(backend: str) -> None:
 
     from esat_kernels import testing
     from esat_kernels.attention import cuda, triton
+    from esat_kernels.attention.common import Scores
 
     for tokens, head_dim in ((1, 64), (65, 64), (153, 64), (97, 32), (97, 96), (97, 128)):
         case = testing.make_case("near", heads=2, tokens=tokens, head_dim=head_dim, dtype=torch.bfloat16, strided=True)
         q, k, v = (testing.move(t, "cuda") for t in (case.q, case.k, case.v))
-        constants = tuple(case.constants.values())
-        num_template = max(1, tokens // 5)
+        wanted = Scores(max(1, tokens // 5), 0)
         if backend == "triton":
-            out, _, lse = triton.forward(q, k, v, *constants, num_template, 0)
-            triton.backward(torch.ones_like(out), q, k, v, out, lse, *constants)
+            out, _, lse = triton.forward(q, k, v, case.forces, wanted)
+            triton.backward(torch.ones_like(out), q, k, v, out, lse, case.forces)
         else:
             for rows in (32, 48, 64, *((80,) if head_dim <= 64 else ())):
-                cuda.forward(q, k, v, *constants, num_template, 0, rows=rows)
+                cuda.forward(q, k, v, case.forces, wanted, rows=rows)
     torch.cuda.synchronize()
 
 
@@ -67,7 +67,7 @@ def frame() -> None:
     torch.cuda.synchronize()
 
 
-def _verdict(code: int, text: str) -> str:
+def verdict(code: int, text: str) -> str:
     if any(refusal in text for refusal in REFUSALS):
         return "refused by this machine"
     summary = re.search(r"(?:ERROR|RACECHECK) SUMMARY: (\d+)", text)
@@ -85,26 +85,31 @@ def commands(tool: str) -> dict[str, list[str]]:
     }
 
 
-def main(output: Path) -> int:
-    from esat_kernels import backends
-
-    tool = shutil.which("compute-sanitizer") or shutil.which("/usr/local/cuda/bin/compute-sanitizer")
-    missing = {backend: backends()["triton" if backend == "frame" else backend] for backend in BACKENDS}
+def run(tool: str | None, missing: dict[str, str | None], seconds: float) -> dict[str, dict[str, object]]:
+    """A verdict on each of the `commands`. tool: the sanitizer's path; missing: why a backend (`esat_kernels.backends`) is not there."""
+    missing = {backend: missing["triton" if backend == "frame" else backend] for backend in BACKENDS}
     planned = commands(tool or "compute-sanitizer")
     reasons = {name: missing[name.split()[0]] or (None if tool else "compute-sanitizer is not installed") for name in planned}
     found: dict[str, dict[str, object]] = {name: {"verdict": "not run", "why": why} for name, why in reasons.items() if why is not None}
     # Caching off, so that every tensor has bounds of its own.
     environment = {**os.environ, "PYTORCH_NO_CUDA_MEMORY_CACHING": "1", "OMP_NUM_THREADS": "2"}
-    seconds = seconds_left(600) - 5
     for name, ended in run_together({name: planned[name] for name in planned if name not in found}, seconds, environment).items():
-        verdict = f"not finished in {ended.seconds:.0f} s" if ended.code is None else _verdict(ended.code, ended.output)
-        found[name] = {"verdict": verdict, "seconds": round(ended.seconds, 1), "output_end": ended.output[-1500:]}
-        if verdict == "errors":  # the part's log: the first of them say most, and whether it is a kernel of ours
+        said = f"not finished in {ended.seconds:.0f} s" if ended.code is None else verdict(ended.code, ended.output)
+        found[name] = {"verdict": said, "seconds": round(ended.seconds, 1), "output_end": ended.output[-1500:]}
+        if said == "errors":  # the part's log: the first of them say most, and whether it is a kernel of ours
             print(f"{name}:\n{ended.output[:20000]}")
-    for name in planned:
-        print(name, found[name]["verdict"], found[name].get("why", ""))
+    return {name: found[name] for name in planned}
+
+
+def main(output: Path) -> int:
+    from esat_kernels import backends
+
+    tool = shutil.which("compute-sanitizer") or shutil.which("/usr/local/cuda/bin/compute-sanitizer")
+    found = run(tool, backends(), seconds_left(600) - 5)
+    for name, entry in found.items():
+        print(name, entry["verdict"], entry.get("why", ""))
     good = all(entry["verdict"] != "errors" for entry in found.values())
-    write(output, {"ok": good, "tools": {name: found[name] for name in planned}})
+    write(output, {"ok": good, "tools": found})
     return 0 if good else 1
 
 

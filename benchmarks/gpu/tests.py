@@ -8,6 +8,7 @@ import subprocess
 import sys
 import tempfile
 import xml.etree.ElementTree as ElementTree
+from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -20,8 +21,8 @@ LEAST = 100  # tests: a file that is not collected would go unnoticed
 _WORKERS, _TEST_S, _LAST_S = 12, 90, 25  # _LAST_S: what pytest gets to end its workers and to write its report
 
 
-def command(report: Path) -> list[str]:
-    found = [sys.executable, "-m", "pytest", "--tb=short", "-p", "no:cacheprovider", f"--junitxml={report}", *FILES]
+def command(report: Path, files: Sequence[str]) -> list[str]:
+    found = [sys.executable, "-m", "pytest", "--tb=short", "-p", "no:cacheprovider", f"--junitxml={report}", *files]
     if find_spec("xdist") is not None:  # most of the time goes into compiling Triton's variants
         found += ["-n", str(_workers())]
     if find_spec("pytest_timeout") is not None:
@@ -34,14 +35,14 @@ def _workers() -> int:
     return min(_WORKERS, os.cpu_count() or 1)
 
 
-def run(report: Path, seconds: float) -> int | None:
+def run(report: Path, seconds: float, files: Sequence[str] = FILES) -> int | None:
     """pytest's exit code; None if it was interrupted, which leaves a report of the tests that had ended."""
     environment = {**os.environ, "ESAT_REQUIRE": "cuda,triton", "PYTHONPATH": str(REPOSITORY)}
     # Oracles run on the CPU: workers whose threads share cores would wait for each other at every join.
     environment["OMP_NUM_THREADS"] = str(max(1, (os.cpu_count() or 1) // _workers()))
     # A shell starts what runs in the background with SIGINT ignored, which children inherit.
     process = subprocess.Popen(
-        command(report), cwd=REPOSITORY, env=environment, preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)
+        command(report, files), cwd=REPOSITORY, env=environment, preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)
     )
     try:
         return process.wait(seconds)

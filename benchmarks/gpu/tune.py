@@ -22,6 +22,7 @@ from benchmarks.gpu.timing import Graph, copies, interleaved, summary
 from esat_kernels import _triton, _tuned, testing
 from esat_kernels.attention import triton as attention
 from esat_kernels.attention import triton_tiles as attention_tiles
+from esat_kernels.attention.common import Forces, Scores
 from esat_kernels.linear import reference
 from esat_kernels.linear import triton as linear
 from esat_kernels.linear import triton_tiles as linear_tiles
@@ -29,6 +30,7 @@ from esat_kernels.linear import triton_tiles as linear_tiles
 BFLOAT16 = torch.bfloat16
 MODELS = {"esat-384": (768, 12, (720, 548, 427, 343)), "esat-s-256": (384, 6, (320, 244, 190, 153))}  # width, heads, tokens of the stages
 HEAD_DIM, SETS, ROUNDS = 64, 8, 20
+FORCES = Forces.of(HEAD_DIM, 0.1, 0.1)
 LAST_S = 45  # one problem may take so long: all its tiles are compiled
 
 
@@ -45,13 +47,12 @@ def _attention(tokens: int, heads: int) -> Problem:
     inputs = [torch.randn(1, tokens, 3, heads, HEAD_DIM, device="cuda", dtype=BFLOAT16).permute(2, 0, 3, 1, 4) for _ in range(SETS)]
     case = testing.make_case("near", heads=2, tokens=tokens, dtype=BFLOAT16)
 
-    def call(q: Tensor, k: Tensor, v: Tensor, tiles: attention_tiles.Tiles, **constants: float) -> Tensor:
-        force = constants or {"alpha": 0.1, "beta": 0.1, "delta": HEAD_DIM**-0.5, "scale": HEAD_DIM**-0.5}
-        return attention.forward(q, k, v, **force, num_template=0, template_token=-1, tiles=tiles)[0]
+    def call(q: Tensor, k: Tensor, v: Tensor, tiles: attention_tiles.Tiles, forces: Forces = FORCES) -> Tensor:
+        return attention.forward(q, k, v, forces, Scores(), tiles)[0]
 
     candidates = {}
     for tiles in attention_tiles.forward_candidates(HEAD_DIM, BFLOAT16):
-        right = lambda t=tiles: testing.check(case, call(*(x.cuda() for x in (case.q, case.k, case.v)), t, **case.constants).cpu()).ok  # noqa: E731
+        right = lambda t=tiles: testing.check(case, call(*(x.cuda() for x in (case.q, case.k, case.v)), t, case.forces).cpu()).ok  # noqa: E731
         candidates[dataclasses.astuple(tiles)] = (right, [lambda t=tiles, qkv=qkv: call(*qkv, t) for qkv in inputs])
     return Problem("attention", attention_tiles.forward_key(tokens, heads, HEAD_DIM, BFLOAT16), candidates)
 

@@ -10,16 +10,20 @@ import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from benchmarks.gpu.children import run_together
 from benchmarks.gpu.parts import seconds_left, write
+
+if TYPE_CHECKING:
+    from engine.runners.gpu.network import GpuNetwork
 
 BATCHES = (1, 4, 16)  # larger ones take library products
 
 
 def _golden(dtype: str) -> None:
-    from benchmarks.golden_findings import Target
     from benchmarks.gpu import golden
+    from conformance.findings import Target
 
     for path in golden.files():
         for row in golden.rows(path, Target("triton", dtype, "cuda")):
@@ -27,11 +31,17 @@ def _golden(dtype: str) -> None:
 
 
 def _frame(model: str) -> None:
-    from benchmarks.gpu.frame import DEVICE, DTYPE, WholeFrame
+    from benchmarks.gpu.frame import DEVICE, DTYPE
     from benchmarks.gpu.inputs import model_weights
     from engine.runners.gpu.network import GpuNetwork, Kernels
 
-    network = GpuNetwork(model_weights(model), DEVICE, DTYPE, Kernels.of("triton"))
+    frames(GpuNetwork(model_weights(model), DEVICE, DTYPE, Kernels.of("triton")))
+
+
+def frames(network: GpuNetwork) -> None:
+    """A frame of every batch."""
+    from benchmarks.gpu.frame import WholeFrame
+
     for batch in BATCHES:
         WholeFrame(network, batch).eager()
 

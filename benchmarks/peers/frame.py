@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from benchmarks import golden
+from conformance import golden
 from engine.config import ModelConfig
 from engine.errors import ConfigError
 from engine.export.check import INPUTS, OUTPUTS
@@ -50,8 +50,7 @@ class Implementation:
 
 def patch_rows(image: Tensor, dtype: torch.dtype) -> Tensor:
     """Normalised image [1, 3, S, S] -> rows of 16 x 16 patches [(S / 16)^2, 768]."""
-    side = image.shape[-1] // 16
-    return image[0].view(3, side, 16, side, 16).permute(1, 3, 0, 2, 4).reshape(side * side, 768).to(dtype)
+    return golden.patch_rows(image)[0].to(dtype)
 
 
 def ours(weights: Weights, template: Tensor, search: Tensor, dtype: str, impl: str = "ours") -> Implementation:

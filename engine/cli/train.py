@@ -30,13 +30,14 @@ def train(
     from rich.console import Console
 
     from engine.errors import ConfigError
+    from engine.training.checkpoint import CHECKPOINT
     from engine.training.config import read_config
     from engine.training.curves import plot_curves
     from engine.training.data import read_data
     from engine.training.export import export_checkpoint
     from engine.training.memory import keep_freed_memory
     from engine.training.pairs import PairMaker
-    from engine.training.trainer import CHECKPOINT, LOG, Trainer
+    from engine.training.trainer import LOG, Trainer
 
     if validation is not None and export is None:
         raise ConfigError("--validation tracks with the exported weights: pass --export FILE too")

@@ -71,7 +71,7 @@ def run(
     """
     if workers < 1:
         raise ConfigError(f"workers must be at least 1, got {workers}")
-    from engine.runners.choice import resolve_device
+    from engine.runners.device import resolve_device
 
     resolve_device(settings.device)
     key = settings.key()

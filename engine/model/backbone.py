@@ -38,14 +38,13 @@ class Attention(nn.Module):
         config = self.config
         qkv = self.qkv(x).view(batch, tokens, 3, config.heads, config.head_dim)
         q, k, v = qkv.permute(2, 0, 3, 1, 4)  # [B, H, N, D] each, as views
-        alpha, beta, delta = config.alpha, config.beta, config.force_delta
         scores = None
         if with_scores:
             out, scores = esat_kernels.fda_attention_with_scores(
-                q, k, v, config.num_template, config.template_token, alpha, beta, delta, backend=self.backend
+                q, k, v, config.num_template, config.template_token, **config.forces, backend=self.backend
             )
         else:
-            out = esat_kernels.fda_attention(q, k, v, alpha, beta, delta, backend=self.backend)
+            out = esat_kernels.fda_attention(q, k, v, **config.forces, backend=self.backend)
         return self.proj(out.transpose(1, 2).reshape(batch, tokens, dim)), scores
 
 

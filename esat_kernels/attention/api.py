@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import math
-
 import torch
 from torch import Tensor
 
 from esat_kernels import _device, _dispatch
 from esat_kernels.attention import cuda, native, reference, triton
+from esat_kernels.attention.common import Forces, Scores
 from esat_kernels.attention.library import fda_forward
 
+Constants = tuple[float, float, float | None, float | None]  # as the caller gave them
 _DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
-def _check(q: Tensor, k: Tensor, v: Tensor, alpha: float, beta: float, delta: float, scale: float) -> None:
+def _check(q: Tensor, k: Tensor, v: Tensor) -> None:
     if q.dim() != 4:
         raise ValueError(f"attention: query must be [B, H, N, D], got {tuple(q.shape)}")
     if min(q.shape) < 1:
@@ -28,29 +28,12 @@ def _check(q: Tensor, k: Tensor, v: Tensor, alpha: float, beta: float, delta: fl
             raise ValueError(f"attention: {name} must be on {q.device} like the query, got {tensor.device}")
     if q.dtype not in _DTYPES:
         raise TypeError(f"attention: dtype must be one of float16, bfloat16, float32, float64, got {q.dtype}")
-    for name, value in (("alpha", alpha), ("beta", beta), ("delta", delta)):
-        if not (math.isfinite(value) and value >= 0):
-            raise ValueError(f"attention: {name} must be zero or a positive number, got {value}")
-    if not (math.isfinite(scale) and scale > 0):
-        raise ValueError(f"attention: scale must be a positive number, got {scale}")
 
 
-def _run(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    alpha: float,
-    beta: float,
-    delta: float | None,
-    scale: float | None,
-    backend: str,
-    num_template: int,
-    template_token: int,
-) -> tuple[Tensor, Tensor | None]:
-    delta = q.shape[-1] ** -0.5 if delta is None else float(delta)
-    scale = q.shape[-1] ** -0.5 if scale is None else float(scale)
-    alpha, beta = float(alpha), float(beta)
-    _check(q, k, v, alpha, beta, delta, scale)
+def _run(q: Tensor, k: Tensor, v: Tensor, constants: Constants, backend: str, wanted: Scores) -> tuple[Tensor, Tensor]:
+    """out and the scores, [B, 0] if none are wanted."""
+    _check(q, k, v)
+    forces = Forces.of(q.shape[-1], *constants)
     candidates = {
         "cpu": lambda: native.unsupported(q),
         "triton": lambda: triton.unsupported(q, k, v),
@@ -59,13 +42,9 @@ def _run(
     }
     chosen = _dispatch.choose("attention", backend, candidates, auto=(*_device.verified_backends(q.device), "cpu", "reference"))
     if chosen == "reference":  # not through the operator, so that PyTorch differentiates it itself, also twice and in float64
-        out, _ = reference.attention(q, k, v, alpha, beta, delta, scale)
-        if template_token < 0:
-            return out, None
-        return out, reference.elimination_scores(q, k, alpha, beta, delta, scale, num_template, template_token)
+        return reference.attention(q, k, v, forces)[0], reference.elimination_scores(q, k, forces, wanted)
     with_lse = torch.is_grad_enabled() and (q.requires_grad or k.requires_grad or v.requires_grad)
-    out, scores, _ = fda_forward(q, k, v, alpha, beta, delta, scale, num_template, template_token, chosen, with_lse)
-    return out, scores if template_token >= 0 else None
+    return fda_forward(q, k, v, *forces, *wanted, chosen, with_lse)[:2]
 
 
 def fda_attention(
@@ -86,7 +65,7 @@ def fda_attention(
     Returns out [B, H, N, D] in the input's dtype; sums run in at least float32. Differentiable in q, k, v.
     Raises ValueError (shapes, devices, constants), TypeError (dtypes), NotImplementedError (a named backend that cannot run, with the reason).
     """
-    return _run(q, k, v, alpha, beta, delta, scale, backend, 0, -1)[0]
+    return _run(q, k, v, (alpha, beta, delta, scale), backend, Scores())[0]
 
 
 def fda_attention_with_scores(
@@ -112,6 +91,4 @@ def fda_attention_with_scores(
         raise ValueError(f"attention: num_template must lie in [1, {tokens}], got {num_template}")
     if not 0 <= template_token < num_template:
         raise ValueError(f"attention: template_token must lie in [0, {num_template}), got {template_token}")
-    out, scores = _run(q, k, v, alpha, beta, delta, scale, backend, num_template, template_token)
-    assert scores is not None
-    return out, scores
+    return _run(q, k, v, (alpha, beta, delta, scale), backend, Scores(num_template, template_token))

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from esat_kernels import _device, _native
-from esat_kernels.attention import gpu_checks
+from esat_kernels.attention.common import Forces, Scores, address, empty_out, gpu_unsupported
 
 HEAD_DIMS = (32, 64, 96, 128)
 _DTYPES = {torch.bfloat16: "bfloat16", torch.float16: "float16"}
@@ -25,7 +25,7 @@ def unsupported(q: Tensor, k: Tensor, v: Tensor) -> str | None:
         return reason
     if q.device.type != "cuda":
         return f"the input must be on a CUDA device, got {q.device}"
-    reason = gpu_checks.unsupported(q, _DTYPES, "bfloat16 or float16", HEAD_DIMS, "be 32, 64, 96 or 128")
+    reason = gpu_unsupported(q, _DTYPES, "bfloat16 or float16", HEAD_DIMS, "be 32, 64, 96 or 128")
     if reason is not None:
         return reason
     if torch.is_grad_enabled() and any(t.requires_grad for t in (q, k, v)):
@@ -39,45 +39,24 @@ def unsupported(q: Tensor, k: Tensor, v: Tensor) -> str | None:
     return None
 
 
-def forward(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    alpha: float,
-    beta: float,
-    delta: float,
-    scale: float,
-    num_template: int,
-    template_token: int,
-    rows: int = 0,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """out [B, H, N, D] (stored as [B, N, H, D]), scores float32 [B, N - num_template] ([B, 0] if template_token < 0), lse float32 [B, H, N].
+def forward(q: Tensor, k: Tensor, v: Tensor, forces: Forces, wanted: Scores, rows: int = 0) -> tuple[Tensor, Tensor, Tensor]:
+    """out [B, H, N, D] (stored as [B, N, H, D]), the wanted scores, lse float32 [B, H, N].
 
     rows: queries per thread block, 32, 48, 64 or 80 (80 up to D = 64); 0 lets the launcher choose. Inputs as `unsupported` allows them.
     """
-    batch, heads, tokens, head_dim = q.shape
-    out = q.new_empty(batch, tokens, heads, head_dim).transpose(1, 2)
-    lse = q.new_empty((batch, heads, tokens), dtype=torch.float32)
-    scores = q.new_empty((batch, 0 if template_token < 0 else tokens - num_template), dtype=torch.float32)
+    out, scores = empty_out(q), wanted.empty(q)
+    lse = q.new_empty(q.shape[:3], dtype=torch.float32)
     logits = torch.empty_like(lse) if scores.numel() else None
     with torch.cuda.device(q.device):
         _native.library().fda_forward_cuda(
             _DTYPES[q.dtype],
-            (batch, heads, tokens, head_dim),
-            (alpha, beta, delta, scale),
-            q.data_ptr(),
-            q.stride()[:3],
-            k.data_ptr(),
-            k.stride()[:3],
-            v.data_ptr(),
-            v.stride()[:3],
-            out.data_ptr(),
-            out.stride()[:3],
+            tuple(q.shape),
+            forces,
+            *(item for tensor in (q, k, v, out) for item in address(tensor)),
             lse.data_ptr(),
             0 if logits is None else logits.data_ptr(),
             0 if logits is None else scores.data_ptr(),
-            num_template,
-            template_token,
+            *wanted,
             rows,
             torch.cuda.current_stream().cuda_stream,
         )

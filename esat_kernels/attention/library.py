@@ -12,12 +12,7 @@ from torch import Tensor
 
 from esat_kernels import _triton
 from esat_kernels.attention import cuda, native, reference, triton
-
-
-def _empty_out(q: Tensor) -> Tensor:
-    """out [B, H, N, D], stored as [B, N, H, D]: the layout that the output projection reads without a copy."""
-    batch, heads, tokens, head_dim = q.shape
-    return q.new_empty(batch, tokens, heads, head_dim).transpose(1, 2)
+from esat_kernels.attention.common import Forces, Scores, empty_out
 
 
 @torch.library.custom_op("esat::fda_attention", mutates_args=())
@@ -38,30 +33,26 @@ def fda_forward(
 
     Only a backward needs the lse: without it the result is empty [B, H, 0], and the CPU kernels are faster.
     """
+    forces, wanted = Forces(alpha, beta, delta, scale), Scores(num_template, template_token)
     if backend == "cpu":
-        return native.forward(q, k, v, alpha, beta, delta, scale, num_template, template_token, with_lse)
+        return native.forward(q, k, v, forces, wanted, with_lse)
     if backend == "triton":
         with _triton.on_device_of(q):
-            out, scores, lse = triton.forward(q, k, v, alpha, beta, delta, scale, num_template, template_token)
+            out, scores, lse = triton.forward(q, k, v, forces, wanted)
     elif backend == "cuda":
-        out, scores, lse = cuda.forward(q, k, v, alpha, beta, delta, scale, num_template, template_token)
+        out, scores, lse = cuda.forward(q, k, v, forces, wanted)
     else:
-        out = _empty_out(q)
-        value, lse = reference.attention(q, k, v, alpha, beta, delta, scale)
-        out.copy_(value)
-        scores = q.new_empty((q.shape[0], 0), dtype=torch.float32)
-        if template_token >= 0:
-            scores = reference.elimination_scores(q, k, alpha, beta, delta, scale, num_template, template_token)
+        value, lse = reference.attention(q, k, v, forces)
+        out, scores = empty_out(q).copy_(value), reference.elimination_scores(q, k, forces, wanted)
     return out, scores, lse if with_lse else lse.new_empty((*lse.shape[:2], 0))
 
 
 @fda_forward.register_fake
 def _(q, k, v, alpha, beta, delta, scale, num_template, template_token, backend, with_lse=True):  # type: ignore[no-untyped-def]
     batch, heads, tokens, _ = q.shape
-    columns = 0 if template_token < 0 else tokens - num_template
     wide = torch.promote_types(q.dtype, torch.float32)
     lse = q.new_empty((batch, heads, tokens if with_lse else 0), dtype=wide)
-    return _empty_out(q), q.new_empty((batch, columns), dtype=torch.float32), lse
+    return empty_out(q), Scores(num_template, template_token).empty(q), lse
 
 
 @torch.library.custom_op("esat::fda_attention_backward", mutates_args=())
@@ -79,35 +70,32 @@ def fda_backward(
     backend: str,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """dq, dk, dv [B, H, N, D] (stored as [B, N, H, D]); recomputes the probabilities from lse."""
+    forces = Forces(alpha, beta, delta, scale)
     if backend == "cpu":
-        return native.backward(dout, q, k, v, out, lse, alpha, beta, delta, scale)
+        return native.backward(dout, q, k, v, out, lse, forces)
     if backend == "triton":
         with _triton.on_device_of(q):
-            return triton.backward(dout, q, k, v, out, lse, alpha, beta, delta, scale)
-    grads = reference.backward(dout, q, k, v, out, lse, alpha, beta, delta, scale)
-    stored = [_empty_out(q) for _ in grads]
-    for target, grad in zip(stored, grads, strict=True):
-        target.copy_(grad)
-    return stored[0], stored[1], stored[2]
+            return triton.backward(dout, q, k, v, out, lse, forces)
+    dq, dk, dv = (empty_out(q).copy_(grad) for grad in reference.backward(dout, q, k, v, out, lse, forces))
+    return dq, dk, dv
 
 
 @fda_backward.register_fake
 def _(dout, q, k, v, out, lse, alpha, beta, delta, scale, backend):  # type: ignore[no-untyped-def]
-    return _empty_out(q), _empty_out(k), _empty_out(v)
+    return empty_out(q), empty_out(k), empty_out(v)
 
 
 def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:
-    q, k, v, alpha, beta, delta, scale, _, _, backend, _ = inputs
     out, scores, lse = output
     ctx.mark_non_differentiable(scores, lse)
-    ctx.save_for_backward(q, k, v, out, lse)
-    ctx.constants = (alpha, beta, delta, scale, backend)
+    ctx.save_for_backward(*inputs[:3], out, lse)
+    ctx.inputs, ctx.forces, ctx.backend = len(inputs), inputs[3 : 3 + len(Forces._fields)], inputs[-2]
 
 
 def _backward(ctx: Any, dout: Tensor, dscores: Tensor, dlse: Tensor) -> tuple[Any, ...]:
     q, k, v, out, lse = ctx.saved_tensors
-    dq, dk, dv = fda_backward(dout, q, k, v, out, lse, *ctx.constants)
-    return dq, dk, dv, None, None, None, None, None, None, None, None
+    grads = fda_backward(dout, q, k, v, out, lse, *ctx.forces, ctx.backend)
+    return *grads, *[None] * (ctx.inputs - len(grads))
 
 
 fda_forward.register_autograd(_backward, setup_context=_setup_context)

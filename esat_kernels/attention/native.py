@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from esat_kernels import _native
+from esat_kernels.attention.common import Forces, Scores, address, empty_out
 
 MAX_HEAD_DIM = 128
 _NAMES = {torch.float32: "float32", torch.bfloat16: "bfloat16", torch.float16: "float16"}
@@ -32,84 +33,46 @@ def _readable(tensor: Tensor) -> Tensor:
     return tensor if tensor.stride(-1) == 1 or tensor.shape[-1] == 1 else tensor.contiguous()
 
 
-def _place(tensor: Tensor) -> tuple[int, tuple[int, int, int]]:
-    """Address and the strides of batch, head and token in elements."""
-    batch, head, token, _ = tensor.stride()
-    return tensor.data_ptr(), (batch, head, token)
-
-
-def _stored(q: Tensor) -> Tensor:
-    """An empty [B, H, N, D], stored as [B, N, H, D]."""
-    batch, heads, tokens, head_dim = q.shape
-    return q.new_empty(batch, tokens, heads, head_dim).transpose(1, 2)
-
-
 def forward_counted(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    alpha: float,
-    beta: float,
-    delta: float,
-    scale: float,
-    num_template: int,
-    template_token: int,
-    with_lse: bool = True,
+    q: Tensor, k: Tensor, v: Tensor, forces: Forces, wanted: Scores, with_lse: bool = True
 ) -> tuple[Tensor, Tensor, Tensor, tuple[int, int, int]]:
     """out, scores and lse as `library.fda_forward`, and what the kernel counted: (blocks of 16 x 16 scores whose attraction was too small to
     matter and was skipped, blocks in all, rows done again with their exact maximum).
     """
     q, k, v = _readable(q), _readable(k), _readable(v)
     batch, heads, tokens, _ = q.shape
-    out = _stored(q)
+    out, scores = empty_out(q), wanted.empty(q)
     lse = q.new_empty((batch, heads, tokens if with_lse else 0), dtype=torch.float32)
-    scores = q.new_empty((batch, tokens - num_template if template_token >= 0 else 0), dtype=torch.float32)
     counted = _native.library().fda_forward(
         _NAMES[q.dtype],
         tuple(q.shape),
-        (alpha, beta, delta, scale),
-        *_place(q),
-        *_place(k),
-        *_place(v),
-        *_place(out),
+        forces,
+        *(item for tensor in (q, k, v, out) for item in address(tensor)),
         lse.data_ptr() if with_lse else 0,
         scores.data_ptr() if scores.numel() else 0,
-        num_template,
-        max(template_token, 0),
+        wanted.num_template,
+        max(wanted.template_token, 0),
     )
     return out, scores, lse, counted
 
 
-def forward(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    alpha: float,
-    beta: float,
-    delta: float,
-    scale: float,
-    num_template: int,
-    template_token: int,
-    with_lse: bool = True,
-) -> tuple[Tensor, Tensor, Tensor]:
+def forward(q: Tensor, k: Tensor, v: Tensor, forces: Forces, wanted: Scores, with_lse: bool = True) -> tuple[Tensor, Tensor, Tensor]:
     """As `library.fda_forward`."""
-    return forward_counted(q, k, v, alpha, beta, delta, scale, num_template, template_token, with_lse)[:3]
+    return forward_counted(q, k, v, forces, wanted, with_lse)[:3]
 
 
-def backward(
-    dout: Tensor, q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor, alpha: float, beta: float, delta: float, scale: float
-) -> tuple[Tensor, Tensor, Tensor]:
+def backward(dout: Tensor, q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor, forces: Forces) -> tuple[Tensor, Tensor, Tensor]:
     """As `library.fda_backward`."""
     inputs = [_readable(tensor) for tensor in (dout, q, k, v, out)]
     lse = lse.contiguous()
-    grads = _stored(q), _stored(q), _stored(q)
+    grads = empty_out(q), empty_out(q), empty_out(q)
     _native.library().fda_backward(
         _NAMES[q.dtype],
         tuple(q.shape),
-        (alpha, beta, delta, scale),
-        *(item for tensor in inputs for item in _place(tensor)),
+        forces,
+        *(item for tensor in inputs for item in address(tensor)),
         lse.data_ptr(),
         *(grad.data_ptr() for grad in grads),
-        _place(grads[0])[1],
+        address(grads[0])[1],
     )
     return grads

@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from esat_kernels.attention.common import Forces, Scores
+
 
 def unsupported(q: Tensor) -> str | None:
     """The reference runs wherever PyTorch does."""
@@ -16,12 +18,13 @@ def accumulation_dtype(dtype: torch.dtype) -> torch.dtype:
     return torch.promote_types(dtype, torch.float32)
 
 
-def logits(q: Tensor, k: Tensor, alpha: float, beta: float, delta: float, scale: float) -> Tensor:
+def logits(q: Tensor, k: Tensor, forces: Forces) -> Tensor:
     """A = scale S + alpha exp(-r) - beta r, with S = q k^T and r = delta |q - k|^2 (equations 5-7).
 
     q [B, H, M, D], k [B, H, N, D] -> [B, H, M, N] in at least float32. The norms are those of the values as given (already rounded to the
     input's dtype), because a low-precision product sees the same rounded values.
     """
+    alpha, beta, delta, scale = forces
     wide = accumulation_dtype(q.dtype)
     q, k = q.to(wide), k.to(wide)
     product = q @ k.transpose(-1, -2)
@@ -32,34 +35,35 @@ def logits(q: Tensor, k: Tensor, alpha: float, beta: float, delta: float, scale:
     return scale * product + alpha * torch.exp(-repulsion) - beta * repulsion
 
 
-def attention(q: Tensor, k: Tensor, v: Tensor, alpha: float, beta: float, delta: float, scale: float) -> tuple[Tensor, Tensor]:
+def attention(q: Tensor, k: Tensor, v: Tensor, forces: Forces) -> tuple[Tensor, Tensor]:
     """softmax(A) v -> out [B, H, N, D] in v's dtype, and the rows' log-sum-exp [B, H, N] in the accumulation dtype."""
-    scores = logits(q, k, alpha, beta, delta, scale)
+    scores = logits(q, k, forces)
     lse = scores.logsumexp(-1)
     out = torch.softmax(scores, -1) @ v.to(scores.dtype)
     return out.to(v.dtype), lse
 
 
-def elimination_scores(
-    q: Tensor, k: Tensor, alpha: float, beta: float, delta: float, scale: float, num_template: int, template_token: int
-) -> Tensor:
+def elimination_scores(q: Tensor, k: Tensor, forces: Forces, wanted: Scores) -> Tensor:
     """How much one template token attends to each search token, averaged over the heads: float32 [B, N - num_template].
 
     The softmax runs over all N keys (template and search), as in the public code; only its search columns are returned. No gradient.
+    [B, 0] if none are wanted.
     """
+    num_template, token = wanted
+    if token < 0:
+        return wanted.empty(q)
     with torch.no_grad():
-        row = logits(q[:, :, template_token : template_token + 1], k, alpha, beta, delta, scale)
+        row = logits(q[:, :, token : token + 1], k, forces)
         return torch.softmax(row, -1)[:, :, 0, num_template:].mean(1).float()
 
 
-def backward(
-    dout: Tensor, q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor, alpha: float, beta: float, delta: float, scale: float
-) -> tuple[Tensor, Tensor, Tensor]:
+def backward(dout: Tensor, q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor, forces: Forces) -> tuple[Tensor, Tensor, Tensor]:
     """dq, dk, dv from dout [B, H, N, D], recomputing P = exp(A - lse): the formulas that the fused kernels follow.
 
     With dP = dout v^T, G = P (dP - rowsum(dP P)) and e = exp(-r):  dS = G (scale + 2 delta (beta + alpha e)),
     dq = dS k - 2 delta q rowsum(G (beta + alpha e)),  dk = dS^T q - 2 delta k colsum(G (beta + alpha e)).
     """
+    alpha, beta, delta, scale = forces
     wide = accumulation_dtype(q.dtype)
     q_wide, k_wide, v_wide, dout_wide = (t.to(wide) for t in (q, k, v, dout))
     product = q_wide @ k_wide.transpose(-1, -2)

@@ -11,13 +11,11 @@ from torch import Tensor
 
 from esat_kernels import _device, _dispatch
 from esat_kernels.crop import native, reference, reference_regions, triton
-from esat_kernels.crop.geometry import Region, region_around
+from esat_kernels.crop.geometry import IMAGENET_MEAN, IMAGENET_STD, Region, region_around
 
 PATCH = 16  # pixels a side
-_IMAGENET_MEAN = (0.485, 0.456, 0.406)  # RGB, of values in [0, 1]
-_IMAGENET_STD = (0.229, 0.224, 0.225)
-_SCALE = tuple(1 / (255 * deviation) for deviation in _IMAGENET_STD)
-_BIAS = tuple(-mean / deviation for mean, deviation in zip(_IMAGENET_MEAN, _IMAGENET_STD, strict=True))
+_SCALE = tuple(1 / (255 * deviation) for deviation in IMAGENET_STD)
+_BIAS = tuple(-mean / deviation for mean, deviation in zip(IMAGENET_MEAN, IMAGENET_STD, strict=True))
 _AUTO = ("cpu", "reference")
 
 

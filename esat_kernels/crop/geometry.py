@@ -7,6 +7,9 @@ from typing import NamedTuple
 
 LARGEST_SIDE = 2**40  # of a region that a kernel takes: positions in it are 64-bit integers and doubles
 
+IMAGENET_MEAN = (0.485, 0.456, 0.406)  # RGB, of values in [0, 1]
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
 
 class Region(NamedTuple):
     """A square of frame pixels, which may reach beyond the frame."""

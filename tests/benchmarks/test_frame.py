@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks import frame, golden, memory, roofline
+from benchmarks import frame, memory, roofline
 from benchmarks.peers.frame import Answer, Implementation, build, ours, patch_rows, torch_network
+from conformance import golden
 from engine.config import ModelConfig, preset
 from engine.errors import ConfigError
 from tests.require import require

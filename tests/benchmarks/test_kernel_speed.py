@@ -8,12 +8,13 @@ from typing import Any
 import pytest
 import torch
 
-from benchmarks import golden
 from benchmarks.peers.frame import patch_rows
+from conformance import golden
 from engine.config import preset
 from engine.runners.cpu.network import CpuNetwork, unsupported
 from esat_kernels import _native, testing
 from esat_kernels.attention import native
+from esat_kernels.attention.common import Scores
 from tests.require import require
 
 
@@ -28,16 +29,15 @@ def _needs(benchmark: Any, request: pytest.FixtureRequest) -> None:
 @pytest.mark.parametrize("tokens", [720, 343])
 def test_attention_forward(benchmark, tokens: int, dtype: torch.dtype) -> None:
     case = testing.make_case("normal", 1, 12, tokens, 64, dtype, strided=True)
-    out, _, _ = benchmark(native.forward, case.q, case.k, case.v, *case.constants.values(), 144, 65, False)
+    out, _, _ = benchmark(native.forward, case.q, case.k, case.v, case.forces, Scores(144, 65), False)
     assert out.isfinite().all()
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32], ids=str)
 def test_attention_backward(benchmark, dtype: torch.dtype) -> None:
     case = testing.make_case("normal", 2, 6, 320, 64, dtype, strided=True)
-    constants = tuple(case.constants.values())
-    out, _, lse = native.forward(case.q, case.k, case.v, *constants, 0, -1)
-    grads = benchmark(native.backward, out, case.q, case.k, case.v, out, lse, *constants)
+    out, _, lse = native.forward(case.q, case.k, case.v, case.forces, Scores())
+    grads = benchmark(native.backward, out, case.q, case.k, case.v, out, lse, case.forces)
     assert all(grad.isfinite().all() for grad in grads)
 
 

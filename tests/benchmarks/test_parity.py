@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks import golden, parity
+from benchmarks import parity
+from conformance import golden
 from engine.cli.exits import run_function
 
 GOLDEN = Path(__file__).parent.parent / "golden"

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks.golden import draw
+from conformance.golden import draw
 from engine import build_model, preset
 from engine.errors import WeightsError
 from engine.weights import load_weights

@@ -12,6 +12,7 @@ import torch
 
 from esat_kernels import _native, fda_attention, fda_attention_with_scores, testing
 from esat_kernels.attention import native
+from esat_kernels.attention.common import Scores
 from esat_kernels.attention.library import fda_forward
 from tests.kernels.attention_cases import ISAS, SMALL_MODEL_TOKENS, VIT_B_TOKENS, force_isa
 from tests.kernels.test_attention import golden
@@ -34,7 +35,7 @@ def isa(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
 
 
 def run(case: testing.Case, num_template: int = 0, template_token: int = -1) -> tuple:
-    return native.forward_counted(case.q, case.k, case.v, *case.constants.values(), num_template, template_token)
+    return native.forward_counted(case.q, case.k, case.v, case.forces, Scores(num_template, template_token))
 
 
 def check(case: testing.Case) -> None:
@@ -87,9 +88,8 @@ def test_far_apart_norms_are_done_again_with_their_maximum(isa: str, dtype: torc
 
 
 def gradients(case: testing.Case, dout: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    constants = tuple(case.constants.values())
-    out, _, lse = native.forward(case.q, case.k, case.v, *constants, 0, -1)
-    return native.backward(dout, case.q, case.k, case.v, out, lse, *constants)
+    out, _, lse = native.forward(case.q, case.k, case.v, case.forces, Scores())
+    return native.backward(dout, case.q, case.k, case.v, out, lse, case.forces)
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
@@ -248,7 +248,7 @@ def test_without_log_sum_exp(isa: str) -> None:
     for kind in KINDS:
         for dtype in (torch.float32, torch.bfloat16):
             case = testing.make_case(kind, 2, 2, 153, 64, dtype)
-            out, _, lse = native.forward(case.q, case.k, case.v, *case.constants.values(), 0, -1, with_lse=False)
+            out, _, lse = native.forward(case.q, case.k, case.v, case.forces, Scores(), with_lse=False)
             assert lse.shape == (2, 2, 0)
             budget = testing.check(case, out)
             assert budget.ok, (kind, budget)

@@ -13,6 +13,7 @@ if not torch.cuda.is_available():
 import esat_kernels
 from esat_kernels import testing
 from esat_kernels.attention import cuda
+from esat_kernels.attention.common import Scores
 from tests.require import require
 
 pytestmark = pytest.mark.gpu
@@ -40,7 +41,7 @@ def on_device(case):
 def run(case, rows=0, **changes):
     num_template, token = max(1, case.q.shape[2] // 5), max(1, case.q.shape[2] // 5) // 2
     with torch.no_grad():
-        results = cuda.forward(*on_device(case), *{**case.constants, **changes}.values(), num_template, token, rows=rows)
+        results = cuda.forward(*on_device(case), case.forces._replace(**changes), Scores(num_template, token), rows)
     return tuple(t.cpu() for t in results)
 
 
@@ -83,9 +84,9 @@ def test_a_dropped_term_breaks_the_budget_tenfold(term):
 def test_same_bits_every_time():
     case = testing.make_case("near", heads=12, tokens=343, dtype=BFLOAT16)
     inputs = on_device(case)
-    first = cuda.forward(*inputs, *case.constants.values(), 64, 27)
+    first = cuda.forward(*inputs, case.forces, Scores(64, 27))
     for _ in range(1000):
-        again = cuda.forward(*inputs, *case.constants.values(), 64, 27)
+        again = cuda.forward(*inputs, case.forces, Scores(64, 27))
         assert all(torch.equal(a, b) for a, b in zip(first, again, strict=True))
 
 

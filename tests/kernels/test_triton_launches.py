@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from esat_kernels.attention import triton as attention
+from esat_kernels.attention.common import Forces, Scores
 from esat_kernels.crop import triton as crop
 from esat_kernels.decode import triton as decode
 from esat_kernels.elimination import triton as elimination
@@ -48,9 +49,9 @@ def launched():
 def test_attention(launched, batch, heads, tokens, head_dim, dtype):
     qkv = torch.zeros(batch, tokens, 3, heads, head_dim, dtype=dtype).permute(2, 0, 3, 1, 4)
     for alpha, beta in ((0.1, 0.1), (0.0, 0.0)):
-        constants = (alpha, beta, 0.125, 0.125)
-        out, _, lse = attention.forward(*qkv, *constants, max(1, tokens // 5), 0)
-        attention.backward(torch.zeros(1, dtype=dtype).expand(out.shape), *qkv, out, lse, *constants)
+        forces = Forces(alpha, beta, 0.125, 0.125)
+        out, _, lse = attention.forward(*qkv, forces, Scores(max(1, tokens // 5), 0))
+        attention.backward(torch.zeros(1, dtype=dtype).expand(out.shape), *qkv, out, lse, forces)
 
 
 @pytest.mark.parametrize(("rows", "inner", "columns"), [(1, 1, 1), (1, 96, 1), (5, 1, 40), (18, 33, 40), (343, 3072, 768)])

@@ -10,6 +10,7 @@ import torch
 import esat_kernels
 from esat_kernels import testing
 from esat_kernels.attention import triton, triton_tiles
+from esat_kernels.attention.common import Scores
 from esat_kernels.attention.library import fda_forward
 from esat_kernels.attention.triton_tiles import Tiles
 
@@ -34,8 +35,7 @@ def nan_in_fresh_memory():
 def run(case, backend="triton", **changes):
     """out, scores and lse of the case on the device, back on the CPU; token 0 of max(1, N // 5) template tokens decides."""
     inputs = [testing.move(t, DEVICE) for t in (case.q, case.k, case.v)]
-    constants = {**case.constants, **changes}
-    results = triton.forward(*inputs, *constants.values(), max(1, case.q.shape[2] // 5), 0)
+    results = triton.forward(*inputs, case.forces._replace(**changes), Scores(max(1, case.q.shape[2] // 5), 0))
     return tuple(t.cpu() for t in results)
 
 

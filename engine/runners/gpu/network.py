@@ -117,14 +117,13 @@ class GpuNetwork:
         config = self.config
         batch, count, _ = qkv.shape
         q, k, v = qkv.view(batch, count, 3, config.heads, config.head_dim).permute(2, 0, 3, 1, 4)
-        force = (config.alpha, config.beta, config.force_delta)
         scores = qkv.new_empty(0)
         if with_scores:
             out, scores = esat_kernels.fda_attention_with_scores(
-                q, k, v, config.num_template, config.template_token, *force, backend=self.kernels.attention
+                q, k, v, config.num_template, config.template_token, **config.forces, backend=self.kernels.attention
             )
         else:
-            out = esat_kernels.fda_attention(q, k, v, *force, backend=self.kernels.attention)
+            out = esat_kernels.fda_attention(q, k, v, **config.forces, backend=self.kernels.attention)
         return out.transpose(1, 2).reshape(batch, count, config.dim), scores
 
     def _features(self, tokens: Tensor, kept: Tensor | None) -> Tensor:

@@ -14,7 +14,7 @@ from engine.evaluation import metrics
 
 GOLDEN = json.loads((Path(__file__).parents[2] / "golden" / "metrics.json").read_text())
 TOLERANCE = 1e-4  # percent points
-# The file holds these predictions clipped to the image, its OTB figures were made before the clipping: see benchmarks/golden_metrics.py.
+# The file holds these predictions clipped to the image, its OTB figures were made before the clipping: see conformance/metrics.py.
 CLIPPED = {"davis_dog", "davis_drift-straight"}
 
 

@@ -98,7 +98,7 @@ def video(root: Path, name: str = "clip", frames: int = 6, boxes: np.ndarray | N
 
 def tiny_weights(path: Path) -> Path:
     """Weights of a network with random parameters that is quick enough for tests."""
-    from benchmarks import golden
+    from conformance import golden
     from engine import ModelConfig
     from engine.weights.io import save_weights
 

@@ -12,8 +12,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from benchmarks import accuracy, golden
+from benchmarks import accuracy
 from benchmarks.peers.frame import patch_rows
+from conformance import golden
 from engine import Tracker
 from engine.config import ModelConfig
 from engine.errors import DeviceError

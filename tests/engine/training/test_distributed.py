@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from engine.errors import ConfigError
+from engine.training.checkpoint import CHECKPOINT
 from engine.training.distributed import Group
-from engine.training.trainer import CHECKPOINT
 from tests.engine.training.test_trainer import trainer
 
 PROGRAM = """

@@ -8,10 +8,10 @@ import pytest
 
 from engine.config import preset
 from engine.errors import DatasetError
+from engine.training.checkpoint import CHECKPOINT
 from engine.training.curves import plot_curves, read_log, smooth
 from engine.training.export import export_checkpoint
 from engine.training.label_plots import plot_labels
-from engine.training.trainer import CHECKPOINT
 from engine.training.validate import validate
 from tests.engine.training.data import picture
 from tests.engine.training.test_trainer import trainer

@@ -9,13 +9,18 @@ import pytest
 import torch
 
 from engine.errors import ConfigError, DeviceError, SinkError, WeightsError
+from engine.training.checkpoint import CHECKPOINT
 from engine.training.config import TrainConfig
+from engine.training.distributed import choose_device
 from engine.training.export import export_checkpoint
+from engine.training.loader import Loader
 from engine.training.losses import LossConfig
+from engine.training.network import TrainingModel
 from engine.training.paint_device import Painter
 from engine.training.pairs import PairMaker
+from engine.training.schedule import keep_ratio, rate_factor
 from engine.training.settings import AugmentConfig
-from engine.training.trainer import CHECKPOINT, LOG, Loader, Trainer, TrainingModel, choose_device, keep_ratio, rate_factor
+from engine.training.trainer import LOG, Trainer
 from engine.weights.io import load_weights
 from tests.engine.training.data import TINY, small_pool
 
@@ -226,7 +231,7 @@ def test_devices():
     with pytest.raises(DeviceError):
         choose_device("no such thing")
     if not torch.cuda.is_available():
-        with pytest.raises(DeviceError, match="no CUDA device"):
+        with pytest.raises(DeviceError, match="0 CUDA devices"):
             choose_device("cuda")
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks import golden
+from conformance import golden
 from engine.config import ModelConfig
 from engine.runners.gpu.runner import GpuRunner
 from engine.runners.gpu.streams import Streams

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from conformance.golden import patch_rows
 from engine.config import ModelConfig
 from engine.runners.gpu.choices import Choices, choices_for
 from engine.runners.gpu.head import Head
@@ -15,13 +16,6 @@ from tests.engine.runners.gpu import models
 
 CPU = torch.device("cpu")
 FUSED, LIBRARY = Choices(False, 1 << 30, {}, False), Choices(False, 0, {}, False)
-
-
-def patch_rows(images):
-    """[B, 3, S, S] -> [B, (S / 16)^2, 768]."""
-    batch, _, size, _ = images.shape
-    grid = size // 16
-    return images.view(batch, 3, grid, 16, grid, 16).permute(0, 2, 4, 1, 3, 5).reshape(batch, grid * grid, 768)
 
 
 def images(config: ModelConfig, batch: int):

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks import golden
+from conformance import golden
 from engine import MultiTracker, Tracker, TrackerConfig
 from engine.errors import DeviceError
 from engine.runners.choice import make_runner

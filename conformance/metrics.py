@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.golden_findings import Finding, Target
+from conformance.findings import Finding, Target
 from engine.errors import DatasetError
 from engine.evaluation import metrics
 

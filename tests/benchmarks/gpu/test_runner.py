@@ -1,0 +1,133 @@
+"""How the parts of the GPU command run, end, are recorded and are taken up again."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import sys
+import tarfile
+from pathlib import Path
+
+import pytest
+
+from benchmarks.gpu.parts import Part
+from benchmarks.gpu.runner import run_parts
+
+
+@dataclasses.dataclass(frozen=True)
+class Fake(Part):
+    """A part that runs a line of Python with OUTPUT as the path of its file."""
+
+    code: str = ""
+
+    def command(self, output):
+        return [sys.executable, "-c", f"OUTPUT = {str(output)!r}\n{self.code}"]
+
+
+WRITES = "open(OUTPUT, 'w').write('{\"ok\": true, \"value\": 7}')"
+FACTS = {"device": "fake", "commit": None, "sources": "abc"}
+
+
+@pytest.fixture
+def run(tmp_path):
+    """Runs these parts; gives the exit code and what the files say."""
+
+    def call(parts, seconds=60.0, **options):
+        code = run_parts(parts, tmp_path, FACTS, seconds, **{"grace_s": 0.5, **options})
+        return code, {path.stem.removeprefix("gpu_"): json.loads(path.read_text()) for path in tmp_path.glob("*.json")}
+
+    return call
+
+
+def test_a_part_that_crashes_or_hangs_stops_no_other(run):
+    parts = (
+        Fake("crashes", "", "", 60, code="import os; os.abort()"),
+        Fake("hangs", "", "", 1, code="import time; time.sleep(100)"),
+        Fake("lies", "", "", 60, code=f"{WRITES}; raise SystemExit(3)"),
+        Fake("works", "", "", 60, code=WRITES),
+    )
+    code, found = run(parts)
+    assert code == 1
+    assert {name: part["ok"] for name, part in found.items()} == {"crashes": False, "hangs": False, "lies": False, "works": True}
+    assert found["hangs"]["ended"] == "stopped after 1 s"
+    assert found["works"]["value"] == 7
+    assert found["works"]["device"] == "fake"
+
+
+def _command_line(process: Path) -> bytes:
+    try:
+        return (process / "cmdline").read_bytes()
+    except OSError:  # it has ended meanwhile
+        return b""
+
+
+def test_a_part_that_is_stopped_while_it_writes_or_has_children_does_no_harm(run):
+    """The file is half written, and a child in a session of its own holds on."""
+    child = "import time; time.sleep(60.125)"
+    parts = (
+        Fake("writes", "", "", 1, code="open(OUTPUT, 'w').write('{\"ok\": tr'); import time; time.sleep(100)"),
+        Fake(
+            "starts",
+            "",
+            "",
+            4,
+            code=f"from benchmarks.gpu.children import run_together; run_together({{'a': [{sys.executable!r}, '-c', {child!r}]}}, 100)",
+        ),
+    )
+    code, found = run(parts)
+    assert code == 1
+    assert not any(part["ok"] for part in found.values())
+    assert not any(child.encode() in _command_line(path) for path in Path("/proc").glob("[0-9]*"))
+
+
+def test_what_a_part_prints_is_kept_and_its_end_is_shown(run, tmp_path, capsys):
+    run((Fake("talks", "", "", 60, code=f"{WRITES}; print(*range(1000), sep='\\n')"),))
+    shown = capsys.readouterr().out.splitlines()
+    assert "999" in shown
+    assert "500" not in shown
+    assert (tmp_path / "gpu_talks.log").read_text().splitlines() == [str(number) for number in range(1000)]
+
+
+def test_parts_know_their_time_and_what_does_not_fit_is_left_to_the_next_call(run, capsys):
+    tells = "from benchmarks.gpu.parts import seconds_left; open(OUTPUT, 'w').write('{\"ok\": true, \"left\": %f}' % seconds_left(999))"
+    parts = (Fake("first", "", "", 60, code=tells), Fake("second", "", "", 60, code=f"{WRITES}; import time; time.sleep(3)"))
+    code, found = run(parts, 12, least_s=2.0)
+    assert code == 0
+    assert 0 < found["first"]["left"] < 12
+    code, found = run((*parts, Fake("third", "", "", 60, code=WRITES)), 4.8, least_s=2.0, again=True)
+    assert code == 1
+    assert "third" not in found
+    assert "no time was left for third: the same command goes on there" in capsys.readouterr().out
+    code, found = run((*parts, Fake("third", "", "", 60, code=WRITES)))
+    assert code == 0
+    assert found["third"]["ok"]
+
+
+def test_a_part_that_leaves_more_than_results_behind_runs_every_time(run, capsys):
+    part = Fake("build", "", "", 60, always=True, code=WRITES)
+    run((part,))
+    run((part,))
+    assert "finished by an earlier call" not in capsys.readouterr().out
+
+
+def test_a_second_call_goes_on_where_the_first_stopped(run, capsys):
+    works, breaks = Fake("works", "", "", 60, code=WRITES), Fake("breaks", "", "", 60, code="raise SystemExit(1)")
+    assert run((works, breaks))[0] == 1
+    capsys.readouterr()
+    mended = Fake("breaks", "", "", 60, code=WRITES)
+    assert run((works, mended))[0] == 0
+    assert "works: finished by an earlier call" in capsys.readouterr().out
+    run((works, mended), again=True)
+    assert "finished by an earlier call" not in capsys.readouterr().out
+
+
+def test_all_results_fit_into_one_file(run, tmp_path):
+    packed = tmp_path.parent / f"{tmp_path.name}.tar"
+    run(
+        (Fake("works", "", "", 60, code=WRITES), Fake("draws", "", "", 60, code=f"{WRITES}; open(OUTPUT[:-4] + 'png', 'w')")),
+        archive=packed,
+    )
+    with tarfile.open(packed) as archive:
+        assert [name for name in archive.getnames() if "/" not in name] == [
+            *("gpu_draws.json", "gpu_draws.log", "gpu_draws.png", "gpu_works.json", "gpu_works.log")
+        ]
