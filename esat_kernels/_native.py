@@ -8,6 +8,7 @@ import json
 import sys
 from pathlib import Path
 from types import ModuleType
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -106,8 +107,26 @@ def cuda_status() -> str:
 
 
 def cpu_isa() -> str:
-    """The instruction set of the CPU kernels: portable, avx2, avx512, avx512bf16 or amx. ESAT_CPU forces a lower one.
+    """The best set of instructions that the CPU kernels use: what the machine has, or the lesser set that ESAT_CPU names.
 
     ValueError if ESAT_CPU names one that the machine lacks, NotImplementedError without the library.
     """
     return str(library().cpu_isa())
+
+
+def cpu_sets() -> list[str]:
+    """The sets that this machine has, the least first, whatever ESAT_CPU says. NotImplementedError without the library."""
+    return list(library().cpu_sets())
+
+
+class KernelRow(NamedTuple):
+    """An operation, the sets that there are kernels of it for, the best first, and the one that runs here; None: PyTorch does it."""
+
+    operation: str
+    sets: list[str]
+    chosen: str | None
+
+
+def kernel_table() -> list[KernelRow]:
+    """Which set each operation of the CPU kernels takes. Obeys ESAT_CPU and raises as `cpu_isa`."""
+    return [KernelRow(*row) for row in library().kernel_table()]

@@ -14,7 +14,7 @@
 #include <cstddef>
 #include <cstdint>
 
-#include "common/cpu_features.h"
+#include "common/kernel_table.h"
 
 namespace esat::attention {
 
@@ -89,7 +89,10 @@ struct Counters {
 // Shapes, strides and the range of the constants are the caller's to check.
 // Results do not depend on the number of threads. std::bad_alloc if there is no
 // memory for the workspace.
-Counters forward(const Forward& call, Isa isa);
-void backward(const Backward& call, Isa isa);
+Counters forward(const Forward& call, Features have);
+void backward(const Backward& call, Features have);
+
+// Of a model's usual problem: heads of 64, alpha and beta 0.1.
+std::vector<Choice> choices(Features have);
 
 }  // namespace esat::attention

@@ -1,6 +1,7 @@
 #include <cstdlib>
 #include <memory>
 #include <new>
+#include <utility>
 
 #include "attention/attention.h"
 #include "attention/kernels.h"
@@ -35,32 +36,30 @@ class Scratch {
   std::size_t size_ = 0;
 };
 
-const ForwardKernel& forward_kernel(const Problem& problem, Isa isa) {
-#if defined(__x86_64__)
-  // The tiles' kernel approximates 2^z to 1.7e-3 and its bound leaves no room
-  // for an attraction beyond 2^64.
-  if (isa >= Isa::amx && problem.dtype == Dtype::bf16 && problem.alpha <= 4) return forward_amx;
-  if (isa >= Isa::avx512bf16 && problem.dtype == Dtype::bf16 && problem.head_dim % 2 == 0) return forward_avx512bf16;
-  if (isa >= Isa::avx512) return forward_avx512;
-  if (isa >= Isa::avx2) return forward_avx2;
-#elif defined(__aarch64__)
-  if (isa >= Isa::neon) return forward_neon;
-#endif
-  (void)problem, (void)isa;
-  return forward_portable;
-}
+// The tiles' kernels approximate 2^z to 1.7e-3, and the forward's bound leaves no room for an attraction beyond 2^64.
+[[maybe_unused]] bool fits_tiles(const Problem& problem) { return problem.dtype == Dtype::bf16 && problem.alpha <= 4; }
+[[maybe_unused]] bool fits_pairs(const Problem& problem) { return problem.dtype == Dtype::bf16 && problem.head_dim % 2 == 0; }
 
-const BackwardKernel& backward_kernel(const Problem& problem, Isa isa) {
+const Table<ForwardKernel, Problem> kForward = {
 #if defined(__x86_64__)
-  if (isa >= Isa::amx && problem.dtype == Dtype::bf16 && problem.alpha <= 4) return backward_amx;
-  if (isa >= Isa::avx512) return backward_avx512;
-  if (isa >= Isa::avx2) return backward_avx2;
+    {sets::amx, &forward_amx, fits_tiles}, {sets::avx512bf16, &forward_avx512bf16, fits_pairs},
+    {sets::avx512, &forward_avx512},       {sets::avx2, &forward_avx2},
 #elif defined(__aarch64__)
-  if (isa >= Isa::neon) return backward_neon;
+    {sets::neon, &forward_neon},
 #endif
-  (void)problem, (void)isa;
-  return backward_portable;
-}
+    {sets::portable, &forward_portable},
+};
+
+const Table<BackwardKernel, Problem> kBackward = {
+#if defined(__x86_64__)
+    {sets::amx, &backward_amx, fits_tiles},
+    {sets::avx512, &backward_avx512},
+    {sets::avx2, &backward_avx2},
+#elif defined(__aarch64__)
+    {sets::neon, &backward_neon},
+#endif
+    {sets::portable, &backward_portable},
+};
 
 // Scores in a fixed order of heads: the same bits with any number of threads.
 void mean_over_heads(const Forward& call, const float* probabilities) {
@@ -79,9 +78,9 @@ void mean_over_heads(const Forward& call, const float* probabilities) {
 
 }  // namespace
 
-Counters forward(const Forward& call, Isa isa) {
+Counters forward(const Forward& call, Features have) {
   const Problem& problem = call.problem;
-  const ForwardKernel& kernel = forward_kernel(problem, isa);
+  const ForwardKernel& kernel = *best(kForward, have, problem);
   const std::int64_t per_head = (problem.tokens + kernel.rows_per_item - 1) / kernel.rows_per_item;
   const std::int64_t items = problem.batch * problem.heads * per_head;
   const std::int64_t threads = items < max_threads() ? items : max_threads();
@@ -106,9 +105,9 @@ Counters forward(const Forward& call, Isa isa) {
   return Counters{skipped, blocks, redone};
 }
 
-void backward(const Backward& call, Isa isa) {
+void backward(const Backward& call, Features have) {
   const Problem& problem = call.problem;
-  const BackwardKernel& kernel = backward_kernel(problem, isa);
+  const BackwardKernel& kernel = *best(kBackward, have, problem);
   const std::int64_t heads = problem.batch * problem.heads;
   const std::int64_t threads = heads < max_threads() ? heads : max_threads();
   const std::size_t per_thread = (kernel.workspace_bytes(problem) + kAlignment - 1) / kAlignment * kAlignment;
@@ -118,6 +117,17 @@ void backward(const Backward& call, Isa isa) {
   for (std::int64_t t = 0; t < threads; ++t) {
     kernel.run(call, heads * t / threads, heads * (t + 1) / threads, memory + per_thread * static_cast<std::size_t>(t));
   }
+}
+
+std::vector<Choice> choices(Features have) {
+  std::vector<Choice> rows;
+  constexpr std::pair<const char*, Dtype> kDtypes[] = {{"float32", Dtype::f32}, {"bfloat16", Dtype::bf16}, {"float16", Dtype::f16}};
+  for (const auto& [name, dtype] : kDtypes) {
+    const Problem usual{dtype, 1, 1, 1, 64, 0.1F, 0.1F, 0.125F, 0.125F};
+    rows.push_back(choice(std::string("attention ") + name, kForward, have, usual));
+    rows.push_back(choice(std::string("attention backward ") + name, kBackward, have, usual));
+  }
+  return rows;
 }
 
 }  // namespace esat::attention

@@ -59,11 +59,11 @@ void bind_attention(py::module_& module) {
                                       at<float>(scores),
                                       num_template,
                                       template_token};
-        const Isa isa = active_isa();
+        const Features have = active_features();
         attention::Counters counters;
         {
           const py::gil_scoped_release release;
-          counters = attention::forward(call, isa);
+          counters = attention::forward(call, have);
         }
         return py::make_tuple(counters.skipped_blocks, counters.blocks, counters.redone_rows);
       },
@@ -90,9 +90,9 @@ void bind_attention(py::module_& module) {
                                        at<void>(dkey),
                                        at<void>(dvalue),
                                        strides(grad_strides)};
-        const Isa isa = active_isa();
+        const Features have = active_features();
         const py::gil_scoped_release release;
-        attention::backward(call, isa);
+        attention::backward(call, have);
       },
       "Fused backward.");
 }

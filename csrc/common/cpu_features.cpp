@@ -2,25 +2,25 @@
 
 #include <cstdlib>
 #include <stdexcept>
-#include <string>
 
 #if defined(__x86_64__)
 #include <cpuid.h>
 #endif
-#if defined(__aarch64__) && defined(__APPLE__)
-#include <sys/sysctl.h>
-#elif defined(__aarch64__)
+#if defined(__linux__)
 #include <sys/auxv.h>
-#elif defined(__linux__)
 #include <sys/syscall.h>
 #include <unistd.h>
+#elif defined(__APPLE__)
+#include <sys/sysctl.h>
 #endif
 
 namespace esat {
 namespace {
 
-constexpr const char* kNames[] = {"portable", "avx2", "avx512", "avx512bf16", "amx", "neon", "neondot", "neonbf16"};
-constexpr int kLevels = 8;
+constexpr Set kSets[] = {sets::portable, sets::avx2, sets::avx2vnni, sets::avx512,   sets::avx512vnni, sets::avx512bf16,
+                         sets::amx,      sets::neon, sets::neondot,  sets::neoni8mm, sets::neonbf16};
+
+bool has(unsigned long bits, int bit) { return (bits >> bit & 1U) != 0; }
 
 #if defined(__x86_64__)
 
@@ -36,8 +36,6 @@ unsigned long long read_xcr0() {
   return (static_cast<unsigned long long>(high) << 32) | low;
 }
 
-bool has(unsigned bits, int bit) { return (bits >> bit & 1U) != 0; }
-
 bool request_tiles() {
 #if defined(__linux__)
   constexpr long kRequestPermission = 0x1023;  // ARCH_REQ_XCOMP_PERM
@@ -48,93 +46,88 @@ bool request_tiles() {
 #endif
 }
 
-Isa detect() {
+Features detect() {
   unsigned a = 0, b = 0, c = 0, d = 0;
-  if (!__get_cpuid(1, &a, &b, &c, &d)) return Isa::portable;
+  if (!__get_cpuid(1, &a, &b, &c, &d)) return 0;
   const bool fma = has(c, 12), osxsave = has(c, 27), avx = has(c, 28), f16c = has(c, 29);
-  if (!osxsave || !avx) return Isa::portable;
+  if (!osxsave || !avx) return 0;
   const unsigned long long state = read_xcr0();
-  if ((state & kAvxState) != kAvxState) return Isa::portable;
-  if (!__get_cpuid_count(7, 0, &a, &b, &c, &d)) return Isa::portable;
-  const unsigned leaf7_b = b;
-  const unsigned leaf7_c = c;
-  const unsigned leaf7_d = d;
-  if (!has(leaf7_b, 5) || !fma || !f16c) return Isa::portable;
-  const bool avx512 = has(leaf7_b, 16) && has(leaf7_b, 17) && has(leaf7_b, 30) && has(leaf7_b, 31);  // F, DQ, BW, VL
-  if (!avx512 || (state & kAvx512State) != kAvx512State) return Isa::avx2;
-  if (!has(leaf7_c, 11) || !__get_cpuid_count(7, 1, &a, &b, &c, &d) || !has(a, 5)) return Isa::avx512;  // VNNI, BF16
-  const bool tiles = has(leaf7_d, 24) && has(leaf7_d, 22) && has(leaf7_d, 25);                          // AMX-TILE, AMX-BF16, AMX-INT8
-  if (!tiles || (state & kTileState) != kTileState || !request_tiles()) return Isa::avx512bf16;
-  return Isa::amx;
+  if ((state & kAvxState) != kAvxState || !__get_cpuid_count(7, 0, &a, &b, &c, &d)) return 0;
+  unsigned more = 0, unused = 0;  // eax of subleaf 1
+  if (!__get_cpuid_count(7, 1, &more, &unused, &unused, &unused)) more = 0;
+  if (!has(b, 5) || !fma || !f16c) return 0;
+  Features found = kAvx2;
+  if (has(more, 4)) found |= kAvxVnni;
+  if (!has(b, 16) || !has(b, 17) || !has(b, 30) || !has(b, 31) || (state & kAvx512State) != kAvx512State) return found;  // F, DQ, BW, VL
+  found |= kAvx512;
+  if (has(c, 11)) found |= kAvx512Vnni;
+  if (has(more, 5)) found |= kAvx512Bf16;
+  if (has(d, 24) && has(d, 22) && has(d, 25) && (state & kTileState) == kTileState && request_tiles()) found |= kAmx;  // TILE, BF16, INT8
+  return found;
 }
 
-bool leaf7_bit(unsigned subleaf, bool in_c, int bit) {
-  unsigned a = 0, b = 0, c = 0, d = 0;
-  return __get_cpuid_count(7, subleaf, &a, &b, &c, &d) != 0 && has(in_c ? c : a, bit);
+#elif defined(__aarch64__) && defined(__linux__)
+
+Features detect() {
+  const unsigned long first = getauxval(AT_HWCAP), second = getauxval(AT_HWCAP2);
+  Features found = kNeon;                 // of every aarch64
+  if (has(first, 20)) found |= kDotprod;  // HWCAP_ASIMDDP
+  if (has(second, 13)) found |= kI8mm;    // HWCAP2_I8MM
+  if (has(second, 14)) found |= kBf16;    // HWCAP2_BF16
+  return found;
 }
 
-bool detect_int8(Isa isa) {
-  if (isa == Isa::avx2) return leaf7_bit(1, false, 4);    // AVX-VNNI
-  if (isa == Isa::avx512) return leaf7_bit(0, true, 11);  // AVX512-VNNI
-  return isa != Isa::portable;
+#elif defined(__aarch64__) && defined(__APPLE__)
+
+bool reports(const char* name) {
+  int value = 0;
+  std::size_t size = sizeof value;
+  return sysctlbyname(name, &value, &size, nullptr, 0) == 0 && value != 0;
+}
+
+Features detect() {
+  Features found = kNeon;
+  if (reports("hw.optional.arm.FEAT_DotProd")) found |= kDotprod;
+  if (reports("hw.optional.arm.FEAT_I8MM")) found |= kI8mm;
+  if (reports("hw.optional.arm.FEAT_BF16")) found |= kBf16;
+  return found;
 }
 
 #elif defined(__aarch64__)
 
-Isa detect() {
-#if defined(__APPLE__)
-  const auto has = [](const char* name) {
-    int value = 0;
-    std::size_t size = sizeof value;
-    return sysctlbyname(name, &value, &size, nullptr, 0) == 0 && value != 0;
-  };
-  const bool dot = has("hw.optional.arm.FEAT_DotProd");
-  const bool bf16 = has("hw.optional.arm.FEAT_BF16") && has("hw.optional.arm.FEAT_I8MM");
-#else
-  // Bits of the kernel's interface (asm/hwcap.h), which older headers do not name.
-  constexpr unsigned long kDot = 1UL << 20, kI8mm = 1UL << 13, kBf16 = 1UL << 14;
-  const bool dot = (getauxval(AT_HWCAP) & kDot) != 0;
-  const bool bf16 = (getauxval(AT_HWCAP2) & (kI8mm | kBf16)) == (kI8mm | kBf16);
-#endif
-  return !dot ? Isa::neon : !bf16 ? Isa::neondot : Isa::neonbf16;
-}
-bool detect_int8(Isa isa) { return isa >= Isa::neondot; }
+Features detect() { return kNeon; }
 
 #else
 
-Isa detect() { return Isa::portable; }
-bool detect_int8(Isa) { return false; }
+Features detect() { return 0; }
 
 #endif
 
 }  // namespace
 
-const char* isa_name(Isa isa) { return kNames[static_cast<int>(isa)]; }
-
-Isa detected_isa() {
-  static const Isa isa = detect();
-  return isa;
+Features detected_features() {
+  static const Features features = detect();
+  return features;
 }
 
-bool supported(Isa isa) {
-  return isa == Isa::portable || (isa <= detected_isa() && (isa < Isa::neon) == (detected_isa() < Isa::neon));
-}
-
-bool has_int8_products(Isa isa) { return supported(isa) && detect_int8(isa); }
-
-Isa active_isa() {
-  const char* forced = std::getenv("ESAT_CPU");
-  const Isa detected = detected_isa();
-  if (forced == nullptr || *forced == '\0') return detected;
-  const std::string name = forced;
-  for (int level = 0; level < kLevels; ++level) {
-    if (name != kNames[level]) continue;
-    if (!supported(static_cast<Isa>(level))) {
-      throw std::invalid_argument("ESAT_CPU=" + name + ": this machine has no more than " + isa_name(detected));
-    }
-    return static_cast<Isa>(level);
+std::vector<Set> sets_within(Features have) {
+  std::vector<Set> found;
+  for (const Set& set : kSets) {
+    if (set.runs_on(have)) found.push_back(set);
   }
-  throw std::invalid_argument("ESAT_CPU must be portable, avx2, avx512, avx512bf16 or amx, got '" + name + "'");
+  return found;
+}
+
+Features active_features() {
+  const char* named = std::getenv("ESAT_CPU");
+  const Features detected = detected_features();
+  if (named == nullptr || *named == '\0') return detected;
+  std::string names;
+  for (const Set& set : sets_within(detected)) {
+    if (named == std::string(set.name)) return set.needs;
+    names += (names.empty() ? "" : ", ") + std::string(set.name);
+  }
+  throw std::invalid_argument("ESAT_CPU must be a set of this machine (" + names + "), got '" + named + "'");
 }
 
 }  // namespace esat

@@ -24,9 +24,9 @@ void bind_crop(py::module_& module) {
       [](uintptr_t frame, int64_t height, int64_t width, int64_t row_stride, int64_t pixel_stride, int64_t left, int64_t top, int64_t side,
          int64_t size, uintptr_t out) {
         const CropParams params = region_of(frame, height, width, row_stride, pixel_stride, left, top, side, size);
-        const Isa isa = active_isa();
+        const Features have = active_features();
         const py::gil_scoped_release release;
-        crop_image(params, reinterpret_cast<uint8_t*>(out), isa);
+        crop_image(params, reinterpret_cast<uint8_t*>(out), have);
       },
       py::arg("frame"), py::arg("height"), py::arg("width"), py::arg("row_stride"), py::arg("pixel_stride"), py::arg("left"),
       py::arg("top"), py::arg("side"), py::arg("size"), py::arg("out"), "A resized region of the frame: uint8 [size, size, 3].");
@@ -38,9 +38,9 @@ void bind_crop(py::module_& module) {
         const CropParams params = region_of(frame, height, width, row_stride, pixel_stride, left, top, side, size);
         const PatchParams patches = {reinterpret_cast<void*>(out), out_stride, bfloat16, reverse, {scale[0], scale[1], scale[2]},
                                      {bias[0], bias[1], bias[2]}};
-        const Isa isa = active_isa();
+        const Features have = active_features();
         const py::gil_scoped_release release;
-        crop_patches(params, patches, isa);
+        crop_patches(params, patches, have);
       },
       py::arg("frame"), py::arg("height"), py::arg("width"), py::arg("row_stride"), py::arg("pixel_stride"), py::arg("left"),
       py::arg("top"), py::arg("side"), py::arg("size"), py::arg("out"), py::arg("out_stride"), py::arg("bfloat16"), py::arg("reverse"),

@@ -4,7 +4,7 @@
 
 #include <cstdint>
 
-#include "common/cpu_features.h"
+#include "common/kernel_table.h"
 
 namespace esat {
 
@@ -24,7 +24,7 @@ struct CropParams {
 };
 
 // out: [size, size, 3], channels in the frame's order.
-void crop_image(const CropParams& params, uint8_t* out, Isa isa);
+void crop_image(const CropParams& params, uint8_t* out, Features have);
 
 struct PatchParams {
   void* out;           // [(size / 16)^2, 3 * 16 * 16], rows of patches; within one (channel, y, x) as in a convolution's weight
@@ -36,6 +36,10 @@ struct PatchParams {
 };
 
 // params.size must be a multiple of 16.
-void crop_patches(const CropParams& params, const PatchParams& patches, Isa isa);
+void crop_patches(const CropParams& params, const PatchParams& patches, Features have);
+
+namespace crop {
+std::vector<Choice> choices(Features have);
+}
 
 }  // namespace esat

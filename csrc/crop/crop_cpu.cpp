@@ -114,15 +114,14 @@ class RowPair {
   int64_t held_[2] = {-1, -1};
 };
 
-RowKernels kernels_for(Isa isa) {
+const Table<RowKernels> kRows = {
 #if defined(__x86_64__)
-  if (isa >= Isa::avx2) return crop::avx2_kernels();
+    {sets::avx2, &crop::rows_avx2},
 #elif defined(__aarch64__)
-  if (isa >= Isa::neon) return crop::neon_kernels();
+    {sets::neon, &crop::rows_neon},
 #endif
-  (void)isa;
-  return crop::portable_kernels();
-}
+    {sets::portable, &crop::rows_portable},
+};
 
 // Calls emit(y, pixels) for every output row; pixels holds 3 * size values and room for a vector store behind them.
 template <class Emit>
@@ -153,15 +152,17 @@ void for_each_row(const CropParams& p, const RowKernels& kernels, const Emit& em
 
 }  // namespace
 
-void crop_image(const CropParams& params, uint8_t* out, Isa isa) {
+void crop_image(const CropParams& params, uint8_t* out, Features have) {
   const int64_t row_bytes = 3 * params.size;
-  for_each_row(params, kernels_for(isa), [&](int y, const uint8_t* pixels) { std::memcpy(out + y * row_bytes, pixels, row_bytes); });
+  for_each_row(params, *best(kRows, have), [&](int y, const uint8_t* pixels) { std::memcpy(out + y * row_bytes, pixels, row_bytes); });
 }
 
-void crop_patches(const CropParams& params, const PatchParams& patches, Isa isa) {
-  const RowKernels kernels = kernels_for(isa);
+void crop_patches(const CropParams& params, const PatchParams& patches, Features have) {
+  const RowKernels& kernels = *best(kRows, have);
   for_each_row(params, kernels,
                [&](int y, const uint8_t* pixels) { kernels.to_patches(pixels, y, static_cast<int>(params.size), patches); });
 }
+
+std::vector<Choice> crop::choices(Features have) { return {choice("crop", kRows, have)}; }
 
 }  // namespace esat

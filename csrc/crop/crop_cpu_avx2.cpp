@@ -119,6 +119,6 @@ void to_patches(const uint8_t* pixels, int y, int size, const PatchParams& patch
 
 }  // namespace
 
-RowKernels avx2_kernels() { return {horizontal, vertical, to_patches}; }
+const RowKernels rows_avx2{horizontal, vertical, to_patches};
 
 }  // namespace esat::crop

@@ -82,6 +82,6 @@ void to_patches(const uint8_t* pixels, int y, int size, const PatchParams& patch
 
 }  // namespace
 
-RowKernels neon_kernels() { return {horizontal, vertical, to_patches}; }
+const RowKernels rows_neon{horizontal, vertical, to_patches};
 
 }  // namespace esat::crop

@@ -49,6 +49,6 @@ void to_patches(const uint8_t* pixels, int y, int size, const PatchParams& patch
 
 }  // namespace
 
-RowKernels portable_kernels() { return {horizontal, vertical, to_patches}; }
+const RowKernels rows_portable{horizontal, vertical, to_patches};
 
 }  // namespace esat::crop

@@ -26,9 +26,12 @@ struct RowKernels {
   void (*to_patches)(const uint8_t* pixels, int y, int size, const PatchParams& patches);
 };
 
-RowKernels portable_kernels();
-RowKernels avx2_kernels();
-RowKernels neon_kernels();
+extern const RowKernels rows_portable;
+#if defined(__x86_64__)
+extern const RowKernels rows_avx2;
+#elif defined(__aarch64__)
+extern const RowKernels rows_neon;
+#endif
 
 // The first element of row y of the leftmost patch that it crosses, in channel 0.
 inline int64_t patch_row_offset(int y, int size, int64_t out_stride) {

@@ -2,6 +2,7 @@
 #include <pybind11/stl.h>
 
 #include <array>
+#include <stdexcept>
 
 #include "common/cpu_features.h"
 #include "frame/encoder.h"
@@ -72,19 +73,18 @@ void bind_kernels(py::module_& module, const char* name) {
   using Kernels = linear::Kernels<T>;
   const py::call_guard<py::gil_scoped_release> unlocked;
   py::class_<Kernels>(module, name, "One instruction set's operations on one type; see linear/linear.h.")
-      .def_property_readonly("isa", [](const Kernels& self) { return isa_name(self.isa); })
       .def(
           "encoder",
           [](const Kernels& self, int dim, int hidden, int patch_values, const std::vector<std::array<DenseAddresses, 4>>& layers) {
             return encoder<T, T>(self, self, dim, hidden, patch_values, layers);
           },
           py::arg("dim"), py::arg("hidden"), py::arg("patch_values"), py::arg("layers"))
-      .def_property_readonly("has_int8", [](const Kernels& self) { return linear::int8_kernels<T>(self.isa) != nullptr; })
+      .def_property_readonly("has_int8", [](const Kernels&) { return linear::int8_kernels<T>(active_features()) != nullptr; })
       .def(
           "int8_encoder",
           [](const Kernels& self, int dim, int hidden, int patch_values, const std::vector<std::array<DenseAddresses, 4>>& layers) {
-            const auto* products = linear::int8_kernels<T>(self.isa);
-            if (products == nullptr) throw std::invalid_argument(std::string("no int8 products for ") + isa_name(self.isa));
+            const auto* products = linear::int8_kernels<T>(active_features());
+            if (products == nullptr) throw std::invalid_argument("no products of int8 in this set");
             return encoder<T, linear::int8>(self, *products, dim, hidden, patch_values, layers);
           },
           py::arg("dim"), py::arg("hidden"), py::arg("patch_values"), py::arg("layers"))
@@ -105,10 +105,10 @@ void bind_kernels(py::module_& module, const char* name) {
 }
 
 py::object kernels(const std::string& dtype) {
-  const Isa isa = active_isa();
+  const Features have = active_features();
   const auto reference = py::return_value_policy::reference;
-  if (dtype == "float32") return py::cast(linear::kernels<float>(isa), reference);
-  if (dtype == "bfloat16") return py::cast(linear::kernels<linear::bf16>(isa), reference);
+  if (dtype == "float32") return py::cast(linear::kernels<float>(have), reference);
+  if (dtype == "bfloat16") return py::cast(linear::kernels<linear::bf16>(have), reference);
   throw std::invalid_argument("kernels: dtype must be float32 or bfloat16, got '" + dtype + "'");
 }
 

@@ -11,7 +11,7 @@
 namespace esat::linear {
 namespace {
 
-#if defined(__ARM_FEATURE_MATMUL_INT8) && defined(__ARM_FEATURE_BF16_VECTOR_ARITHMETIC)
+#if defined(__ARM_FEATURE_MATMUL_INT8)
 template <class T>
 constexpr bool kTiles = sizeof(T) < 4;
 #else
@@ -86,12 +86,13 @@ void lanes_block(const float* activation, std::ptrdiff_t row_stride, const Produ
   }
 }
 
-#if defined(__ARM_FEATURE_MATMUL_INT8) && defined(__ARM_FEATURE_BF16_VECTOR_ARITHMETIC)
-
 // sum[2 i + j] + a's row i times b's column j.
+#if defined(__ARM_FEATURE_BF16_VECTOR_ARITHMETIC)
 inline float32x4_t multiply_tile(bf16, float32x4_t sum, float32x4_t a, float32x4_t b) {
   return vbfmmlaq_f32(sum, vreinterpretq_bf16_f32(a), vreinterpretq_bf16_f32(b));
 }
+#endif
+#if defined(__ARM_FEATURE_MATMUL_INT8)
 inline float32x4_t multiply_tile(int8, float32x4_t sum, float32x4_t a, float32x4_t b) {
   const int32x4_t integers = vreinterpretq_s32_f32(sum);
   return vreinterpretq_f32_s32(vusmmlaq_s32(integers, vreinterpretq_u8_f32(a), vreinterpretq_s8_f32(b)));

@@ -13,7 +13,7 @@
 #include <cstdint>
 #include <type_traits>
 
-#include "common/cpu_features.h"
+#include "common/kernel_table.h"
 
 namespace esat::linear {
 
@@ -112,7 +112,6 @@ struct StoreReluRows {
 // One instruction set's operations.
 template <class T>
 struct Kernels {
-  Isa isa;                      // the lowest level that has them
   int whole_rows;               // products compute and write rows in multiples of this
   Layout (*layout)(int width);  // what products read best
   // The caller brackets products with these, on the same thread.
@@ -136,10 +135,9 @@ struct QuantisedRows {
   RowScale* scale;  // [rows]
 };
 
-// One instruction set's products with int8 weights whose results are T, for use beside Kernels<T> of the same set.
+// One instruction set's products with int8 weights whose results are T, for use beside the Kernels<T> that the same features choose.
 template <class T>
 struct Int8Kernels {
-  Isa isa;
   Layout (*layout)(int width);  // of quantised rows
   void (*store)(const Product<int8>& product, const StoreRows<T>& epilogue);
   void (*store_gelu)(const Product<int8>& product, const StoreGelu<T>& epilogue);
@@ -155,22 +153,24 @@ extern const Kernels<float> kernels_avx2;
 extern const Kernels<float> kernels_avx512;
 extern const Kernels<bf16> kernels_avx512bf16;
 extern const Kernels<bf16> kernels_amx;
-extern const Int8Kernels<float> int8_kernels_avx2;
-extern const Int8Kernels<float> int8_kernels_avx512;
+extern const Int8Kernels<float> int8_kernels_avx2vnni;
+extern const Int8Kernels<float> int8_kernels_avx512vnni;
 extern const Int8Kernels<bf16> int8_kernels_avx512bf16;
 extern const Int8Kernels<bf16> int8_kernels_amx;
 #elif defined(__aarch64__)
 extern const Kernels<float> kernels_neon;
 extern const Kernels<bf16> kernels_neonbf16;
 extern const Int8Kernels<float> int8_kernels_neondot;
-extern const Int8Kernels<float> int8_float_kernels_neonbf16;
+extern const Int8Kernels<float> int8_kernels_neoni8mm;
 extern const Int8Kernels<bf16> int8_kernels_neonbf16;
 #endif
 
-// The fastest kernels of a type up to `isa`, or null: there are none. Products of int8 need has_int8_products(isa) too.
+// The fastest kernels of a type with these features, or null: there are none.
 template <class T>
-const Kernels<T>* kernels(Isa isa);
+const Kernels<T>* kernels(Features have);
 template <class T>
-const Int8Kernels<T>* int8_kernels(Isa isa);
+const Int8Kernels<T>* int8_kernels(Features have);
+
+std::vector<Choice> choices(Features have);
 
 }  // namespace esat::linear

@@ -67,9 +67,8 @@ void multiply(const Product<T>& product, const Epilogue& epilogue) {
 inline void nothing() {}
 
 template <class T>
-constexpr Kernels<T> vector_kernels(Isa isa) {
-  return {isa,
-          1,
+constexpr Kernels<T> vector_kernels() {
+  return {1,
           rows_layout<T>,
           nothing,
           nothing,
@@ -82,14 +81,9 @@ constexpr Kernels<T> vector_kernels(Isa isa) {
 }
 
 template <class T>
-constexpr Int8Kernels<T> vector_int8_kernels(Isa isa) {
-  return {isa,
-          rows_layout<int8>,
-          multiply<int8, StoreRows<T>>,
-          multiply<int8, StoreGelu<T>>,
-          multiply<int8, AddRows>,
-          normalise_quantised,
-          quantise<T>};
+constexpr Int8Kernels<T> vector_int8_kernels() {
+  return {rows_layout<int8>,       multiply<int8, StoreRows<T>>, multiply<int8, StoreGelu<T>>,
+          multiply<int8, AddRows>, normalise_quantised,          quantise<T>};
 }
 
 }  // namespace

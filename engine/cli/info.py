@@ -27,6 +27,11 @@ def info(as_json: Annotated[bool, typer.Option("--json", help="Print JSON instea
     console.print(f"          has {' '.join(cpu['instruction_sets']) or 'unknown extensions'}")
     console.print(f"          kernels use: {escape(cpu['kernels_use'])}", soft_wrap=True)
     console.print(f"          OpenMP: {', '.join(about['openmp']) or 'none loaded'}")
+    if cpu["kernels"]:
+        console.print("[bold]kernels[/]   sets that each has, the best first; the one in use is marked")
+    for row in cpu["kernels"]:
+        sets = " ".join(f"[green]*{name}[/]" if name == row["chosen"] else name for name in row["sets"])
+        console.print(f"  {row['operation']:30} {sets}" + ("" if row["chosen"] else "  [yellow]none here: PyTorch[/]"), soft_wrap=True)
     for title, states in (("devices", about["devices"]), ("backends", about["backends"]), ("CPU engine", about["cpu_engine"])):
         console.print(f"[bold]{title}[/]")
         for name, reason in states.items():

@@ -31,6 +31,7 @@ def describe() -> dict[str, Any]:
             "name": cpu_name(),
             "instruction_sets": cpu_flags(),
             "kernels_use": native or _native.cpu_isa(),
+            "kernels": [] if native else [row._asdict() for row in _native.kernel_table()],
             "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
             "threads": torch.get_num_threads(),
         },

@@ -43,7 +43,7 @@ std::vector<double> expected_row(const esat::attention::Problem& problem, const 
 }  // namespace
 
 int main() {
-  const esat::Isa isa = esat::detected_isa();
+  const esat::Features have = esat::detected_features();
 
   // A frame as a camera gives it: [height, width, 3] bytes, BGR.
   std::vector<uint8_t> frame(kHeight * kWidth * 3);
@@ -53,7 +53,7 @@ int main() {
   const esat::CropParams region = {frame.data(), kHeight, kWidth, 3 * kWidth, 3, 500, -40, 200, kSize};
   std::vector<float> tokens(kTokens * kDim);
   const float scale = 0.5f / 255;
-  esat::crop_patches(region, {tokens.data(), kDim, false, true, {scale, scale, scale}, {-0.25f, -0.25f, -0.25f}}, isa);
+  esat::crop_patches(region, {tokens.data(), kDim, false, true, {scale, scale, scale}, {-0.25f, -0.25f, -0.25f}}, have);
 
   // Attention of the patches among themselves: q = k = v, [1, 12, 64, 64], heads side by side in a token's row.
   std::vector<float> out(tokens.size());
@@ -63,7 +63,7 @@ int main() {
   call.query = call.key = call.value = tokens.data();
   call.query_strides = call.key_strides = call.value_strides = call.out_strides = strides;
   call.out = out.data();
-  esat::attention::forward(call, isa);
+  esat::attention::forward(call, have);
 
   const int64_t head = 5, row = 13;
   const std::vector<double> expected = expected_row(call.problem, tokens.data(), head, row);

@@ -14,24 +14,35 @@ import esat_kernels
 from esat_kernels import _native
 from tests.require import require
 
-LEVELS = ("portable", "avx2", "avx512", "avx512bf16", "amx")
-FLAGS = {
+X86 = {  # flags of /proc/cpuinfo, beyond those of the sets named after "+"
+    "portable": set(),
     "avx2": {"avx2", "fma", "f16c"},
-    "avx512": {"avx512f", "avx512bw", "avx512dq", "avx512vl"},
-    "avx512bf16": {"avx512_bf16"},
-    "amx": {"amx_tile", "amx_bf16"},
+    "avx2vnni": {"+avx2", "avx_vnni"},
+    "avx512": {"+avx2", "avx512f", "avx512bw", "avx512dq", "avx512vl"},
+    "avx512vnni": {"+avx512", "avx512_vnni"},
+    "avx512bf16": {"+avx512vnni", "avx512_bf16"},
+    "amx": {"+avx512bf16", "amx_tile", "amx_bf16", "amx_int8"},
 }
+ARM = {
+    "portable": set(),
+    "neon": {"asimd"},
+    "neondot": {"+neon", "asimddp"},
+    "neoni8mm": {"+neondot", "i8mm"},
+    "neonbf16": {"+neoni8mm", "bf16"},
+}
+SETS = {**X86, **ARM}
 
 
-def machine_level() -> str:
+def machine_sets() -> list[str]:
     """What /proc/cpuinfo says, by a path of its own."""
-    flags = set(Path("/proc/cpuinfo").read_text().split("flags", 1)[-1].split("\n", 1)[0].replace(":", " ").split())
-    level = "portable"
-    for name, needed in FLAGS.items():
-        if not needed <= flags:
-            break
-        level = name
-    return level
+    text = Path("/proc/cpuinfo").read_text()
+    line = text.split("flags" if "flags" in text else "Features", 1)[-1].split("\n", 1)[0]
+    flags = set(line.replace(":", " ").split())
+    found: list[str] = []
+    for name, needed in SETS.items():
+        if needed <= flags | {f"+{name}" for name in found}:
+            found.append(name)
+    return found
 
 
 @pytest.fixture(autouse=True)
@@ -39,29 +50,46 @@ def _library() -> None:
     require("cpu", _native.unavailable())
 
 
-def test_detected_level_is_the_machine_s(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("ESAT_CPU", raising=False)
-    found, expected = _native.cpu_isa(), machine_level()
+def test_detected_sets_are_the_machine_s(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ESAT_CPU", "portable")
+    found, expected = _native.cpu_sets(), machine_sets()
     # The system may refuse the tiles to a process although the processor has them.
-    assert found == expected or (expected == "amx" and found == "avx512bf16")
+    assert found == expected or (expected[-1] == "amx" and found == expected[:-1])
+    monkeypatch.delenv("ESAT_CPU")
+    assert _native.cpu_isa() == found[-1]
 
 
-@pytest.mark.parametrize("level", LEVELS)
-def test_forced_level(level: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("ESAT_CPU", raising=False)
-    best = _native.cpu_isa()
-    monkeypatch.setenv("ESAT_CPU", level)
-    if LEVELS.index(level) <= LEVELS.index(best):
-        assert _native.cpu_isa() == level
+@pytest.mark.parametrize("name", [*SETS, "sse9"])
+def test_named_set(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    sets = _native.cpu_sets()
+    monkeypatch.setenv("ESAT_CPU", name)
+    if name in sets:
+        assert _native.cpu_isa() == name
     else:
-        with pytest.raises(ValueError, match=f"ESAT_CPU={level}: this machine has no more than {best}"):
-            _native.cpu_isa()
+        for call in (_native.cpu_isa, _native.kernel_table):
+            with pytest.raises(ValueError, match="ESAT_CPU must be") as error:
+                call()
+            assert str(error.value) == f"ESAT_CPU must be a set of this machine ({', '.join(sets)}), got '{name}'"
 
 
-def test_unknown_level(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("ESAT_CPU", "sse9")
-    with pytest.raises(ValueError, match="ESAT_CPU must be portable, avx2, avx512, avx512bf16 or amx, got 'sse9'"):
-        _native.cpu_isa()
+def test_each_operation_takes_the_best_set_that_is_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in _native.cpu_sets():
+        monkeypatch.setenv("ESAT_CPU", name)
+        rows = _native.kernel_table()
+        assert {row.operation for row in rows} >= {"attention float32", "attention backward bfloat16", "crop", "products float32"}
+        for row in rows:
+            within = [kernel for kernel in row.sets if _needs(kernel) <= _needs(name)]
+            assert row.chosen == (within[0] if within else None)
+            assert len(set(row.sets)) == len(row.sets)
+        chosen = {row.operation: row.chosen for row in rows}
+        assert chosen["crop"] is not None
+        assert (chosen["products float32"] is None) == (_native.library().kernels("float32") is None)
+        assert (chosen["products bfloat16"] is None) == (_native.library().kernels("bfloat16") is None)
+
+
+def _needs(name: str) -> set[str]:
+    needed = SETS[name]
+    return needed.union(*(_needs(flag[1:]) for flag in needed if flag[0] == "+")) - {flag for flag in needed if flag[0] == "+"}
 
 
 def test_backends_lists_the_cpu() -> None:
@@ -77,9 +105,10 @@ def test_library_is_linked_to_neither_pytorch_nor_openmp() -> None:
     needed = [line.split("[")[1].rstrip("]") for line in dynamic.splitlines() if "(NEEDED)" in line]
     assert not [name for name in needed if any(word in name for word in ("torch", "c10", "gomp", "omp", "cudart"))], needed
     symbols = subprocess.run(["readelf", "--dyn-syms", "--wide", str(path)], capture_output=True, text=True, check=True).stdout
-    assert "GOMP_parallel" in symbols or "omp_get_max_threads" in symbols  # unresolved: PyTorch's runtime answers
-    assert "c10" not in symbols
-    assert "at6Tensor" not in symbols
+    names = " ".join(line.split()[-1] for line in symbols.splitlines() if line.strip())  # an address may hold these letters too
+    assert "GOMP_parallel" in names or "omp_get_max_threads" in names  # unresolved: PyTorch's runtime answers
+    assert "c10" not in names
+    assert "at6Tensor" not in names
 
 
 WITHOUT_LIBRARY = """

@@ -34,10 +34,10 @@ struct Work {
   }
 
   void run() {
-    const esat::Isa isa = esat::detected_isa();
+    const esat::Features have = esat::detected_features();
     const esat::CropParams region = {frame.data(), 90, 100, 300, 3, -10, 20, 80, 128};
-    esat::crop_image(region, crop.data(), isa);
-    esat::crop_patches(region, {patches.data(), 768, false, true, {1, 2, 3}, {0, 1, 2}}, isa);
+    esat::crop_image(region, crop.data(), have);
+    esat::crop_patches(region, {patches.data(), 768, false, true, {1, 2, 3}, {0, 1, 2}}, have);
     esat::select_tokens({scores.data(), 256, 2, 256, 180, kept.data()});
     const auto* bytes = reinterpret_cast<const uint8_t*>(tokens.data());
     esat::gather_tokens({bytes, 320 * 256, 256, 256, 2, 64, 256, kept.data(), 180, reinterpret_cast<uint8_t*>(gathered.data())});

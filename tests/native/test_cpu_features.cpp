@@ -3,44 +3,78 @@
 #include <string>
 
 #include "check.h"
-#include "common/cpu_features.h"
+#include "common/kernel_table.h"
 
 namespace {
 
-using esat::Isa;
+using esat::Features;
+using esat::Set;
+namespace sets = esat::sets;
 
-std::string error_of(const char* forced) {
-  setenv("ESAT_CPU", forced, 1);
+std::string error_of(const char* named) {
+  setenv("ESAT_CPU", named, 1);
   try {
-    esat::active_isa();
+    esat::active_features();
   } catch (const std::invalid_argument& error) {
     return error.what();
   }
   return "";
 }
 
-void forced_levels() {
-  const Isa all[] = {Isa::portable, Isa::avx2, Isa::avx512, Isa::avx512bf16, Isa::amx, Isa::neon, Isa::neondot, Isa::neonbf16};
-  for (Isa isa : all) {
-    const std::string error = error_of(esat::isa_name(isa));
-    if (esat::supported(isa)) {
+void named_sets() {
+  const Features detected = esat::detected_features();
+  std::string list;
+  for (const Set& set : esat::sets_within(detected)) list += (list.empty() ? "" : ", ") + std::string(set.name);
+  const auto refusal = [&](const std::string& name) { return "ESAT_CPU must be a set of this machine (" + list + "), got '" + name + "'"; };
+  for (const Set& set : esat::sets_within(~Features{0})) {
+    const std::string error = error_of(set.name);
+    if (set.runs_on(detected)) {
       CHECK_EQUAL(error, "");
-      CHECK(esat::active_isa() == isa);
+      CHECK(esat::active_features() == set.needs);
     } else {
-      CHECK_EQUAL(error, std::string("ESAT_CPU=") + esat::isa_name(isa) + ": this machine has no more than " +
-                             esat::isa_name(esat::detected_isa()));
+      CHECK_EQUAL(error, refusal(set.name));
     }
   }
-  CHECK_EQUAL(error_of("sse9"), "ESAT_CPU must be portable, avx2, avx512, avx512bf16 or amx, got 'sse9'");
+  CHECK_EQUAL(error_of("sse9"), refusal("sse9"));
   CHECK_EQUAL(error_of(""), "");
-  CHECK(esat::active_isa() == esat::detected_isa());
+  CHECK(esat::active_features() == detected);
   unsetenv("ESAT_CPU");
-  CHECK(esat::active_isa() == esat::detected_isa());
+  CHECK(esat::active_features() == detected);
+}
+
+// Sets are no ladder: each needs its own bits, and two that do not contain each other can both be there.
+void independent_bits() {
+  const Features both = sets::avx2vnni.needs | sets::avx512.needs;
+  CHECK(sets::avx2vnni.runs_on(both));
+  CHECK(sets::avx512.runs_on(both));
+  CHECK(!sets::avx512vnni.runs_on(both));
+  CHECK(!sets::avx2vnni.runs_on(sets::avx512bf16.needs));
+  CHECK(!sets::amx.runs_on(sets::avx512bf16.needs));
+  CHECK(!sets::neonbf16.runs_on(sets::amx.needs));
+  CHECK_EQUAL(std::string(esat::sets_within(both).back().name), "avx512");
+}
+
+bool even(const int& call) { return call % 2 == 0; }
+
+void first_that_runs_and_fits() {
+  const int kernels[] = {0, 1, 2};
+  const esat::Table<int, int> table = {{sets::avx512, &kernels[0], even}, {sets::avx2vnni, &kernels[1]}, {sets::avx2, &kernels[2]}};
+  const Features both = sets::avx2vnni.needs | sets::avx512.needs;
+  CHECK(esat::best(table, both, 4) == &kernels[0]);
+  CHECK(esat::best(table, both, 5) == &kernels[1]);
+  CHECK(esat::best(table, sets::avx2.needs, 4) == &kernels[2]);
+  CHECK(esat::best(table, sets::portable.needs, 4) == nullptr);
+  const esat::Choice row = esat::choice("op", table, both, 5);
+  CHECK(row.sets.size() == 2);
+  CHECK_EQUAL(std::string(row.chosen), "avx2vnni");
+  CHECK(esat::choice("op", table, sets::neon.needs, 5).chosen == nullptr);
 }
 
 }  // namespace
 
 int main() {
-  forced_levels();
+  named_sets();
+  independent_bits();
+  first_that_runs_and_fits();
   return esat::testing::failures != 0;
 }

@@ -14,7 +14,7 @@
 namespace {
 
 using esat::CropParams;
-using esat::Isa;
+using esat::Set;
 
 std::mt19937 random_engine(7);
 
@@ -88,19 +88,13 @@ std::vector<uint8_t> expected_image(const CropParams& p) {
   return out;
 }
 
-std::vector<uint8_t> image(const CropParams& p, Isa isa) {
+std::vector<uint8_t> image(const CropParams& p, const Set& set) {
   std::vector<uint8_t> out(3 * p.size * p.size, 0xcd);
-  esat::crop_image(p, out.data(), isa);
+  esat::crop_image(p, out.data(), set.needs);
   return out;
 }
 
-std::vector<Isa> paths() {
-  std::vector<Isa> all = {Isa::portable};
-  for (const Isa isa : {Isa::avx2, Isa::neon}) {
-    if (esat::supported(isa)) all.push_back(isa);
-  }
-  return all;
-}
+std::vector<Set> paths() { return esat::sets_within(esat::detected_features()); }
 
 void random_regions() {
   for (int round = 0; round < 200; ++round) {
@@ -109,7 +103,7 @@ void random_regions() {
     const CropParams p = region_of(frame, random_between(-side - 2, frame.width + 2), random_between(-side - 2, frame.height + 2), side,
                                    random_between(1, 70));
     const std::vector<uint8_t> expected = expected_image(p);
-    for (Isa isa : paths()) CHECK(image(p, isa) == expected);
+    for (const Set& set : paths()) CHECK(image(p, set) == expected);
   }
 }
 
@@ -119,14 +113,14 @@ void smallest_frames_and_largest_outputs() {
       const Frame frame = make_frame(height, width, 3, 0);
       for (int64_t size : {int64_t{1}, int64_t{16}, int64_t{67}}) {
         const CropParams p = region_of(frame, -1, -1, 4, size);
-        for (Isa isa : paths()) CHECK(image(p, isa) == expected_image(p));
+        for (const Set& set : paths()) CHECK(image(p, set) == expected_image(p));
       }
     }
   }
   const Frame frame = make_frame(20, 30, 3, 0);
   const CropParams p = region_of(frame, 3, 2, 15, esat::kMaxCropSize);
-  const std::vector<uint8_t> expected = image(p, Isa::portable);
-  for (Isa isa : paths()) CHECK(image(p, isa) == expected);
+  const std::vector<uint8_t> expected = image(p, esat::sets::portable);
+  for (const Set& set : paths()) CHECK(image(p, set) == expected);
 }
 
 // Rows of patches: the image, transposed; elements between two patches stay as they were.
@@ -137,7 +131,7 @@ void patches() {
     const std::vector<uint8_t> pixels = expected_image(p);
     const int64_t grid = size / 16;
     for (const bool reverse : {false, true}) {
-      for (Isa isa : paths()) {
+      for (const Set& set : paths()) {
         const int64_t stride = 768 + 5;
         std::vector<float> wide((grid * grid - 1) * stride + 768, -1.0f);
         std::vector<uint16_t> narrow(wide.size(), 0xffff);
@@ -146,10 +140,10 @@ void patches() {
         esat::PatchParams to = {wide.data(), stride, false, reverse, {}, {}};
         std::memcpy(to.scale, scale, sizeof scale);
         std::memcpy(to.bias, bias, sizeof bias);
-        esat::crop_patches(p, to, isa);
+        esat::crop_patches(p, to, set.needs);
         to.out = narrow.data();
         to.bfloat16 = true;
-        esat::crop_patches(p, to, isa);
+        esat::crop_patches(p, to, set.needs);
         bool wide_good = true;
         bool narrow_good = true;
         for (int64_t i = 0; i < static_cast<int64_t>(wide.size()); ++i) {

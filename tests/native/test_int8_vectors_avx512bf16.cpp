@@ -7,18 +7,18 @@
 #undef __AVX512VNNI__
 #undef __AVX512BF16__
 #define _mm256_dpbusd_avx_epi32 _mm256_dpbusd_epi32
-#define int8_kernels_avx2 int8_kernels_tested
-#include "linear/int8_avx2vnni.cpp"
+#define int8_kernels_avx2vnni int8_kernels_tested
+#include "linear/linear_int8_cpu_avx2vnni.cpp"
 //
 #include <cstdio>
 
 #include "int8_cases.h"
 
 int main() {
-  if (esat::detected_isa() < esat::Isa::avx512bf16) {
-    std::printf("skipped: this processor has %s, no avx512bf16\n", esat::isa_name(esat::detected_isa()));
+  if (!esat::sets::avx512bf16.runs_on(esat::detected_features())) {
+    std::printf("skipped: this processor has %s, no avx512bf16\n", esat::sets_within(esat::detected_features()).back().name);
     return 0;
   }
-  esat::testing::check_int8(*esat::linear::kernels<float>(esat::Isa::avx2), esat::linear::int8_kernels_tested);
+  esat::testing::check_int8(*esat::linear::kernels<float>(esat::sets::avx2.needs), esat::linear::int8_kernels_tested);
   return esat::testing::failures == 0 ? 0 : 1;
 }

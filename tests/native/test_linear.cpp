@@ -7,27 +7,32 @@
 using namespace esat;
 
 template <class T>
-void check_set(Isa level) {
-  const linear::Kernels<T>* kernels = linear::kernels<T>(level);
-  if (kernels == nullptr || !supported(level)) return;
-  if (kernels->isa == level) {
-    std::printf("%s, %d bits\n", isa_name(level), static_cast<int>(8 * sizeof(T)));
+void check(const Set& set, const linear::Kernels<T>*& kernels_before, const linear::Int8Kernels<T>*& int8_before) {
+  const linear::Kernels<T>* kernels = linear::kernels<T>(set.needs);
+  const linear::Int8Kernels<T>* int8 = linear::int8_kernels<T>(set.needs);
+  if (kernels != nullptr && kernels != kernels_before) {
+    std::printf("%s\n", set.name);
     testing::check_kernels(*kernels);
   }
-  const linear::Int8Kernels<T>* int8 = linear::int8_kernels<T>(level);
-  CHECK((int8 != nullptr) == has_int8_products(level));
-  if (int8 == nullptr || int8->isa != level) return;
-  std::printf("%s, int8 beside %d bits\n", isa_name(level), static_cast<int>(8 * sizeof(T)));
-  testing::check_int8(*kernels, *int8);
+  if (int8 != nullptr && int8 != int8_before) {
+    std::printf("%s int8\n", set.name);
+    CHECK(kernels != nullptr);
+    testing::check_int8(*kernels, *int8);
+  }
+  kernels_before = kernels;
+  int8_before = int8;
 }
 
 int main() {
-  for (const Isa level :
-       {Isa::portable, Isa::avx2, Isa::avx512, Isa::avx512bf16, Isa::amx, Isa::neon, Isa::neondot, Isa::neonbf16}) {
-    check_set<float>(level);
-    check_set<linear::bf16>(level);
+  const linear::Kernels<float>* floats = nullptr;
+  const linear::Int8Kernels<float>* int8_floats = nullptr;
+  const linear::Kernels<linear::bf16>* bfloats = nullptr;
+  const linear::Int8Kernels<linear::bf16>* int8_bfloats = nullptr;
+  for (const Set& set : sets_within(detected_features())) {
+    check(set, floats, int8_floats);
+    check(set, bfloats, int8_bfloats);
   }
-  CHECK(linear::kernels<float>(Isa::portable) == nullptr);
-  CHECK(linear::kernels<linear::bf16>(Isa::portable) == nullptr);
+  CHECK(linear::kernels<float>(sets::portable.needs) == nullptr);
+  CHECK(linear::kernels<linear::bf16>(sets::avx512.needs) == nullptr);
   return testing::failures == 0 ? 0 : 1;
 }

@@ -4,15 +4,15 @@
 //
 #define kernels_amx kernels_emulated
 #define int8_kernels_amx int8_kernels_emulated
-#include "linear/linear_amx.cpp"
+#include "linear/linear_cpu_amx.cpp"
 //
 #include <cstdio>
 
 #include "int8_cases.h"
 
 int main() {
-  if (esat::detected_isa() < esat::Isa::avx512bf16) {
-    std::printf("skipped: this processor has %s, no avx512bf16\n", esat::isa_name(esat::detected_isa()));
+  if (!esat::sets::avx512bf16.runs_on(esat::detected_features())) {
+    std::printf("skipped: this processor has %s, no avx512bf16\n", esat::sets_within(esat::detected_features()).back().name);
     return 0;
   }
   esat::testing::check_kernels(esat::linear::kernels_emulated);

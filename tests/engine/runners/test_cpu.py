@@ -45,23 +45,18 @@ class Engine(NamedTuple):
 def _engine(param: str, monkeypatch) -> Engine:
     name, isa = param.split("-")
     require("cpu", _native.unavailable())
+    require(isa, None if isa in _native.cpu_sets() else f"this machine has {', '.join(_native.cpu_sets())}")
     monkeypatch.setenv("ESAT_CPU", isa)
-    try:
-        _native.cpu_isa()
-    except ValueError as error:
-        require("amx" if isa == "amx" else isa, str(error))
-    if name == "int8":
-        require(f"int8 on {isa}", unsupported(ModelConfig(), name))
-        dtype = torch.bfloat16 if isa in ("avx512bf16", "amx") else torch.float32
-    else:
-        dtype = DTYPES[name]
-    kernels = _native.library().kernels(str(dtype).removeprefix("torch."))
-    assert kernels.isa == isa
+    dtype = DTYPES[name] if name != "int8" else torch.bfloat16 if isa in ("avx512bf16", "amx") else torch.float32
+    dtype_name = str(dtype).removeprefix("torch.")
+    operation = f"products int8, {dtype_name} around" if name == "int8" else f"products {dtype_name}"
+    assert {row.operation: row.chosen for row in _native.kernel_table()}[operation] == isa
+    kernels = _native.library().kernels(dtype_name)
     return Engine(kernels, name, dtype, torch.finfo(dtype).eps)
 
 
 PLAIN = ["fp32-avx2", "fp32-avx512", "bf16-avx512bf16", "bf16-amx"]
-INT8 = ["int8-avx2", "int8-avx512", "int8-avx512bf16", "int8-amx"]
+INT8 = ["int8-avx2vnni", "int8-avx512vnni", "int8-avx512bf16", "int8-amx"]
 
 
 @pytest.fixture(params=PLAIN)

@@ -1,4 +1,4 @@
-#include "common/simd_neon.h"
+#include "common/simd_avx2.h"
 
 namespace esat::linear {
 namespace {
@@ -10,6 +10,6 @@ constexpr int kBlockRows = 6;
 
 namespace esat::linear {
 
-const Kernels<float> kernels_neon = vector_kernels<float>(Isa::neon);
+const Int8Kernels<float> int8_kernels_avx2vnni = vector_int8_kernels<float>();
 
 }  // namespace esat::linear

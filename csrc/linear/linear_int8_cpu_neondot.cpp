@@ -1,8 +1,8 @@
-#include "common/simd_avx2.h"
+#include "common/simd_neon.h"
 
 namespace esat::linear {
 namespace {
-constexpr int kBlockRows = 6;
+constexpr int kBlockRows = 5;
 }
 }  // namespace esat::linear
 
@@ -10,6 +10,6 @@ constexpr int kBlockRows = 6;
 
 namespace esat::linear {
 
-const Kernels<float> kernels_avx2 = vector_kernels<float>(Isa::avx2);
+const Int8Kernels<float> int8_kernels_neondot = vector_int8_kernels<float>();
 
 }  // namespace esat::linear

@@ -1,4 +1,4 @@
-#include "common/simd_avx512.h"
+#include "common/simd_neon.h"
 
 namespace esat::linear {
 namespace {
@@ -10,6 +10,6 @@ constexpr int kBlockRows = 12;
 
 namespace esat::linear {
 
-const Kernels<float> kernels_avx512 = vector_kernels<float>(Isa::avx512);
+const Int8Kernels<float> int8_kernels_neoni8mm = vector_int8_kernels<float>();
 
 }  // namespace esat::linear

@@ -2,7 +2,7 @@
 
 namespace esat::linear {
 namespace {
-constexpr int kBlockRows = 6;
+constexpr int kBlockRows = 12;
 }
 }  // namespace esat::linear
 
@@ -10,6 +10,7 @@ constexpr int kBlockRows = 6;
 
 namespace esat::linear {
 
-const Int8Kernels<float> int8_kernels_neondot = vector_int8_kernels<float>(Isa::neondot);
+const Kernels<bf16> kernels_neonbf16 = vector_kernels<bf16>();
+const Int8Kernels<bf16> int8_kernels_neonbf16 = vector_int8_kernels<bf16>();
 
 }  // namespace esat::linear

@@ -10,7 +10,7 @@ constexpr int kBlockRows = 12;
 
 namespace esat::linear {
 
-const Kernels<bf16> kernels_avx512bf16 = vector_kernels<bf16>(Isa::avx512bf16);
-const Int8Kernels<bf16> int8_kernels_avx512bf16 = vector_int8_kernels<bf16>(Isa::avx512bf16);
+const Kernels<bf16> kernels_avx512bf16 = vector_kernels<bf16>();
+const Int8Kernels<bf16> int8_kernels_avx512bf16 = vector_int8_kernels<bf16>();
 
 }  // namespace esat::linear

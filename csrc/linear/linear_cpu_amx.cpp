@@ -180,8 +180,7 @@ void tiles_end() { _tile_release(); }
 
 }  // namespace
 
-const Kernels<bf16> kernels_amx{Isa::amx,
-                                kTileRows,
+const Kernels<bf16> kernels_amx{kTileRows,
                                 tiles_layout<bf16>,
                                 tiles_begin,
                                 tiles_end,
@@ -192,8 +191,7 @@ const Kernels<bf16> kernels_amx{Isa::amx,
                                 normalise<bf16>,
                                 normalise_to_rows<bf16>};
 
-const Int8Kernels<bf16> int8_kernels_amx{
-    Isa::amx,      tiles_layout<int8>, run<int8, StoreRows<bf16>>, run<int8, StoreGelu<bf16>>, run<int8, AddRows>, normalise_quantised,
-    quantise<bf16>};
+const Int8Kernels<bf16> int8_kernels_amx{tiles_layout<int8>, run<int8, StoreRows<bf16>>, run<int8, StoreGelu<bf16>>,
+                                         run<int8, AddRows>, normalise_quantised,        quantise<bf16>};
 
 }  // namespace esat::linear

@@ -10,6 +10,6 @@ constexpr int kBlockRows = 12;
 
 namespace esat::linear {
 
-const Int8Kernels<float> int8_kernels_avx512 = vector_int8_kernels<float>(Isa::avx512);
+const Int8Kernels<float> int8_kernels_avx512vnni = vector_int8_kernels<float>();
 
 }  // namespace esat::linear
