@@ -62,7 +62,7 @@ def rows(table: int) -> dict[str, Variant]:
 
 def held_out_pairs(folder: Path, config: TrainConfig) -> PairMaker:
     """Pairs of the sequences in `folder`, jittered as in training but without any augmentation of the pictures."""
-    clips = [Clip(Pictures(files), boxes) for files, boxes in sequences(folder).values()]
+    clips = [Clip(Pictures(sequence.images), sequence.boxes) for sequence in sequences(folder)]
     plain = dict.fromkeys(("flip", "composite", "fill", "distractor", "occlusion", "grey", "low_resolution", "blur", "noise", "hue"), 0.0)
     augment = AugmentConfig(
         groups={_HELD_OUT_GROUP: 1.0},

@@ -28,18 +28,18 @@ from rich.progress import Progress
 from benchmarks.harness import machine, write_rows
 from engine.boxes import Box
 from engine.cli.exits import run_function
-from engine.evaluation.layouts import open_dataset
-from engine.evaluation.metrics import Floats, Truth, evaluate, iou
-from engine.evaluation.sequences import Sequence
+from engine.datasets.layouts import open_dataset
+from engine.datasets.sequences import Sequence
+from engine.datasets.text import Floats
+from engine.evaluation.metrics import Truth, evaluate, iou
 from engine.evaluation.tables import markdown_table, terminal_table
 from engine.runners.choice import make_runner
 from engine.runners.protocol import Runner
-from engine.tracking.state import NEVER_LOST
 from engine.tracking.tracker import Tracker, TrackerConfig
 from engine.weights import DEFAULT_MODEL, find_weights
 
 Row = dict[str, Any]
-PUBLIC_LOOP = TrackerConfig(thresholds=NEVER_LOST)  # every search is around the box before
+PUBLIC_LOOP = TrackerConfig(loop="public")  # every search is around the box before
 
 
 @dataclasses.dataclass

@@ -14,7 +14,6 @@ import sys
 import tempfile
 import time
 from collections import defaultdict
-from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -25,6 +24,7 @@ from matplotlib.figure import Figure
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.harness import rounds, stopwatch
 from benchmarks.peers.frame import NAMES, Answer, Implementation, build, ours
 from benchmarks.roofline import roofline
 from conformance import golden
@@ -50,19 +50,6 @@ def check(answer: Answer, reference: Answer, dtype: str) -> tuple[bool, float, f
     overlap = len(set(answer.kept_tokens.tolist()) & set(reference.kept_tokens.tolist())) / reference.kept_tokens.numel()
     least_correlation, least_overlap = _LEAST[dtype]
     return correlation >= least_correlation and overlap >= least_overlap, correlation, overlap
-
-
-def interleave(runs: list[Callable[[], object]], seconds: float) -> list[list[float]]:
-    """Milliseconds of each function: rounds of all of them in turn, in each round two calls of which the second counts; at least five."""
-    times: list[list[float]] = [[] for _ in runs]
-    start = time.perf_counter()
-    while time.perf_counter() - start < seconds or len(times[0]) < 5:
-        for run, kept in zip(runs, times, strict=True):
-            run()
-            begin = time.perf_counter()
-            run()
-            kept.append(1e3 * (time.perf_counter() - begin))
-    return times
 
 
 def tracker_scope(weights: Weights) -> list[Implementation]:
@@ -142,9 +129,11 @@ def _rows(scope: str, built: list[Implementation], reference: Answer | None, sec
         if reference is not None and one.same_network:
             row["ok"], row["score_correlation"], row["kept_overlap"] = check(answer, reference, one.dtype)
     measured = [index for index, row in enumerate(rows) if row["ok"]]
-    for index, times in zip(measured, interleave([built[index].run for index in measured], seconds), strict=True):
+    clocks = {str(index): stopwatch(built[index].run, before=1) for index in measured}
+    for index, microseconds in rounds(clocks, seconds, least=5).items():
+        times = [value / 1e3 for value in microseconds]
         median = float(np.median(times))
-        rows[index] |= {
+        rows[int(index)] |= {
             "median_ms": median,
             "p99_ms": float(np.percentile(times, 99)),
             "min_ms": min(times),

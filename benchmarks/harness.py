@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import platform
 import statistics
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -16,6 +15,7 @@ from typing import Any
 import torch
 
 from engine.cli.machine import cpu_name
+from engine.commit import commit_of
 from engine.errors import ConfigError
 from esat_kernels import _native
 
@@ -31,19 +31,40 @@ class Timing:
     calls: int
 
 
+def rounds(clocks: Mapping[str, Callable[[], float]], seconds: float = 0.0, least: int = 1, warm_up: int = 0) -> dict[str, list[float]]:
+    """Readings of all clocks in turn (A B A B) for `seconds`, after `warm_up` rounds that do not count: what disturbs one disturbs all."""
+    times: dict[str, list[float]] = {name: [] for name in clocks}
+    start, done = time.perf_counter(), -warm_up
+    while done < least or time.perf_counter() - start < seconds:
+        if done == 0:
+            start = time.perf_counter()
+        for name, clock in clocks.items():
+            value = clock()
+            if done >= 0:
+                times[name].append(value)
+        done += 1
+    return times
+
+
+def stopwatch(run: Callable[[], object], before: int = 0) -> Callable[[], float]:
+    """A clock: the microseconds of a call, behind `before` calls that do not count."""
+
+    def clock() -> float:
+        for _ in range(before):
+            run()
+        begin = time.perf_counter()
+        run()
+        return 1e6 * (time.perf_counter() - begin)
+
+    return clock
+
+
 def interleaved(runs: Mapping[str, Callable[[], object]], seconds: float, warm_up: int = 3, least_rounds: int = 15) -> dict[str, Timing]:
-    """Call all functions in turn (A B A B) for `seconds`, after `warm_up` calls of each: what disturbs one disturbs all."""
+    """All functions in turn, as `rounds`, after `warm_up` calls of each."""
     for run in runs.values():
         for _ in range(warm_up):
             run()
-    times: dict[str, list[float]] = {name: [] for name in runs}
-    start, rounds = time.perf_counter(), 0
-    while rounds < least_rounds or time.perf_counter() - start < seconds:
-        for name, run in runs.items():
-            begin = time.perf_counter()
-            run()
-            times[name].append(1e6 * (time.perf_counter() - begin))
-        rounds += 1
+    times = rounds({name: stopwatch(run) for name, run in runs.items()}, seconds, least_rounds)
     return {name: summary(values) for name, values in times.items()}
 
 
@@ -54,19 +75,9 @@ def summary(microseconds: Sequence[float]) -> Timing:
     return Timing(statistics.median(ordered), ordered[rank], len(ordered))
 
 
-def _git(*arguments: str) -> str | None:
-    try:
-        done = subprocess.run(["git", *arguments], cwd=_REPOSITORY, capture_output=True, text=True, check=True)
-    except (OSError, subprocess.CalledProcessError):
-        return None
-    return done.stdout.strip()
-
-
 def machine() -> dict[str, Any]:
     """What a figure depends on beside the code: processor, instruction set, threads, versions, commit, whether the tree had changes."""
-    status = _git(
-        "status", "--porcelain", "--untracked-files=no", "--", ".", ":!benchmarks/results"
-    )  # new results are no change of the code
+    found = commit_of(_REPOSITORY, "benchmarks/results")  # new results are no change of the code
     return {
         "cpu": cpu_name(),
         "isa": _native.cpu_isa() if _native.unavailable() is None else None,
@@ -74,8 +85,8 @@ def machine() -> dict[str, Any]:
         "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
         "python": platform.python_version(),
         "torch": torch.__version__,
-        "commit": _git("rev-parse", "--short=12", "HEAD"),
-        "dirty": None if status is None else bool(status),
+        "commit": None if found is None else found.hash[:12],
+        "dirty": None if found is None else found.changed,
     }
 
 

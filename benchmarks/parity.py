@@ -124,12 +124,12 @@ def _notes(details: dict[str, Any]) -> str:
         "dk_over_yardstick",
         "gradients",
         "runner",
+        "figures",
+        "worst",
     ):
         if key in details:
             value = details[key]
             shown.append(f"{key} {value:.4g}" if isinstance(value, float) else f"{key} {value}")
-    if details.get("only_bounded"):
-        shown.append("only bounded: " + ", ".join(details["only_bounded"]))
     return "; ".join(shown)
 
 

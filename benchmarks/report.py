@@ -12,6 +12,7 @@ import json
 import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -22,6 +23,7 @@ from benchmarks import report_text
 from benchmarks.harness import choices, machine
 from benchmarks.report_text import Part
 from engine.cli.exits import run_function
+from engine.cli.lines import say
 from engine.errors import ConfigError, EsatError
 
 # Part -> arguments of its module, in full and quickly (about seven minutes in all on two cores).
@@ -96,18 +98,19 @@ def main(
     out.mkdir(parents=True, exist_ok=True)
     console = Console(stderr=True)
     parts = []
-    for name, arguments_of in PARTS.items():
-        if name.partition("-")[0] not in kinds:
-            continue
+    chosen = {name: arguments_of for name, arguments_of in PARTS.items() if name.partition("-")[0] in kinds}
+    for number, (name, arguments_of) in enumerate(chosen.items(), 1):
         path, arguments = out / f"{name}.json", list(arguments_of[quick])
         if name == "table2":
             arguments += ["--measure", device]
         part = read_part(path) if reuse and path.is_file() else None if fresh or reuse else _reusable(path, arguments)
         if part is None and not reuse:
-            console.rule(name)
+            start = time.monotonic()
+            say(f"{number} of {len(chosen)} benchmarks: {name} begins")
             part = run_part(name, arguments, out)
+            say(f"{number} of {len(chosen)} benchmarks: {name} took {time.monotonic() - start:.0f} s")
         elif part is not None:
-            console.print(f"{name}: used again ({path})", highlight=False)
+            say(f"{number} of {len(chosen)} benchmarks: {name} is used again ({path})")
         parts += [part] if part is not None else []
     before = {
         part.name: read_part(against / f"{part.name}.json") for part in parts if against and (against / f"{part.name}.json").is_file()

@@ -28,12 +28,14 @@ from rich.console import Console
 
 from benchmarks import harness
 from engine.cli.exits import run_function
+from engine.clips.given import Given
+from engine.clips.session import Session, follow
 from engine.config import ModelConfig
 from engine.errors import FrameError
 from engine.model.network import build_model
+from engine.tracking.multi import MultiTracker
 from engine.tracking.tracker import Tracker
 from engine.video import Reader, VideoFile
-from engine.video.session import Session, follow
 from engine.video.sinks import BoxText, JsonFile, JsonLines, Sinks
 from engine.weights.io import Weights
 
@@ -114,8 +116,7 @@ def soak_session(tracker: Tracker, watch: Watch) -> None:
         with Reader(VideoFile(folder / "long.mp4")) as reader, Sinks() as sinks:
             for sink in (JsonFile(folder / "a.json", {"model": "soak"}), JsonLines(folder / "a.jsonl"), BoxText(folder / "a.txt")):
                 sinks.add(sink)
-            frames = iter(reader)
-            follow(tracker, next(frames), frames, _BOX, sinks, Session(), lambda frame, record: watch.frame())
+            follow(MultiTracker(tracker.runner), reader, [Given(1, _BOX)], sinks, Session(), lambda frame, records: watch.frame())
             sinks.finish({})
 
 

@@ -25,7 +25,6 @@ from engine.evaluation.metrics import iou
 from engine.model.network import Prediction
 from engine.runners.choice import make_runner
 from engine.runners.protocol import DTYPES
-from engine.tracking.state import NEVER_LOST
 from esat_kernels.attention import reference
 from esat_kernels.attention.common import Forces
 
@@ -191,7 +190,7 @@ def check_loop(path: Path, content: dict[str, Any], target: Target) -> Finding:
     if len(frames) < len(expected):
         raise DatasetError(f"{path}: needs {len(expected)} frames in {folder}, found {len(frames)}")
     runner = make_runner(weights, target.device, target.dtype, target.backend)
-    tracker = Tracker(runner, config=TrackerConfig(color="rgb", thresholds=NEVER_LOST))
+    tracker = Tracker(runner, config=TrackerConfig(color="rgb", loop="public"))
     tracker.init(_read_rgb(frames[0]), tuple(content["init"]))
     boxes = np.array([tuple(content["init"]), *(tracker.update(_read_rgb(frame)).box for frame in frames[1:])])
     error = float(np.abs(boxes - expected).max())

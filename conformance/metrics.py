@@ -18,39 +18,27 @@ _OTB_FIELDS = ("AUC", "P", "P_norm")
 
 
 def check_metrics(path: Path, content: dict[str, Any], target: Target) -> Finding:
-    """Every figure of the file, in percent points.
-
-    The got10k toolkit clips boxes to the image IN PLACE. A file that was written after such a run holds clipped predictions, while its
-    OTB figures were computed from the unclipped ones, which cannot be recovered. Where a box ends exactly at the image's border, the OTB
-    figures are therefore only bounded (see `_bounds`): `details` names the sequences that agree only in that sense. AO and SR are exact.
-    """
-    exact: dict[str, float] = {}
-    bounded: dict[str, float] = {}
-    scores, pooled, lows, highs = [], [], [], []
+    """Every figure of the file, in percent points."""
+    errors: dict[str, float] = {}
+    scores: dict[str, list[metrics.Scores]] = {"otb": [], "pytracking": [], "got10k": []}
+    by_pytracking = content.get("pytracking_preset", {})
     for name, sequence in content["sequences"].items():
         truth, predictions = _read(name, sequence)
-        score = metrics.evaluate("otb", truth, predictions, toolkit_rounding=True)
-        low, high = _bounds(truth, predictions)
-        scores.append(score)
-        pooled.append(metrics.evaluate("got10k", truth, predictions))
-        lows.append(low)
-        highs.append(high)
-        exact[f"{name} AO"] = abs(score.values["AO"] - 100 * sequence["AO"])
-        for field in _OTB_FIELDS:
-            _compare(f"{name} {field}", score.values[field], sequence[field], low[field], high[field], exact, bounded)
-    summary = metrics.summarise("otb", scores)
-    for field, expected in _figures(content, "OTB_preset").items():
-        unsure = any(key.endswith(f" {field}") for key in bounded)  # else every sequence is exact, and the mean has to be
-        low_mean, high_mean = (float(np.mean([row[field] for row in rows])) if unsure else 0.0 for rows in (lows, highs))
-        _compare(f"mean {field}", summary[field], expected, low_mean, high_mean, exact, bounded)
-    pooled_summary = metrics.summarise("got10k", pooled)
-    for field, expected in _figures(content, "GOT10K_preset").items():
-        exact[f"pooled {field}"] = abs(pooled_summary[field] - 100 * expected)
+        for preset, found in scores.items():
+            found.append(metrics.evaluate(preset, truth, predictions, toolkit_rounding=preset != "got10k"))
+        errors |= _differences(name, scores["otb"][-1].values, sequence, _OTB_FIELDS)
+        errors[f"{name} AO"] = abs(scores["otb"][-1].values["AO"] - 100 * sequence["AO"])
+        if by_pytracking:
+            errors |= _differences(f"pytracking {name}", scores["pytracking"][-1].values, by_pytracking["sequences"][name], _OTB_FIELDS)
+    errors |= _differences("mean", metrics.summarise("otb", scores["otb"]), content.get("OTB_preset", {}), _OTB_FIELDS)
+    errors |= _differences("pytracking mean", metrics.summarise("pytracking", scores["pytracking"]), by_pytracking, _OTB_FIELDS)
+    pooled = metrics.summarise("got10k", scores["got10k"])
+    for field in (field for field in metrics.FIELDS if field in content.get("GOT10K_preset", {})):
+        errors[f"pooled {field}"] = abs(pooled[field] - 100 * content["GOT10K_preset"][field])
     if "LaSOT_preset_absent" in content:
-        exact |= _absent(content)
-    worst = max([*exact.values(), *bounded.values()])
-    details = {"max_abs_error_exact": max(exact.values()), "figures": len(exact), "only_bounded": sorted(bounded)}
-    return Finding(worst, worst <= PERCENT_POINTS, None, details)
+        errors |= _absent(content)
+    worst = max(errors, key=lambda key: errors[key])
+    return Finding(errors[worst], errors[worst] <= PERCENT_POINTS, None, {"figures": len(errors), "worst": worst})
 
 
 def _read(name: str, sequence: dict[str, Any]) -> tuple[metrics.Truth, NDArray[np.float64]]:
@@ -62,16 +50,9 @@ def _read(name: str, sequence: dict[str, Any]) -> tuple[metrics.Truth, NDArray[n
         raise DatasetError(f"metrics file, sequence {name!r}: {type(error).__name__}: {error}") from error
 
 
-def _figures(content: dict[str, Any], preset: str) -> dict[str, float]:
-    return {key: value for key, value in content.get(preset, {}).items() if key in metrics.FIELDS}
-
-
-def _compare(key: str, found: float, expected: float, low: float, high: float, exact: dict[str, float], bounded: dict[str, float]) -> None:
-    error = abs(found - expected)
-    if error <= PERCENT_POINTS or low == high:
-        exact[key] = error
-    else:
-        bounded[key] = max(low - expected, expected - high, 0.0)
+def _differences(what: str, found: dict[str, float], expected: dict[str, Any], fields: tuple[str, ...]) -> dict[str, float]:
+    """Of the fields that the file has a figure for."""
+    return {f"{what} {field}": abs(found[field] - expected[field]) for field in fields if field in expected}
 
 
 def _absent(content: dict[str, Any]) -> dict[str, float]:
@@ -80,29 +61,4 @@ def _absent(content: dict[str, Any]) -> dict[str, float]:
     absent = np.zeros(len(truth.boxes), bool)
     absent[slice(*expected["absent_frames"])] = True
     score = metrics.evaluate("lasot", dataclasses.replace(truth, absent=absent), predictions, toolkit_rounding=True)
-    return {f"absent {field}": abs(score.values[field] - expected[field]) for field in _OTB_FIELDS}
-
-
-def _bounds(truth: metrics.Truth, predictions: NDArray[np.float64]) -> tuple[dict[str, float], dict[str, float]]:
-    """What AUC, P and P_norm can be, in percent, when boxes that end at the image's border may have been clipped to it.
-
-    Their overlap before the clipping is at most that of the clipped box (the truth lies inside the image), at least 0; their centre may
-    have been anywhere. The first frame is the ground truth.
-    """
-    assert truth.image_size is not None
-    ends = predictions[:, :2] + predictions[:, 2:]
-    at_border: NDArray[np.bool_] = np.asarray(
-        ((predictions[:, :2] <= 0) | (ends >= np.asarray(truth.image_size) - 0.011)).any(axis=1)
-    )  # boxes have two decimals
-    at_border[0] = False
-    score = metrics.evaluate("otb", truth, predictions, toolkit_rounding=True)
-    high = {field: score.values[field] for field in _OTB_FIELDS}
-    low = dict(high)
-    if at_border.any():
-        far = predictions.copy()
-        far[at_border] = [1e6, 1e6, 1.0, 1.0]
-        near = np.where(at_border[:, None], truth.boxes, predictions)
-        low = {field: metrics.evaluate("otb", truth, far, toolkit_rounding=True).values[field] for field in _OTB_FIELDS}
-        best = metrics.evaluate("otb", truth, near).values
-        high |= {field: best[field] for field in ("P", "P_norm")}
-    return low, high
+    return _differences("absent", score.values, expected, _OTB_FIELDS)

@@ -10,10 +10,11 @@ if TYPE_CHECKING:
     from engine.config import PRESETS, ModelConfig, preset
     from engine.errors import EsatError
     from engine.model.network import build_model
+    from engine.tracking.config import TrackerConfig
     from engine.tracking.multi import MultiTracker
     from engine.tracking.state import StateThresholds, TargetState
     from engine.tracking.target import Result
-    from engine.tracking.tracker import Tracker, TrackerConfig
+    from engine.tracking.tracker import Tracker
 
 _HOME = {
     "PRESETS": "engine.config",
@@ -24,7 +25,7 @@ _HOME = {
     "StateThresholds": "engine.tracking.state",
     "TargetState": "engine.tracking.state",
     "Tracker": "engine.tracking.tracker",
-    "TrackerConfig": "engine.tracking.tracker",
+    "TrackerConfig": "engine.tracking.config",
     "build_model": "engine.model.network",
     "preset": "engine.config",
 }

@@ -12,10 +12,13 @@ Box = tuple[float, float, float, float]  # x, y, w, h in pixels of the frame; x,
 
 
 def check_box(box: Any, frame_width: int, frame_height: int) -> Box:
-    """The box as four floats. BoxError unless it is finite, has an area, overlaps the frame and is at most twice as wide and high."""
+    """The box, a sequence, array or tensor, as four floats.
+
+    BoxError unless it is finite, has an area, overlaps the frame and is at most twice as wide and high.
+    """
     try:
-        values = tuple(float(value) for value in box)
-    except (TypeError, ValueError) as error:
+        values = tuple(float(value) for value in (box.tolist() if hasattr(box, "tolist") else box))
+    except (TypeError, ValueError, RuntimeError) as error:
         raise BoxError(f"box must be four numbers x, y, w, h, got {box!r}") from error
     if len(values) != 4 or not all(math.isfinite(value) for value in values):
         raise BoxError(f"box must be four finite numbers x, y, w, h, got {box!r}")
@@ -45,3 +48,11 @@ def clip(box: Box, frame_width: int, frame_height: int, margin: int = CLIP_MARGI
     x1, x2 = min(max(0.0, x1), frame_width - across), min(max(across, x2), frame_width)
     y1, y2 = min(max(0.0, y1), frame_height - down), min(max(down, y2), frame_height)
     return x1, y1, max(across, x2 - x1), max(down, y2 - y1)
+
+
+def overlap(a: Box, b: Box) -> float:
+    """Intersection over union, 0 to 1, of two boxes that have an area."""
+    across = min(a[0] + a[2], b[0] + b[2]) - max(a[0], b[0])
+    down = min(a[1] + a[3], b[1] + b[3]) - max(a[1], b[1])
+    shared = max(across, 0.0) * max(down, 0.0)
+    return shared / (a[2] * a[3] + b[2] * b[3] - shared)

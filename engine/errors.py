@@ -31,6 +31,10 @@ class SourceError(EsatError, OSError):
     """A video, image folder, camera or stream that cannot be read."""
 
 
+class IncompleteError(SourceError):
+    """A source that ended before its end. What came before is good, and outputs of it are kept: exit code 3 of the command line."""
+
+
 class SinkError(EsatError, OSError):
     """An output that cannot be written."""
 

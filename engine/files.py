@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import tempfile
 from pathlib import Path
+from types import TracebackType
+from typing import Self
 
 from engine.errors import SinkError
 
@@ -12,7 +14,8 @@ from engine.errors import SinkError
 class PendingFile:
     """A temporary file beside `target`: `publish` gives it its name, `discard` removes it. Missing folders are made.
 
-    Raises SinkError if the folder cannot be made or written. `partial` is the path to write to.
+    Raises SinkError if the folder cannot be made or written. `partial` is the path to write to. As a context manager it publishes at the end
+    or, after an error, discards; an OSError becomes a SinkError that names the target.
     """
 
     def __init__(self, target: Path) -> None:
@@ -28,6 +31,16 @@ class PendingFile:
         except OSError as error:
             raise SinkError(f"cannot write {target}: {error.strerror}") from error
         self.partial = Path(name)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        if error is None:
+            return self.publish()
+        self.discard()
+        if isinstance(error, OSError) and not isinstance(error, SinkError):
+            raise SinkError(f"cannot write {self.target}: {error.strerror or error}") from error
 
     def publish(self) -> None:
         """Give the finished file its name, replacing an older one."""

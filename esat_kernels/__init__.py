@@ -1,6 +1,9 @@
 """Kernels of the ESAT tracker: force-directed attention and the small operations around it, each with a PyTorch reference."""
 
 from esat_kernels._backends import backends
+from esat_kernels._device import verified_backends
+from esat_kernels._native import cpu_isa, kernel_table
+from esat_kernels._tuned import measured
 from esat_kernels.attention.api import fda_attention, fda_attention_with_scores
 from esat_kernels.crop.api import crop_patches, crop_regions, crop_resize
 from esat_kernels.decode.api import Decoded, advance_boxes, decode_maps
@@ -11,6 +14,7 @@ __all__ = [
     "Decoded",
     "advance_boxes",
     "backends",
+    "cpu_isa",
     "crop_patches",
     "crop_regions",
     "crop_resize",
@@ -19,7 +23,10 @@ __all__ = [
     "fda_attention",
     "fda_attention_with_scores",
     "gather_tokens",
+    "kernel_table",
     "linear",
+    "measured",
     "scatter_tokens",
     "select_tokens",
+    "verified_backends",
 ]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import subprocess
 import sys
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
 import pytest
@@ -28,6 +29,7 @@ OPTIONAL = {
     "prometheus_client",
     "got10k",
     "vot",
+    "cvat_sdk",
 }
 # Packages that exist for an optional package may import it at their top; who uses them imports them inside functions.
 OPERATIONS = ("attention", "elimination", "crop", "decode", "linear")
@@ -58,6 +60,28 @@ def _imports(path: Path, top_level_only: bool = False) -> set[str]:
             assert node.level == 0, f"{path}: relative import; name the module in full"
             names |= {node.module or "", *(f"{node.module}.{alias.name}" for alias in node.names)}
     return names
+
+
+def _name(path: Path) -> str:
+    return ".".join(path.relative_to(REPOSITORY).with_suffix("").parts).removesuffix(".__init__")
+
+
+def _imported_modules(path: Path, modules: Collection[str]) -> set[str]:
+    """Those of `modules` that a file imports; `from a import b` is `a.b` where that is a module, else `a`."""
+    names = _imports(path)
+    parts = {name: [other for other in names if other.rpartition(".")[0] == name] for name in names & set(modules)}
+    return {name for name, found in parts.items() if not found or not set(modules).issuperset(found)} - {_name(path)}
+
+
+def _circles(imported: Mapping[str, set[str]]) -> set[frozenset[str]]:
+    """Groups of modules of which each reaches each."""
+    reached = {name: set(found) for name, found in imported.items()}
+    for _ in imported:
+        grown = {name: found.union(*(reached.get(other, set()) for other in found)) for name, found in reached.items()}
+        if grown == reached:
+            break
+        reached = grown
+    return {frozenset(other for other in reached[name] if name in reached.get(other, ())) for name in reached if name in reached[name]}
 
 
 def _offenders(files: list[Path], forbidden: tuple[str, ...]) -> list[str]:
@@ -101,6 +125,23 @@ def test_operations_do_not_know_each_other():
 def test_video_and_metrics_do_without_pytorch():
     files = [*_modules("engine/video"), *(REPOSITORY / "engine/evaluation").glob("metrics*.py")]
     assert _offenders(files, ("torch", "esat_kernels", "engine.tracking", "engine.runners", "engine.model")) == []
+
+
+def test_data_sets_know_nothing_of_those_who_use_them():
+    assert (
+        _offenders(_modules("engine/datasets"), ("torch", "engine.evaluation", "engine.training", "engine.tracking", "engine.runners"))
+        == []
+    )
+
+
+def test_modules_of_evaluation_and_data_sets_do_not_import_each_other_in_a_circle():
+    files = [path for folder in ("evaluation", "datasets") for path in _modules(f"engine/{folder}") if path.name != "__init__.py"]
+    names = {".".join(path.relative_to(REPOSITORY).with_suffix("").parts): path for path in files}
+    imported = {name: (_imports(path) & set(names)) - {name} for name, path in names.items()}
+    while leaves := [name for name in imported if not imported[name] & set(imported)]:
+        for name in leaves:
+            del imported[name]
+    assert imported == {}
 
 
 @pytest.mark.parametrize("package", PACKAGES)
@@ -155,6 +196,27 @@ def test_public_names():
 
 
 def test_files_stay_small():
-    """One idea a file. The limit is a prompt to look for the second idea, not a style."""
+    """One idea a file. The limits lie just above the longest: a prompt to look for the second idea, not a style."""
+    limits = {".py": 320, ".h": 450, ".cpp": 450, ".cu": 450, ".cuh": 450}
     sources = [*(REPOSITORY / "csrc").rglob("*.[hc]*"), *(path for package in PACKAGES for path in _modules(package))]
-    assert [f"{path.relative_to(REPOSITORY)}" for path in sources if len(path.read_text().splitlines()) > 450] == []
+    assert [f"{path.relative_to(REPOSITORY)}" for path in sources if len(path.read_text().splitlines()) > limits[path.suffix]] == []
+
+
+def test_the_engine_uses_public_kernels_only():
+    private = [
+        f"{path.relative_to(REPOSITORY)} imports {name}"
+        for path in _modules("engine")
+        for name in sorted(_imports(path))
+        if name.startswith("esat_kernels.") and any(part.startswith("_") for part in name.split("."))
+    ]
+    assert private == ["engine/runners/cpu/network.py imports esat_kernels._native"]  # the native engine's own calls
+
+
+def test_no_module_imports_itself_in_a_circle():
+    """By whatever way and at whatever time: what is imported inside a function counts too."""
+    files = {_name(path): path for package in PACKAGES for path in _modules(package)}
+    imported = {name: _imported_modules(path, files) for name, path in files.items()}
+    while leaves := [name for name in imported if not imported[name] & set(imported)]:
+        for name in leaves:
+            del imported[name]
+    assert _circles(imported) == set()

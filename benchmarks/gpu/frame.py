@@ -26,9 +26,9 @@ from benchmarks.gpu.timing import summary
 from conformance.golden import patch_rows
 from engine.model.network import EsatNetwork
 from engine.runners.gpu.choices import choices_for
+from engine.runners.gpu.cuda import streams_for
 from engine.runners.gpu.frame import FramePlan, FrameResult, crop_template
 from engine.runners.gpu.network import GpuNetwork, Kernels, Seen
-from engine.runners.gpu.streams import streams_for
 from engine.weights.io import Weights
 
 BATCHES = (1, 4, 16, 32)

@@ -9,6 +9,8 @@ import subprocess
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+from engine.commit import commit_of
+
 _SOURCES = {".py", ".cu", ".cuh", ".h", ".cpp", ".json", ".npz", ".txt", ".toml"}
 
 
@@ -25,7 +27,9 @@ def device_folder() -> str:
     """The device's name as a folder: "NVIDIA H200" is nvidia-h200."""
     import torch
 
-    return re.sub(r"[^a-z0-9]+", "-", torch.cuda.get_device_name().lower()).strip("-")
+    from esat_kernels import _tuned
+
+    return _tuned.slug(torch.cuda.get_device_name())
 
 
 def output(*command: str | Path, seconds: float = 20) -> str | None:
@@ -46,11 +50,8 @@ def _version(package: str) -> str | None:
 
 def commit(repository: Path) -> str | None:
     """The commit's hash, with -dirty if tracked files differ; None outside a git checkout."""
-    found = output("git", "-C", repository, "rev-parse", "HEAD")
-    if not found:
-        return None
-    changed = output("git", "-C", repository, "status", "--porcelain", "--untracked-files=no")
-    return f"{found}-dirty" if changed else found
+    found = commit_of(repository)
+    return None if found is None else found.hash + "-dirty" * found.changed
 
 
 def sources(repository: Path) -> str:

@@ -67,7 +67,10 @@ PARTS = (
 )
 PEERS = Part("peers", "attention", "attention against torch.compile and FlexAttention, default and max-autotune", 590, ("--compiled",))
 PRODUCTS = Part(
-    "products", "products", "each product of a frame, fused kernel against cuBLASLt: an entry for engine/runners/gpu/choices.json", 300
+    "products",
+    "products",
+    'each product of a frame, fused kernel against cuBLASLt: the part "engine" of esat_kernels/tuned/<device>.json',
+    300,
 )
 TUNE = Part("tune", "tune", "tiles of the Triton kernels: esat_kernels/tuned/<device>.json", 590)
 EXTRA = (PEERS, PRODUCTS, TUNE)  # only when named

@@ -22,20 +22,20 @@ from benchmarks.gpu.parts import write
 from engine import Tracker, TrackerConfig
 from engine.runners.gpu.loop import FrameLoop
 from engine.runners.gpu.runner import GpuRunner
-from engine.tracking.state import NEVER_LOST  # random weights follow nothing, and a loop that runs ahead searches later than a tracker
 from engine.weights.io import Weights
 
+CONFIG = TrackerConfig(loop="public")  # random weights follow nothing, and a loop that runs ahead searches later than a tracker
 FRAMES, WARM_UP, DISTINCT = 600, 60, 12
 ARRANGEMENTS: dict[str, tuple[int, ...]] = {"1 target": (1,), "4 targets": (4,), "4 streams": (1, 1, 1, 1), "16 targets": (16,)}
 
 
 def _tracker(runner: GpuRunner) -> Tracker:
-    return Tracker(runner, config=TrackerConfig(thresholds=NEVER_LOST))
+    return Tracker(runner, config=CONFIG)
 
 
 def loop_error(runner: GpuRunner, frames: Sequence[NDArray[np.uint8]]) -> float:
     """The largest difference in pixels between the boxes of the loop and of `Tracker`."""
-    tracker, loop, box = _tracker(runner), FrameLoop(runner, thresholds=NEVER_LOST), boxes(1)[0]
+    tracker, loop, box = _tracker(runner), FrameLoop(runner, config=CONFIG), boxes(1)[0]
     tracker.init(frames[0], box)
     loop.init(0, frames[0], box)
     for frame in frames[1:]:
@@ -54,7 +54,7 @@ def throughput(
     warm_up: int,
 ) -> float:
     """Frames of each video stream in a second, over `count` frames, results read on the way."""
-    loop = FrameLoop(runner, targets, thresholds=NEVER_LOST)
+    loop = FrameLoop(runner, targets, config=CONFIG)
     for place, box in enumerate(boxes(sum(targets))):
         loop.init(place, arrays[0], box)
     for index in range(warm_up):

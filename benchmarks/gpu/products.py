@@ -1,6 +1,6 @@
 """Which implementation of each product is faster here: the engine's one fused kernel, or PyTorch's calls around cuBLASLt; likewise the head.
 
-Prints and writes an entry for `engine/runners/gpu/choices.json`; somebody who has looked at it copies it there.
+Prints and writes the part "engine" of the device's table, `esat_kernels/tuned/<device>.json`; somebody who has looked at it copies it there.
 """
 
 from __future__ import annotations
@@ -104,9 +104,9 @@ def main(output: Path) -> int:
     head = measure_head(config)
     products = {row["shape"]: min(("fused", "library"), key=lambda choice: row[choice]) for row in rows}
     better = "fused" in head and head["fused"] < head["library"] and head["difference"] < 1e-2
-    entry = {"verified": True, "note": "measured by benchmarks.gpu.products", "fused_up_to_rows": 1024}
+    entry = {"verified": True, "fused_up_to_rows": 1024}
     entry |= {"products": products, "fused_convolutions": better}
-    write(output, {"ok": True, "rows": rows, "head": head, "choices": {torch.cuda.get_device_name(): entry}})
+    write(output, {"ok": True, "rows": rows, "head": head, "engine": entry})
     return 0
 
 

@@ -7,6 +7,8 @@ from collections.abc import Callable
 import numpy as np
 import torch
 
+from benchmarks import harness
+
 Work = Callable[[], object]
 FLUSH_BYTES = 256 * 2**20  # several times the L2 of an H200 (60 MB)
 _ROTATED_BYTES = 128 * 2**20  # twice the L2
@@ -49,13 +51,7 @@ class Graph:
 
 def interleaved(graphs: dict[str, Graph], rounds: int) -> dict[str, list[float]]:
     """Microseconds of each graph's call, one replay of every graph per round (A B C A B C ...), after two rounds of warm-up."""
-    times: dict[str, list[float]] = {name: [] for name in graphs}
-    for round_number in range(rounds + 2):
-        for name, graph in graphs.items():
-            elapsed = graph.replay_us()
-            if round_number >= 2:
-                times[name].append(elapsed)
-    return times
+    return harness.rounds({name: graph.replay_us for name, graph in graphs.items()}, least=rounds, warm_up=2)
 
 
 def cold_us(work: Work, rounds: int = 15) -> float:

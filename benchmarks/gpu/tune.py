@@ -1,7 +1,7 @@
 """Times the tiles that the Triton attention and products may take, and keeps the fastest for this device in esat_kernels/tuned/<device>.json.
 
 Candidates of one problem are replayed as CUDA graphs in turn. One that gives a wrong result has no time. Nothing is tuned while tracking: the
-kernels read the table. No GPU has run this yet.
+kernels read the table.
 """
 
 from __future__ import annotations
@@ -126,8 +126,9 @@ def main() -> int:
         print(f"{reason or 'no CUDA device'}: nothing is tuned")
         return 2
     torch.manual_seed(0)
-    path = _tuned.FOLDER / _tuned.file_name(torch.cuda.get_device_name())
+    path = _tuned.file(torch.cuda.get_device_name())
     path.parent.mkdir(exist_ok=True)
+    kept = json.loads(path.read_text()) if path.is_file() else {}
     rows: list[dict[str, Any]] = []
     left = []
     for problem in problems():
@@ -143,7 +144,7 @@ def main() -> int:
                 f"{problem.operation} {problem.key}: {row['tiles']} {row['median_us']:.2f} us, {len(timed)} of {len(found)} timed",
                 flush=True,
             )
-        path.write_text(json.dumps(fastest(rows), indent=1) + "\n")
+        path.write_text(json.dumps({**kept, **fastest(rows)}, indent=1) + "\n")
         write(options.output, {"ok": False, "rows": rows, "table": str(path)})
     good = not left and all(row["ok"] or "why" in row for row in rows)
     write(options.output, {"ok": good, "rows": rows, "table": str(path), "no_time_for": left})

@@ -1,9 +1,10 @@
-"""Calibrates when a target counts as lost, and reports what that reaches on clips kept back.
+"""What loss and return cost and bring: the default loop against the public one, where they can fail.
 
-    python -m benchmarks.loss DIR [--also DIR] [--model M] [--seeds 1] [--frames 150] [--workers 2] [--json FILE|-] [--plot FILE]
+    python -m benchmarks.loss DIR [DIR ...] [--test DIR] [--records DIR] [--sizes 1,2,4] [--frames N] [--workers 2] [--json FILE|-]
 
-Every second sequence of DIR, in the order of their names, is kept back; the others and those of --also choose the thresholds. Each sequence
-is tracked as it is and with its target covered, out of view, and cut away. Give the thresholds that it prints to `TrackerConfig`.
+Every target of the folders is tracked by both loops at its size and shrunk to a half and a quarter; some clips are disturbed: the target is
+covered, leaves the view, is cut away. --test: sequences on which nothing was chosen, reported apart. What the network saw is kept in
+--records, so that an interrupted run goes on, and one with other thresholds asks the network for little.
 """
 
 from __future__ import annotations
@@ -13,88 +14,75 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from matplotlib.figure import Figure
 from rich.console import Console
 from rich.progress import Progress
 
-from benchmarks.harness import machine, write_rows
-from benchmarks.loss.calibrate import GRID, RETURN_STEPS, Curves, choose_found, choose_lost, reached, separation
-from benchmarks.loss.record import Track, jobs, record
+from benchmarks.harness import machine, numbers, write_rows
+from benchmarks.loss.clips import Job, disturbed, targets
+from benchmarks.loss.figures import auc, compared, disturbances, false_lost, left_out, separation
+from benchmarks.loss.record import Track, record
 from engine.cli.exits import run_function
-from engine.errors import DatasetError
-from engine.evaluation.layouts import open_dataset
-from engine.evaluation.sequences import Sequence
-from engine.tracking.state import NEVER_LOST, StateThresholds
+from engine.tracking.state import StateThresholds
 from engine.weights import DEFAULT_MODEL
+from engine.weights.io import file_hash
+from engine.weights.shipped import find_weights
 
 
-def scored(folder: Path) -> list[Sequence]:
-    """The sequences whose every frame has a box, by name. DatasetError if there are fewer than two."""
-    found = sorted((sequence for sequence in open_dataset(folder).sequences if sequence.scored), key=lambda sequence: sequence.name)
-    if len(found) < 2:
-        raise DatasetError(f"{folder}: calibration needs two sequences with a box in every frame, found {len(found)}")
-    return found
-
-
-def plot(path: Path, parts: dict[str, Curves]) -> None:
-    """False alarms and flagged disturbances over the threshold, for each part of the data."""
-    figure = Figure(figsize=(7, 4), layout="constrained")
-    axis = figure.subplots()
-    for (name, swept), style in zip(parts.items(), ("-", "--"), strict=False):
-        for label, values, colour in (
-            ("flagged within 10 frames", swept.flagged, "tab:green"),
-            ("false alarms", swept.false_alarms, "tab:red"),
-        ):
-            axis.plot(GRID, values, style, color=colour, label=f"{label}, {name}")
-    axis.set(xlabel="confidence", ylabel="share of disturbances or frames", ylim=(0, 1))
-    axis.legend()
-    figure.savefig(path)
+def _row(track: Track) -> dict[str, Any]:
+    return {
+        "kind": "clip",
+        "name": track.name,
+        "frames": len(track.state),
+        "size": round(track.size, 1),
+        "AUC_public": auc(track, track.public),
+        "AUC_default": auc(track, track.default),
+        "false_lost": None if (share := false_lost(track, track.state)) != share else share,
+        "lost": track.state.count("LOST"),
+        "switches": track.switches,
+    }
 
 
 def main(
-    folder: Annotated[Path, typer.Argument(help="Sequences with ground truth; every second one is kept back.")],
-    also: Annotated[Path | None, typer.Option(help="More sequences to calibrate on.")] = None,
+    folders: Annotated[list[Path], typer.Argument(metavar="DIR ...", help="Sequences with ground truth.")],
+    test: Annotated[Path | None, typer.Option(help="Sequences on which no threshold was chosen.")] = None,
+    only: Annotated[str, typer.Option(help="Names of the --test sequences to take, separated by commas; all by default.")] = "",
+    records: Annotated[Path, typer.Option(help="Where to keep what the network saw.")] = Path("out/loss"),
+    sizes: Annotated[str, typer.Option(help="By how much the frames are shrunk.")] = "1,2,4",
+    frames: Annotated[int, typer.Option(min=60, help="Frames of each sequence at most.")] = 10_000,
     model: Annotated[str, typer.Option(help="A preset's name or a .safetensors file.")] = DEFAULT_MODEL,
-    seeds: Annotated[int, typer.Option(min=1, help="Disturbed clips of each kind and sequence.")] = 1,
-    frames: Annotated[int, typer.Option(min=60, help="Frames of each undisturbed sequence.")] = 150,
+    dtype: Annotated[str, typer.Option(help="fp32, bf16 or int8.")] = "fp32",
     workers: Annotated[int, typer.Option(min=1, help="Processes of one thread each.")] = 2,
     json_path: Annotated[str | None, typer.Option("--json", help="Also write JSON lines to a file, or to stdout (-).")] = None,
-    plot_path: Annotated[Path | None, typer.Option("--plot", help="Picture of the curves.")] = None,
 ) -> None:
-    """Choose the thresholds and report what they reach on held-out clips."""
-    sequences, more = scored(folder), scored(also) if also is not None else []
-    calibration, held_out = sequences[::2] + more, sequences[1::2]
-    donors = more or calibration
+    """Track with both loops and compare."""
+    weights = file_hash(find_weights(model).path)
+    folder = records / f"{weights[:16]}-{dtype}"
+    known = [target for one in folders for target in targets(one)]
+    shrinks = numbers(sizes, "--sizes")
+    plain = [Job(target, frames, shrink) for target in known for shrink in shrinks]
+    others = disturbed(known, frames)
+    unseen = [
+        Job(target, frames, shrink)
+        for target in (targets(test, tuple(only.split(",")) if only else ()) if test else [])
+        for shrink in shrinks
+    ]
     console = Console(stderr=True)
     with Progress(console=console, transient=True) as progress:
-
-        def tracked(part: list[Sequence], thresholds: StateThresholds, what: str, plain: bool = True) -> list[Track]:
-            todo = [job for job in jobs(part, donors, seeds, frames) if plain or job.kind != "plain"]
-            task = progress.add_task(what, total=len(todo))
-            return record(todo, model, thresholds, workers, lambda: progress.advance(task))
-
-        public = tracked(calibration, NEVER_LOST, "calibration clips")
-        first, swept = choose_lost(public)
-        steps = [dataclasses.replace(first, found=round(min(1.0, first.confident + step), 2)) for step in RETURN_STEPS]
-        tried = [(one, tracked(calibration, one, f"returns at {one.found}", plain=False)) for one in steps]
-        thresholds = choose_found(tried)
-        results = tracked(held_out, thresholds, "held-out clips")
+        task = progress.add_task("clips", total=len(plain) + len(others) + len(unseen))
+        tracks = record([*plain, *others, *unseen], model, dtype, folder, workers, lambda: progress.advance(task))
+    whole, away, fresh = tracks[: len(plain)], tracks[len(plain) : len(plain) + len(others)], tracks[len(plain) + len(others) :]
     rows: list[dict[str, Any]] = [
-        {"kind": "thresholds", "model": model, **dataclasses.asdict(thresholds), **machine()},
-        {"kind": "separation", **{signal: separation(public, signal) for signal in ("confidence", "score")}},
-        *({"kind": "found", "found": one.found, **reached(tracks)} for one, tracks in tried),
-        {"kind": "held_out", **reached(results)},
-        *(
-            {"kind": f"held_out:{name}", **reached([track for track in results if track.kind == name])}
-            for name in ("cover", "leave", "cut")
-        ),
-        {"kind": "curves", **{name: getattr(value, "tolist", lambda value=value: value)() for name, value in vars(swept).items()}},
+        {"kind": "thresholds", "model": model, "dtype": dtype, "sizes": shrinks, "frames_at_most": frames}
+        | dataclasses.asdict(StateThresholds())
+        | machine(),
+        {"kind": "separation", **separation([*whole, *away])},
+        {"kind": "plain", **compared(whole)},
+        *([{"kind": "disturbed", **disturbances(away)}, {"kind": "left_out", **left_out(whole, away)}] if away else []),
+        *([{"kind": "test", **compared(fresh)}] if fresh else []),
     ]
-    for row in rows[:-1]:
+    for row in rows:
         console.print(row)
-    write_rows(rows, json_path)
-    if plot_path is not None:
-        plot(plot_path, {"calibration": swept})
+    write_rows([*rows, *map(_row, tracks)], json_path)
 
 
 if __name__ == "__main__":

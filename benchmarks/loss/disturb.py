@@ -10,8 +10,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from engine.evaluation.metrics import Floats
-from engine.evaluation.sequences import Sequence
+from engine.datasets.sequences import Sequence
+from engine.datasets.text import Floats
 
 Frame = NDArray[np.uint8]
 KINDS = ("cover", "leave", "cut")

@@ -250,7 +250,7 @@ void backward_head(const Backward& call, std::int64_t index, const BackwardWorks
       float* column = work.force + start * Simd::kWidth;
       if constexpr (kTwoLoops) {
         if constexpr (Attraction) {
-          attract<Simd::kVectors, true>(constants, tile, work.probability, block.distance, work.attraction);
+          attract<true>(constants, tile, work.probability, Simd::kVectors, block.distance, work.attraction);
         }
         exponentiate<Attraction>(constants, tile, work.probability, block);
         gradients<Attraction>(problem, tile, work, block, column);

@@ -36,15 +36,15 @@ inline Simd::Vector exponent(const Constants& constants, Simd::Vector s, float k
 
 // Scores to y, without the rows' offsets, in place: the first of two loops. a 2^z is 2^(z + log2 a), which saves a register.
 // query_distances: log2 a - d |q|^2 of each lane. attractions: a 2^z, or null if Keep is false.
-template <int NV, bool Keep>
-[[gnu::noinline]] void attract(const Constants& constants, const KeyTile& keys, float* scores, const float* query_distances,
+template <bool Keep>
+[[gnu::noinline]] void attract(const Constants& constants, const KeyTile& keys, float* scores, int vectors, const float* query_distances,
                                float* attractions) {
   const Simd::Vector product = Simd::set1(constants.product), slope = Simd::set1(2 * constants.distance);
   const Simd::Vector highest = Simd::set1(std::log2(constants.attraction));
-  for (int n = 0; n < NV; ++n) {
+  for (int n = 0; n < vectors; ++n) {
     const Simd::Vector query_distance = Simd::load(query_distances + n * Simd::kWidth);
     float* place = scores + n * Simd::kWidth;
-    for (std::int64_t j = 0; j < keys.count; ++j, place += NV * Simd::kWidth) {
+    for (std::int64_t j = 0; j < keys.count; ++j, place += vectors * Simd::kWidth) {
       const Simd::Vector s = Simd::load(place);
       const Simd::Vector z = Simd::fma(s, slope, Simd::add(query_distance, Simd::set1(keys.distance[j])));
       const Simd::Vector y = Simd::fma(s, product, Simd::set1(keys.bias[j]));

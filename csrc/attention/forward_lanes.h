@@ -119,7 +119,7 @@ struct Floats : Singles {
   template <int NV, bool Attraction>
   static void probabilities(const Constants& constants, const KeyTile& keys, float* scores, Queries& rows, Counters&) {
     if constexpr (kTwoLoops) {
-      if constexpr (Attraction) attract<NV, false>(constants, keys, scores, rows.distance, nullptr);
+      if constexpr (Attraction) attract<false>(constants, keys, scores, NV, rows.distance, nullptr);
       exponentiate<NV, Attraction>(constants, keys, scores, rows);
     } else {
       weigh<NV, Attraction>(constants, keys, scores, rows);
@@ -163,7 +163,7 @@ void exact_offsets(const Constants& constants, const Problem& problem, const Hea
   for (int i = 0; i < NV * Simd::kWidth; ++i) rows.offset[i] = -3e38F;
   for (std::int64_t start = 0; start < problem.tokens; start += kKeyBlock) {
     const KeyTile keys = score<Lanes, NV>(problem, head, work, start);
-    if constexpr (Attraction && kTwoLoops) attract<NV, false>(constants, keys, work.scores, rows.distance, nullptr);
+    if constexpr (Attraction && kTwoLoops) attract<false>(constants, keys, work.scores, NV, rows.distance, nullptr);
     raise<Lanes, NV, Attraction>(constants, keys, work.scores, rows, rows.offset);
   }
   for (int n = 0; n < NV; ++n) {

@@ -56,6 +56,7 @@ struct Pairs {
   [[gnu::noinline]] static void probabilities(const Constants& constants, const KeyTile& keys, float* scores, Queries& rows,
                                               Counters& counters) {
     constexpr int kLanes = NV * Simd::kWidth;
+#pragma GCC unroll 4
     for (int n = 0; n < NV; ++n) {
       const Simd::Vector offset = Simd::load(rows.offset + n * Simd::kWidth), distance = Simd::load(rows.distance + n * Simd::kWidth);
       Simd::Vector sum = Simd::zero(), rounded = Simd::zero();

@@ -41,13 +41,13 @@ template <int R, int NV, bool Add, class Lanes>
     for (int n = 0; n < NV; ++n) sum[r][n] = Add ? Simd::load(c.start + r * c.stride + n * Simd::kWidth) : Simd::zero();
   }
 #pragma GCC unroll 1
-  for (std::int64_t t = 0; t < steps; ++t) {
+  for (const float *place = b.start, *end = b.start + steps * b.stride; place != end; place += b.stride, a += a_step) {
     Vector line[NV];
 #pragma GCC unroll 4
-    for (int n = 0; n < NV; ++n) line[n] = Simd::load(b.start + t * b.stride + n * Simd::kWidth);
+    for (int n = 0; n < NV; ++n) line[n] = Simd::load(place + n * Simd::kWidth);
 #pragma GCC unroll 8
     for (int r = 0; r < R; ++r) {
-      const Vector x = Simd::set1(a[r * a_row + t * a_step]);
+      const Vector x = Simd::set1(a[r * a_row]);
 #pragma GCC unroll 4
       for (int n = 0; n < NV; ++n) sum[r][n] = Lanes::mac(x, line[n], sum[r][n]);
     }

@@ -10,7 +10,7 @@
 #define ESAT_DEVICE __device__ __forceinline__
 
 // In bf16, how many of 8 neighbouring scores get exp(-r) from a polynomial on the FMA units instead of the special-function unit. sm_80 has
-// the special-function unit to spare; sm_90's FMA units are twice as wide. An estimate: no GPU has confirmed it.
+// the special-function unit to spare; sm_90's FMA units are twice as wide. An estimate.
 #if !defined(ESAT_POLYNOMIAL_EIGHTHS)
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
 #define ESAT_POLYNOMIAL_EIGHTHS 4

@@ -42,25 +42,17 @@ struct Simd {
   // x + shift above 127 is not allowed. NaN stays NaN: max passes its second operand on, and the payload in the low bits does
   // not reach the result.
   static Vector exp2(Vector x, Vector shift) {
-    const Vector magic = set1(12582912.0F);  // 1.5 * 2^23: adding it leaves the nearest integer in the low bits
+    const Vector magic = set1(kMagic);
     x = max(set1(-2097152.0F), x);
     const Vector n = (x + magic) - magic;
-    const Vector f = x - n;
-    Vector p = set1(0.0013276472454890609F);
-    p = fma(p, f, set1(0.009675541892647743F));
-    p = fma(p, f, set1(0.05550713092088699F));
-    p = fma(p, f, set1(0.24022120237350464F));
-    p = fma(p, f, set1(0.6931469440460205F));
-    p = fma(p, f, set1(1.0F));
-    const Vector power = max(set1(-126.0F), n + shift) + magic;
-    Integers bits, exponent;
-    std::memcpy(&bits, &p, sizeof bits);
-    std::memcpy(&exponent, &power, sizeof exponent);
-    bits = (bits + (exponent << 23)) | (f != f);
-    std::memcpy(&p, &bits, sizeof p);
-    return p;
+    return scale(x - n, max(set1(-126.0F), n + shift) + magic);
   }
-  static Vector exp2(Vector x) { return exp2(x, zero()); }
+  static Vector exp2(Vector x) {
+    const Vector magic = set1(kMagic);
+    x = max(set1(-126.0F), x);
+    const Vector power = x + magic;
+    return scale(x - (power - magic), power);
+  }
 
   // Every lane of x is in [low, high]; false for NaN.
   static bool all_within(Vector x, float low, float high) {
@@ -68,6 +60,25 @@ struct Simd {
       if (!(x[lane] >= low && x[lane] <= high)) return false;
     }
     return true;
+  }
+
+ private:
+  static constexpr float kMagic = 12582912.0F;  // 1.5 * 2^23: adding it leaves the nearest integer in the low bits
+
+  // 2^f for f in [-1/2, 1/2], times 2^n for the n in the low bits of `power`.
+  static Vector scale(Vector f, Vector power) {
+    Vector p = set1(0.0013276472454890609F);
+    p = fma(p, f, set1(0.009675541892647743F));
+    p = fma(p, f, set1(0.05550713092088699F));
+    p = fma(p, f, set1(0.24022120237350464F));
+    p = fma(p, f, set1(0.6931469440460205F));
+    p = fma(p, f, set1(1.0F));
+    Integers bits, exponent;
+    std::memcpy(&bits, &p, sizeof bits);
+    std::memcpy(&exponent, &power, sizeof exponent);
+    bits = (bits + (exponent << 23)) | (f != f);
+    std::memcpy(&p, &bits, sizeof p);
+    return p;
   }
 };
 

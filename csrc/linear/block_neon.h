@@ -19,6 +19,8 @@ template <class T>
 constexpr bool kTiles = false;
 #endif
 
+constexpr int kWeightLimit = 127;
+
 template <class T>
 constexpr int kBlockColumns = kTiles<T> ? 8 : 16;
 

@@ -82,8 +82,8 @@ constexpr Kernels<T> vector_kernels() {
 
 template <class T>
 constexpr Int8Kernels<T> vector_int8_kernels() {
-  return {rows_layout<int8>,       multiply<int8, StoreRows<T>>, multiply<int8, StoreGelu<T>>,
-          multiply<int8, AddRows>, normalise_quantised,          quantise<T>};
+  return {kWeightLimit,        rows_layout<int8>, multiply<int8, StoreRows<T>>, multiply<int8, StoreGelu<T>>, multiply<int8, AddRows>,
+          normalise_quantised, quantise<T>};
 }
 
 }  // namespace

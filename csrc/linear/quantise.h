@@ -75,24 +75,27 @@ inline Simd::Vector load_wide(const float* x) { return Simd::load(x); }
 template <class Value>
 inline void quantise_row(const Value& value, int dim, const QuantisedRows& out, int row) {
   constexpr int kWidth = Simd::kWidth;
-  Simd::Vector low = Simd::zero(), high = low;
+  Simd::Vector low = Simd::zero(), high = low, finite = low;
   for (int i = 0; i < dim; i += kWidth) {
-    low = Simd::min(low, value(i));
-    high = Simd::max(high, value(i));
+    const Simd::Vector x = value(i);
+    low = Simd::min(low, x);
+    high = Simd::max(high, x);
+    finite = Simd::fma(x, Simd::zero(), finite);  // minimum and maximum lose a NaN: this sum becomes one, also by an infinity
   }
   alignas(64) float lows[kWidth], highs[kWidth];
   Simd::store(lows, low);
   Simd::store(highs, high);
+  const float nothing = Simd::sum(finite);
   const float least = *std::min_element(lows, lows + kWidth);
   const float width = *std::max_element(highs, highs + kWidth) - least;
-  const float steps = width > 1e-35F ? 255.0F / width : 0.0F;  // finite
-  const int zero = nearest(-least * steps);
+  const float steps = width > 1e-35F && nothing == 0 ? 255.0F / width : 0.0F;  // finite
+  const int zero = nothing == 0 ? nearest(-least * steps) : 0;
   const Simd::Vector factor = Simd::set1(steps);
   std::uint8_t* to = out.values + out.layout.at(row);
   for (int i = 0; i < dim; i += kTileDepth<int8>, to += out.layout.step) {
     for (int j = 0; j < kTileDepth<int8>; j += kWidth) store_u8(to + j, Simd::mul(value(i + j), factor), zero);
   }
-  out.scale[row] = {width / 255.0F, zero};
+  out.scale[row] = {width / 255.0F + nothing, zero};
 }
 
 inline void normalise_quantised(const float* x, int rows, int dim, const QuantisedRows& out) {

@@ -9,7 +9,8 @@ import numpy as np
 
 from engine.errors import ConfigError
 from engine.runners.protocol import Runner
-from engine.tracking.tracker import Tracker, TrackerConfig
+from engine.tracking.config import TrackerConfig
+from engine.tracking.tracker import Tracker
 from engine.weights import DEFAULT_MODEL
 from engine.weights.io import Weights
 

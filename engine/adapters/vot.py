@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 from engine.errors import ConfigError
 from engine.runners.choice import make_runner
 from engine.tracking.multi import MultiTracker
-from engine.video.folder import read_image
+from engine.video.images import ImageReader
 from engine.weights import DEFAULT_MODEL, find_weights
 
 Status = tuple[Any, dict[str, str]]  # region, properties
@@ -43,16 +43,16 @@ class VotTracker:
 
     def __init__(self, model: str = DEFAULT_MODEL, device: str = "auto", dtype: str = "auto", backend: str = "auto"):
         self._runner = make_runner(find_weights(model), device, dtype, backend)
-        self._tracker = MultiTracker(self._runner)
+        self._tracker, self._read = MultiTracker(self._runner), ImageReader()
 
     def init(self, frame: str, new: list[Status]) -> list[Status]:
         """Forget the targets of an earlier run and start with those in `new`."""
-        self._tracker = MultiTracker(self._runner)
-        return self._add(_image(frame), new)
+        self._tracker, self._read = MultiTracker(self._runner), ImageReader()
+        return self._add(self._read(_path(frame)), new)
 
     def update(self, frame: str, new: list[Status]) -> list[Status]:
         """Where the targets are in the next frame, and those that appear in it. The score is the property `confidence` of long-term measures."""
-        image = _image(frame)
+        image = self._read(_path(frame))
         found = [(result.box, {"confidence": f"{result.score:.6f}"}) for result in self._tracker.update(image).values()]
         return found + self._add(image, new)
 
@@ -65,8 +65,8 @@ class VotTracker:
         return [(region, {}) for region, _ in new]
 
 
-def _image(frame: Any) -> NDArray[np.uint8]:
+def _path(frame: Any) -> Path:
     if not isinstance(frame, str):
         kind = f"the channels {', '.join(frame)}" if isinstance(frame, dict) else type(frame).__name__
         raise ConfigError(f"VOT: a frame must be the name of one colour image, got {kind}")
-    return np.asarray(read_image(Path(frame)), np.uint8)
+    return Path(frame)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+from typing import Annotated
 
 import typer
 
 from engine.cli.exits import run
+from engine.cpus import bound_cpus, cpu_count
 
 _SPINS = "1000"  # rounds in which an idle OpenMP thread looks for work before it sleeps; see main
 
@@ -21,6 +23,8 @@ def main(arguments: list[str] | None = None) -> None:
     # PyTorch is imported, so it is set before, and only where the user has not chosen.
     if "OMP_WAIT_POLICY" not in os.environ:
         os.environ.setdefault("GOMP_SPINCOUNT", _SPINS)
+    if cpu_count() < bound_cpus():  # a container's quota, of which OpenMP knows nothing
+        os.environ.setdefault("OMP_NUM_THREADS", str(cpu_count()))
     run(app, arguments)
 
 
@@ -52,8 +56,18 @@ def _register() -> None:
     app.command()(train)
 
 
+def _print_version(asked: bool) -> None:
+    if asked:
+        from engine.cli.machine import package_version
+
+        typer.echo(f"esat {package_version('esat-engine') or 'from a source tree that is not installed'}")
+        raise typer.Exit
+
+
 @app.callback()
-def _options() -> None:
+def _options(
+    version: Annotated[bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and end.")] = False,
+) -> None:
     """Follow any object from one box. `--debug` anywhere shows tracebacks."""
 
 

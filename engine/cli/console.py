@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import threading
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import FrameType, TracebackType
@@ -13,20 +14,10 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from engine.errors import BoxError
 from engine.video.frames import Frame
 from engine.video.sinks import Record
 
-Box = tuple[float, float, float, float]
-
-
-def parse_box(text: str) -> Box:
-    """`X,Y,W,H` as four numbers; BoxError for anything else. Whether it fits the frame is for the tracker to say."""
-    try:
-        x, y, w, h = (float(part) for part in text.replace(" ", ",").split(",") if part)
-    except ValueError as error:
-        raise BoxError(f"--box must be four numbers X,Y,W,H in pixels, such as 205,151,17,50, got {text!r}") from error
-    return x, y, w, h
+_SECONDS_BETWEEN_LINES = 10.0  # where there is no terminal for a progress bar
 
 
 class Interrupt:
@@ -59,21 +50,27 @@ class Interrupt:
 
 
 class TrackingProgress:
-    """Progress bar on stderr with frames per second, score and state; silent where stderr is no terminal or `quiet` is set."""
+    """Progress on stderr with frames per second, score and state: a bar, or a line now and then where stderr is no terminal.
 
-    def __init__(self, total: int | None, quiet: bool = False) -> None:
-        console = Console(stderr=True)
+    name: stands in front of the lines. Nothing is shown if `quiet` is set.
+    """
+
+    def __init__(self, total: int | None, quiet: bool = False, name: str = "tracking") -> None:
+        self._console = Console(stderr=True)
         columns = [
-            TextColumn("tracking"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(),
             TaskProgressColumn(show_speed=False),
             TextColumn("frame {task.completed}"),
             TextColumn("{task.fields[speed]}"),
-            TextColumn("score {task.fields[score]}"),
+            TextColumn("{task.fields[score]}"),
             TimeRemainingColumn(),
         ]
-        self._bar = Progress(*columns, console=console, transient=True, disable=quiet or not console.is_terminal)
-        self._task = self._bar.add_task("tracking", total=total, speed="", score="")
+        self._lines = not quiet and not self._console.is_terminal
+        self._bar = Progress(*columns, console=self._console, transient=True, disable=quiet or self._lines)
+        self._task = self._bar.add_task(name, total=total, speed="", score="")
+        self._total, self._name, self._frames = total, name, 0
+        self._begin = self._printed = time.monotonic()
 
     def __enter__(self) -> Self:
         self._bar.__enter__()
@@ -82,20 +79,29 @@ class TrackingProgress:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self._bar.__exit__(kind, error, trace)
 
-    def step(self, frame: Frame, record: Record) -> None:
+    def step(self, frame: Frame, records: Sequence[Record]) -> None:
+        self._frames += 1
+        now = time.monotonic()
+        if self._lines and now - self._printed >= _SECONDS_BETWEEN_LINES:
+            self._printed = now
+            of = "" if self._total is None else f" of {self._total}"
+            text = f"{self._name}: {self._frames}{of} frames, {self._frames / (now - self._begin):.1f} frames/s, {_describe(records)}"
+            self._console.print(text, markup=False, highlight=False, soft_wrap=True)
         speed = self._bar.tasks[0].speed
-        self._bar.update(
-            self._task,
-            advance=1,
-            speed=f"{speed:.1f} frames/s" if speed else "",
-            score=f"{record.score:.2f} {record.state}",
-        )
+        self._bar.update(self._task, advance=1, speed=f"{speed:.1f} frames/s" if speed else "", score=_describe(records))
+
+
+def _describe(records: Sequence[Record]) -> str:
+    if len(records) == 1:
+        return f"score {records[0].score:.2f} {records[0].state}"
+    lost = sum(str(record.state) == "LOST" for record in records)
+    return f"{len(records)} targets" + (f", {lost} lost" if lost else "")
 
 
 SCOPES = {
-    "network": "network alone",
-    "tracker": "crop + network + decode",
     "pipeline": "reading, tracking, writing",
+    "tracker": "crop + network + decode",
+    "network": "network alone",
 }
 
 
@@ -109,7 +115,8 @@ def print_summary(console: Console, title: str, fps: Mapping[str, Mapping[str, f
     for scope, meaning in SCOPES.items():
         values = ("-" if run[scope] is None else f"{run[scope]:.1f}" for run in fps.values())
         table.add_row(scope, *values, meaning)
-    console.print(title, markup=False, highlight=False, soft_wrap=True)
+    if title:
+        console.print(title, markup=False, highlight=False, soft_wrap=True)
     console.print(table)
     for path in outputs:
         console.print(f"written: {path}", markup=False, highlight=False, soft_wrap=True)

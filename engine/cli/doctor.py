@@ -16,18 +16,40 @@ def doctor(
 
     With DIR, check a data set: lengths, boxes, labels, damaged images. Exit code 1 if a sequence of it cannot be evaluated.
     """
-    if directory is not None:
-        from engine.cli.doctor_data import doctor_data
+    raise typer.Exit(_environment() if directory is None else _dataset(directory, layout))
 
-        raise typer.Exit(doctor_data(directory, layout))
+
+def _environment() -> int:
+    """Print what is found; the exit code."""
     from rich.console import Console
     from rich.markup import escape
 
-    from engine.cli.doctor_env import check_environment
+    from engine.cli.environment import check_environment
 
     console = Console(highlight=False)
     findings = check_environment()
     style = {"ok": "green", "warn": "yellow", "fail": "bold red"}
     for finding in findings:
         console.print(f"[{style[finding.level]}]{finding.level:4}[/] {finding.check:15} {escape(finding.message)}", soft_wrap=True)
-    raise typer.Exit(2 if any(finding.level == "fail" for finding in findings) else 0)
+    return 2 if any(finding.level == "fail" for finding in findings) else 0
+
+
+def _dataset(directory: Path, layout: str) -> int:
+    """Print what is found; the exit code."""
+    from rich.console import Console
+    from rich.markup import escape
+
+    from engine.datasets.check import check
+
+    report = check(directory, layout)
+    console = Console(highlight=False)
+    unscored = f", {report.unscored} of them without public ground truth" if report.unscored else ""
+    summary = f"{escape(str(directory))}: layout {report.layout}, {report.sequences} sequences{unscored}, {report.frames} frames"
+    console.print(summary, soft_wrap=True)
+    for finding in report.findings:
+        color = "bold red" if finding.level == "error" else "yellow"
+        place = f" {escape(finding.sequence)}:" if finding.sequence else ""
+        console.print(f"[{color}]{finding.level}[/]{place} {escape(finding.message)}", soft_wrap=True)
+    if not report.findings:
+        console.print("[green]nothing wrong[/]")
+    return 0 if report.ok else 1

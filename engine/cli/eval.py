@@ -4,39 +4,45 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from engine.evaluation.pool import Failure
-    from engine.evaluation.report import TrackerReport
-    from engine.evaluation.sequences import Dataset
-    from engine.evaluation.tracking import Outcome, Settings
+    from engine.datasets.sequences import Dataset
+    from engine.evaluation import pool
+    from engine.evaluation.run import Evaluation
 
 
 def evaluate(
     directory: Annotated[Path, typer.Argument(metavar="DIR", help="The data set.")],
-    layout: Annotated[str, typer.Option(help="auto, otb, lasot (also lasot_ext), got10k, trackingnet, tnl2k or video.")] = "auto",
-    preset: Annotated[str, typer.Option(help="Whose definition of the metrics: otb, lasot, got10k or trackingnet.")] = "otb",
+    layout: Annotated[
+        str, typer.Option(help="auto, otb, lasot (also lasot_ext), got10k, trackingnet, tnl2k, uav123, uav20l, nfs or video.")
+    ] = "auto",
+    preset: Annotated[str, typer.Option(help="Whose definition of the metrics: otb, pytracking, lasot, got10k or trackingnet.")] = "otb",
     model: Annotated[
         str, typer.Option(help="A preset's name, a .safetensors file, or `none` to score other trackers only.")
     ] = "esat-s-256",
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
     dtype: Annotated[str, typer.Option(help="auto, fp32, bf16, fp16 or int8.")] = "auto",
     backend: Annotated[str, typer.Option(help="Attention backend: auto, reference, cpu, triton or cuda.")] = "auto",
+    loop: Annotated[str, typer.Option(help="default, or public: without loss and return.")] = "default",
     workers: Annotated[int, typer.Option(help="Processes; each tracks one sequence at a time, and they share the cores.")] = 1,
     ray: Annotated[
         str | None, typer.Option(metavar="ADDRESS", help="Track on a Ray cluster, a core a sequence: its address, auto, or local.")
     ] = None,
     json_output: Annotated[str | None, typer.Option("--json", metavar="FILE", help="Figures as JSON; - for standard output.")] = None,
+    csv: Annotated[Path | None, typer.Option(metavar="FILE", help="Figures as CSV, a line for each tracker and sequence.")] = None,
     markdown: Annotated[Path | None, typer.Option(metavar="FILE", help="Tables as Markdown.")] = None,
     plots: Annotated[Path | None, typer.Option(metavar="DIR", help="Success and precision plots.")] = None,
     results: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Keep boxes here, one file a sequence. [default: out/eval/NAME-KEY]")
+        Path | None,
+        typer.Option(metavar="DIR", help="Keep boxes and times here, a few files a sequence. [default: out/eval/NAME-KEY]"),
     ] = None,
     fresh: Annotated[bool, typer.Option(help="Track again what has been tracked already.")] = False,
     compare: Annotated[
@@ -50,70 +56,60 @@ def evaluate(
     """
     from rich.console import Console
 
+    from engine.datasets.layouts import open_dataset
     from engine.errors import ConfigError
-    from engine.evaluation import metrics, report
-    from engine.evaluation.layouts import open_dataset
-    from engine.evaluation.pool import Failure
+    from engine.evaluation import metrics
     from engine.evaluation.results import parse_comparison
+    from engine.evaluation.run import evaluate as run
     from engine.evaluation.tracking import Settings
+    from engine.tracking.config import TrackerConfig
 
     if preset not in metrics.PRESETS:
         raise ConfigError(f"--preset must be one of {', '.join(metrics.PRESETS)}, got {preset!r}")
     comparisons = dict(parse_comparison(text) for text in compare or [])
-    settings = None if model == "none" else Settings(model, device, dtype, backend)
+    settings = None if model == "none" else Settings(model, device, dtype, backend, TrackerConfig(loop=loop).loop)
     if settings is None and not comparisons:
         raise ConfigError("--model none leaves nothing to score: give --compare NAME=DIR")
     if settings is None and submission is not None:
         raise ConfigError("--submission needs a model that tracks")
     dataset = open_dataset(directory, layout)
     console = Console(stderr=json_output == "-")
-    broken = [Failure(entry.name, entry.reason) for entry in dataset.broken]
-    truths, unreadable = report.truths(dataset.sequences)
-    reports: list[TrackerReport] = []
-    outcomes: dict[str, Outcome] = {}
-    if settings is not None:
-        outcomes, failures = _track(dataset, settings, results, workers, fresh, ray, console)
-        boxes = {name: outcome.boxes for name, outcome in outcomes.items()}
-        fps = {name: outcome.fps for name, outcome in outcomes.items()}
-        known = {failure.name for failure in failures}
-        failures += [failure for failure in unreadable if failure.name not in known]
-        reports.append(report.score(_model_name(model), preset, truths, boxes, fps, [*broken, *failures]))
-    for name, folder in comparisons.items():
-        reports.append(_other_tracker(name, folder, preset, dataset, truths))
-    unscored = [sequence.name for sequence in dataset.sequences if not sequence.scored]
-    title = f"{directory.resolve().name} ({dataset.layout}, {preset} preset)"
+    with _progress(dataset) as on_progress:
+        found = run(dataset, settings, preset, comparisons, results, workers, fresh, ray, on_progress)
     if markdown is not None:
-        _write(markdown, report.markdown(title, _note(preset, outcomes, unscored), reports))
+        _write(markdown, found.to_markdown())
+    if csv is not None:
+        _write(csv, found.to_csv())
     if plots is not None:
         from engine.evaluation.plots import write_plots
 
-        write_plots(plots, reports, title)
+        write_plots(plots, found.reports, found.title)
     if json_output is not None:
-        text = json.dumps(_json(dataset, preset, settings is not None, outcomes, reports, unscored), indent=1) + "\n"
+        text = json.dumps(found.to_json(), indent=1) + "\n"
         if json_output == "-":
             sys.stdout.write(text)
         else:
             _write(Path(json_output), text)
-    _print(console, reports, dataset, unscored)  # after the files: a closed pipe must not cost them
+    _print(console, found)  # after the files: a closed pipe must not cost them
     if submission is not None:
         from engine.evaluation.submission import write_submission
 
-        count = write_submission(submission, dataset, outcomes)
+        count = write_submission(submission, dataset, found.outcomes)
         console.print(f"{submission}: {count} sequences, checked", highlight=False)
-    if broken or any(entry.failures for entry in reports):
+    if found.failed:
         raise typer.Exit(1)
 
 
-def _track(
-    dataset: Dataset, settings: Settings, results: Path | None, workers: int, fresh: bool, ray: str | None, console: Console
-) -> tuple[dict[str, Outcome], list[Failure]]:
+@contextmanager
+def _progress(dataset: Dataset) -> Iterator[Callable[[pool.Progress], None]]:
+    """A bar on standard error, or a line a finished sequence where that is no terminal."""
+    from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-    from engine.evaluation import pool
+    from engine.cli.lines import bar_is_shown, say
+    from engine.evaluation.tracking import Outcome
 
-    folder = results or Path("out") / "eval" / f"{dataset.root.resolve().name}-{settings.key()}"
-    sequences = list(dataset.sequences)
-    frames = {sequence.name: sequence.frame_count or 0 for sequence in sequences}
+    frames = {sequence.name: sequence.frame_count or 0 for sequence in dataset.sequences}
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
@@ -124,89 +120,43 @@ def _track(
     )
     reused = finished = 0
     total = sum(frames.values())
-    with Progress(*columns, console=console, transient=not console.is_terminal) as bar:
-        task = bar.add_task(f"0 of {len(sequences)} sequences", total=total, rate=0.0)
+    with Progress(*columns, console=Console(stderr=True), transient=True, disable=not bar_is_shown()) as bar:
+        task = bar.add_task("", total=total, rate=0.0)
 
-        def on_progress(progress: pool.Progress) -> None:
+        def tell(progress: pool.Progress) -> None:
             nonlocal reused, finished, total
             if progress.finished is not None:
                 finished += 1
-            if progress.reused and progress.finished is not None:
-                reused += 1
-                total -= frames[progress.finished]
+                if progress.reused:
+                    reused += 1
+                    total -= frames[progress.finished]
+                elif not bar_is_shown():
+                    result = progress.result
+                    how = f"{len(result.boxes)} frames, {result.fps:.1f} a second" if isinstance(result, Outcome) else f"failed: {result}"
+                    say(f"{finished} of {len(frames)} sequences: {progress.finished}, {how}")
             elapsed = bar.tasks[0].elapsed or 0.0
             rate = progress.frames / elapsed if elapsed > 0 else 0.0
-            bar.update(task, total=total, completed=progress.frames, description=f"{finished} of {len(sequences)} sequences", rate=rate)
+            bar.update(task, total=total, completed=progress.frames, description=f"{finished} of {len(frames)} sequences", rate=rate)
 
-        outcomes, failures = pool.run(sequences, settings, folder, workers, fresh, ray, on_progress)
+        yield tell
     if reused:
-        console.print(f"{reused} of {len(sequences)} sequences were there already ({folder}); --fresh tracks them again", highlight=False)
-    return outcomes, failures
+        say(f"{reused} of {len(frames)} sequences were there already; --fresh tracks them again")
 
 
-def _other_tracker(name: str, folder: Path, preset: str, dataset: Dataset, truths: dict[str, Any]) -> TrackerReport:
-    from engine.errors import EsatError
-    from engine.evaluation import report
-    from engine.evaluation.pool import Failure
-    from engine.evaluation.results import read_results
-
-    boxes, failures = {}, []
-    for sequence in dataset.sequences:
-        if sequence.name not in truths:
-            continue
-        try:
-            boxes[sequence.name] = read_results(folder, sequence)
-        except EsatError as error:
-            failures.append(Failure(sequence.name, str(error)))
-    return report.score(name, preset, truths, boxes, {}, failures)
-
-
-def _model_name(model: str) -> str:
-    return Path(model).stem if model.endswith(".safetensors") else model
-
-
-def _note(preset: str, outcomes: dict[str, Outcome], unscored: list[str]) -> str:
-    run = next(iter(outcomes.values()), None)
-    how = (
-        f" {run.model} on {run.device} in {run.dtype}; frames/s are the tracker's own (crop, network, decode), without reading the images."
-        if run
-        else ""
-    )
-    hidden = f" {len(unscored)} sequences have no public ground truth." if unscored else ""
-    return f"Figures in percent by the {preset} preset.{how}{hidden}"
-
-
-def _json(
-    dataset: Dataset, preset: str, tracked: bool, outcomes: dict[str, Outcome], reports: list[TrackerReport], unscored: list[str]
-) -> dict[str, Any]:
-    from engine.evaluation import report
-
-    run = next(iter(outcomes.values()), None)
-    own = report.to_json(reports[0]) if tracked else {"sequences": {}, "mean": {}, "failures": []}
-    others = reports[1:] if tracked else reports
-    return {
-        "model": run.model if run else None,
-        "device": run.device if run else None,
-        "dtype": run.dtype if run else None,
-        "preset": preset,
-        "layout": dataset.layout,
-        **own,
-        "unscored": unscored,
-        "trackers": {entry.name: report.to_json(entry) for entry in others},
-    }
-
-
-def _print(console: Console, reports: list[TrackerReport], dataset: Dataset, unscored: list[str]) -> None:
+def _print(console: Console, found: Evaluation) -> None:
     from rich.markup import escape
 
     from engine.evaluation import report, tables
 
-    if any(entry.scores for entry in reports):
-        console.print(tables.terminal_table("Sequences", *report.sequence_rows(reports)))
-        console.print(tables.terminal_table(f"Mean, {reports[0].preset} preset, percent", *report.mean_rows(reports)))
-    if unscored:
-        console.print(f"{len(unscored)} of {len(dataset.sequences)} sequences have no public ground truth", highlight=False)
-    for entry in reports:
+    if any(entry.scores for entry in found.reports):
+        console.print(tables.terminal_table("Sequences", *report.sequence_rows(found.reports)))
+        loop = f", {found.loop} loop" if found.loop else ""
+        console.print(tables.terminal_table(f"Mean, {found.preset} preset, percent{loop}", *report.mean_rows(found.reports)))
+    if found.unscored:
+        console.print(f"{len(found.unscored)} of {found.dataset.found} sequences have no public ground truth", highlight=False)
+    for note in found.notes:
+        console.print(f"[yellow]note[/] {escape(note)}", soft_wrap=True, highlight=False)
+    for entry in found.reports:
         for failure in entry.failures:
             line = f"[bold red]failed[/] {escape(entry.name)}, {escape(failure.name)}: {escape(failure.reason)}"
             console.print(line, soft_wrap=True, highlight=False)

@@ -10,11 +10,12 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
-from engine.errors import EsatError
+from engine.errors import EsatError, IncompleteError
 
 
 def run(app: typer.Typer, arguments: list[str] | None = None) -> None:
-    """Run a command line. Exit code 0: done; 2: bad input, in one line on stderr; 1: internal error; 130: interrupted.
+    """Run a command line. Exit code 0: done; 2: bad input, in one line on stderr; 3: a source ended before its end, which the line on stderr
+    says, and outputs hold what came before; 1: internal error; 130: interrupted.
 
     `--debug` anywhere among the arguments shows tracebacks.
     """
@@ -28,7 +29,7 @@ def run(app: typer.Typer, arguments: list[str] | None = None) -> None:
         if debug:
             raise
         _print(f"[bold red]error:[/] {_one_line(error)}")
-        sys.exit(2)
+        sys.exit(3 if isinstance(error, IncompleteError) else 2)
     except KeyboardInterrupt:
         sys.exit(130)
     except Exception as error:  # the last resort of a command line: name the error, keep the traceback for --debug

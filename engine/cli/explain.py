@@ -24,7 +24,7 @@ def explain(
     from rich.console import Console
     from rich.progress import Progress
 
-    from engine.cli.console import parse_box
+    from engine.clips.given import parse_box
     from engine.errors import ConfigError
     from engine.explain.walk import explain as run
     from engine.video import open_source
@@ -53,7 +53,7 @@ def explain(
 
 def _ground_truth(folder: Path) -> list[tuple[float, float, float, float]]:
     """The boxes beside img/, if there are any."""
-    from engine.evaluation.sequences import read_boxes
+    from engine.datasets.text import read_boxes
 
     path = folder / "groundtruth.txt"
     return [(x, y, w, h) for x, y, w, h in read_boxes(path).tolist()] if path.is_file() else []

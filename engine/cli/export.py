@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -24,7 +25,7 @@ def export(
 
     from rich.console import Console
 
-    from engine.cli.console import parse_box
+    from engine.clips.given import parse_box
     from engine.errors import ConfigError
     from engine.export.check import RUNTIMES
     from engine.export.check import check as compare
@@ -42,7 +43,7 @@ def export(
     start = parse_box(box) if box is not None else None
     weights = find_weights(model)
     console = Console()
-    with console.status("exporting"):
+    with _step(f"exporting {weights.config.name}"):
         export_onnx(weights, onnx, batch)
     console.print(f"{onnx}: {weights.config.name}, batch {batch}, {onnx.stat().st_size / 2**20:.1f} MiB", highlight=False)
     if check is None or start is None:
@@ -50,7 +51,7 @@ def export(
         return
     reports = []
     for runtime in chosen:
-        with open_source(check) as source, console.status(f"checking with {runtime}"):
+        with open_source(check) as source, _step(f"checking with {runtime} on {frames} frames"):
             report = compare(onnx, weights, (frame.image for frame in itertools.islice(source, frames)), start, runtime)
         reports.append({**dataclasses.asdict(report), "ok": report.ok})
         console.print(
@@ -61,3 +62,15 @@ def export(
     onnx.with_suffix(".check.json").write_text(json.dumps(reports, indent=2) + "\n")
     if not all(report["ok"] for report in reports):
         raise typer.Exit(1)
+
+
+def _step(what: str) -> AbstractContextManager[Any]:
+    """A turning sign on standard error while a step takes its time, or a line where that is no terminal."""
+    from rich.console import Console
+
+    from engine.cli.lines import bar_is_shown, say
+
+    if bar_is_shown():
+        return Console(stderr=True).status(what)
+    say(what)
+    return nullcontext()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import os
 import platform
 from importlib import metadata
 from pathlib import Path
@@ -20,23 +19,25 @@ def describe() -> dict[str, Any]:
 
     import esat_kernels
     from engine.config import preset
+    from engine.cpus import bound_cpus, cpu_quota
+    from engine.runners.cpu.network import kernels_in_use
     from engine.runners.cpu.runner import unsupported
     from engine.runners.protocol import MODES
-    from esat_kernels import _native
 
-    native = _native.unavailable()
+    backends = esat_kernels.backends()
     return {
         "versions": {"python": platform.python_version(), **{name: package_version(name) for name in _PACKAGES}},
         "cpu": {
             "name": cpu_name(),
             "instruction_sets": cpu_flags(),
-            "kernels_use": native or _native.cpu_isa(),
-            "kernels": [] if native else [row._asdict() for row in _native.kernel_table()],
-            "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+            "kernels_use": backends["cpu"] or kernels_in_use(),
+            "kernels": [] if backends["cpu"] else [row._asdict() for row in esat_kernels.kernel_table()],
+            "cores": bound_cpus(),
+            "quota": cpu_quota(),
             "threads": torch.get_num_threads(),
         },
         "devices": {"cpu": None, **_cuda_devices(torch)},
-        "backends": esat_kernels.backends(),
+        "backends": backends,
         "cpu_engine": {dtype: unsupported(preset("esat-s-256"), dtype) for dtype in MODES},
         "openmp": sorted(Path(path).name for path in openmp_runtimes()),
         "weights": shipped_weights(),

@@ -17,8 +17,15 @@ def serve(
     dtype: Annotated[str, typer.Option(help="auto, fp32, bf16, fp16 or int8.")] = "auto",
     cameras: Annotated[bool, typer.Option("--cameras", help="Offer this machine's cameras.")] = False,
     max_upload: Annotated[float, typer.Option(help="Largest upload in MiB.")] = 200.0,
+    allow_host: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME", help="Another name that the page is reached by, such as a proxy's; *.example.org too; repeatable."),
+    ] = None,
 ) -> None:
-    """Open a local page: choose a clip, draw a box with the mouse, watch the tracker live. Metrics for Prometheus at /metrics."""
+    """Open a local page: choose a clip, draw a box with the mouse, watch the tracker live. Metrics for Prometheus at /metrics.
+
+    Only this machine's names, --host and those of --allow-host are answered. A proxy may serve the page below any path that it takes off.
+    """
     import socket
     import tempfile
 
@@ -34,18 +41,21 @@ def serve(
     except ImportError as error:
         raise ConfigError(f"the page needs more packages ({error.name}): pip install 'esat-engine[serve]'") from error
     from engine.serve.clips import ClipStore
+    from engine.serve.hosts import check_names
 
     if folder is not None and not folder.is_dir():
         raise SourceError(f"no such folder: {folder}")
     if max_upload <= 0:
         raise ConfigError(f"--max-upload must be positive, got {max_upload:g}")
+    names = check_names(allow_host or [])
     try:
-        listener = socket.create_server((host, port))
+        listener = socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
     except (OSError, OverflowError) as error:
         raise ConfigError(f"cannot listen on {host}:{port}: {error}") from error
     runner = open_runner(model, device, dtype, "auto")
     with listener, tempfile.TemporaryDirectory(prefix="esat-uploads-") as uploads:
-        app = create_app(runner, ClipStore(folder, Path(uploads), int(max_upload * 2**20)), cameras)
-        address = f"http://{host}:{listener.getsockname()[1]}"
+        clips = ClipStore(folder, Path(uploads), int(max_upload * 2**20))
+        app = create_app(runner, clips, cameras, host, names)
+        address = f"http://{f'[{host}]' if ':' in host else host}:{listener.getsockname()[1]}"
         Console().print(f"{runner.config.name} on {runner.device} ({runner.dtype}): open {address}, end with Ctrl-C", highlight=False)
         uvicorn.Server(uvicorn.Config(app, log_level="warning")).run(sockets=[listener])

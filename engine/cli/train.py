@@ -9,6 +9,8 @@ from typing import Annotated, Any
 
 import typer
 
+_SECONDS_A_LINE = 30.0
+
 
 def train(
     config: Annotated[Path, typer.Argument(help="YAML file, such as configs/esat-s-256.yaml.")],
@@ -49,6 +51,8 @@ def train(
     keep_freed_memory()
     torch.set_num_threads(threads)
     pool = read_data(settings)
+    for note in pool.notes:
+        console.print(note, highlight=False, markup=False, soft_wrap=True)
     console.print("boxes: " + ", ".join(f"{name} {count}" for name, count in pool.describe().items()), highlight=False)
     trainer = Trainer(settings, PairMaker(pool, settings.model, settings.augment, settings.seed), run)
     if trainer.step:
@@ -74,15 +78,20 @@ def train(
 
 
 def _follow(trainer: Any, steps: int, minutes: float, console: Any) -> None:
-    """Run with a progress bar, the losses of the last step beside it."""
+    """Run with a progress bar, the losses of the last step beside it; without a terminal, a line every half minute and at the end."""
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+    from engine.cli.lines import Pace, bar_is_shown, say
+
     columns = (BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn(), TextColumn("{task.description}"))
-    with Progress(*columns, console=console) as progress:
+    pace = Pace(_SECONDS_A_LINE)
+    with Progress(*columns, console=console, disable=not bar_is_shown()) as progress:
         task = progress.add_task("starting", total=steps, completed=trainer.step)
 
         def show(record: dict[str, float]) -> None:
             text = f"loss {record['total']:.3f}  IoU {record['iou']:.3f}  {record['step_s']:.2f} s a step"
             progress.update(task, completed=record["step"], description=text)
+            if not bar_is_shown() and (pace.due() or record["step"] == steps):
+                say(f"step {record['step']} of {steps}: {text}")
 
         trainer.run(show, minutes)

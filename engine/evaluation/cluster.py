@@ -1,29 +1,53 @@
 """Tracks the sequences of a data set on a Ray cluster, one sequence a task and a core. A lost worker's sequence is tried again.
 
-Every node needs this package, the data set and the weights file under the same paths. Results come back to the caller, who keeps them.
+Every node needs this package, the data set and the weights file under the same paths. Results come back to the caller and are kept there.
 """
 
 from __future__ import annotations
 
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
+from engine.datasets.sequences import Sequence
 from engine.errors import ConfigError, DeviceError
-from engine.evaluation.sequences import Sequence
-from engine.evaluation.tracking import Outcome, Settings
+from engine.evaluation.tracking import Outcome, Settings, fingerprint, make_tracker, save, try_track
 
 _CONNECT_SECONDS = 5.0
 RETRIES = 2  # of a sequence whose worker died
 
 
 def track_on_ray(
-    todo: list[Sequence], settings: Settings, address: str, report: Callable[[int, str | None], None]
+    todo: list[Sequence], settings: Settings, folder: Path, key: str, address: str, report: Callable[[int], None]
 ) -> Iterator[tuple[str, Outcome | str]]:
-    """Yield (name, result or reason) as tasks end. report(frames tracked so far, name of the finished sequence).
+    """Yield (name, result or reason) as tasks end, kept in `folder`. report(frames tracked so far).
 
     address: "local" for a cluster on this machine's cores, "auto" for the one that it belongs to, else a cluster's address.
     With a CUDA device in the settings every task takes one GPU. ConfigError without Ray, DeviceError if the cluster cannot be reached.
+    """
+    frames = 0
+    by_name = {sequence.name: sequence for sequence in todo}
+    jobs = {name: (sequence, settings) for name, sequence in by_name.items()}
+    for ended in run_on_ray(_track, jobs, address, settings.device.startswith("cuda")):
+        if ended is None:
+            report(frames)
+            continue
+        name, result = ended
+        if isinstance(result, Outcome):
+            frames += len(result.boxes)
+            save(result, folder, key, fingerprint(by_name[name]))
+        report(frames)
+        yield name, result
+
+
+def run_on_ray(
+    function: Callable[..., Any], jobs: Mapping[str, tuple[Any, ...]], address: str, gpu: bool = False
+) -> Iterator[tuple[str, Any] | None]:
+    """Yield (name, what the function returned, or why it returned nothing) as jobs end; None about once a second, and after each.
+
+    jobs: arguments by name; each runs on one core, and with `gpu` takes one GPU. A job whose worker died is tried again. What the function
+    raises is raised. address and errors: see `track_on_ray`.
     """
     ray = _import_ray()
     _check_reachable(address)
@@ -32,35 +56,39 @@ def track_on_ray(
     except (ConnectionError, ValueError, RuntimeError, TimeoutError) as error:
         raise DeviceError(f"cannot reach the Ray cluster {address!r}: {error}") from error
     try:
-        task = ray.remote(_track).options(
-            num_cpus=1, num_gpus=1 if settings.device.startswith("cuda") else 0, max_retries=RETRIES, retry_exceptions=False
-        )
-        waiting = {task.remote(sequence, settings): sequence for sequence in todo}
-        frames = 0
+        task = ray.remote(function).options(num_cpus=1, num_gpus=int(gpu), max_retries=RETRIES, retry_exceptions=False)
+        waiting = {task.remote(*arguments): name for name, arguments in jobs.items()}
         while waiting:
             done, _ = ray.wait(list(waiting), num_returns=1, timeout=1.0)
             for reference in done:
-                sequence = waiting.pop(reference)
+                name = waiting.pop(reference)
                 try:
-                    result = ray.get(reference)
+                    yield name, ray.get(reference)
                 except ray.exceptions.WorkerCrashedError:
-                    yield sequence.name, f"its worker died {1 + RETRIES} times (out of memory?)"
-                    continue
+                    yield name, f"its worker died {1 + RETRIES} times (out of memory?)"
                 except ray.exceptions.RayTaskError as error:
                     raise error.as_instanceof_cause() from error
-                if isinstance(result, Outcome):
-                    frames += len(result.boxes)
-                report(frames, sequence.name)
-                yield sequence.name, result
-            report(frames, None)
+            yield None
     finally:
         ray.shutdown()
 
 
-def _track(sequence: Sequence, settings: Settings) -> Outcome | str:
-    from engine.evaluation import pool
+class _Worker:
+    """What a task leaves for the next one in its process: the model is loaded once."""
 
-    return pool.track_with_one_thread(sequence, settings)
+    tracker: Any = None
+    settings: Settings
+
+
+def _track(sequence: Sequence, settings: Settings) -> Outcome | str:
+    import cv2
+    import torch
+
+    torch.set_num_threads(1)
+    cv2.setNumThreads(1)
+    if _Worker.tracker is None or _Worker.settings != settings:
+        _Worker.settings, _Worker.tracker = settings, make_tracker(settings)
+    return try_track(sequence, _Worker.tracker)
 
 
 def _check_reachable(address: str) -> None:

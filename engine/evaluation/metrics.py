@@ -1,13 +1,17 @@
 """Accuracy of a tracker, by the definitions of the public toolkits. They disagree, so each is a preset with its own golden test.
 
 preset       success                                        precision                      averaged over
-otb, lasot   mean share of frames with IoU > 0, 0.05 .. 1   share within 20 px; within     sequences (pytracking, OSTrack)
+otb, lasot   mean share of frames with IoU > 0, 0.05 .. 1   share within 20 px; within     sequences (OSTrack's toolkit)
                                                             0.20 of the box's size
+pytracking   as otb, by another rule of valid frames        as otb                         sequences
 got10k       AO: mean IoU; SR: share above 0.5, 0.75        as otb                         pooled frames (got10k toolkit)
 trackingnet  trapezoid over IoU >= 0, 0.05 .. 1             trapezoid over 0 .. 50 px and  sequences (TrackingNet devkit)
                                                             0 .. 0.5 of the box's size
 
-A perfect tracker scores 95.238 in otb and lasot (IoU > 1 never holds), 100 in the others. Every preset also reports AO and SR by
+A frame of the ground truth is valid if its width and height exceed 0 (OSTrack, and later versions of pytracking). By the rule of the
+pytracking preset all four numbers have to, so a box at x = 0 or y = 0 is a miss, whatever was predicted.
+
+A perfect tracker scores 95.238 in otb and lasot (IoU > 1 never holds), 100 in got10k and trackingnet. Every preset also reports AO and SR by
 GOT-10k's rule, since no other toolkit defines them. All figures are percent. Boxes are [N, 4] x, y, w, h in pixels.
 """
 
@@ -18,23 +22,21 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
+from engine.datasets.text import Flags, Floats
 from engine.errors import ConfigError, DatasetError
 
-PRESETS = ("otb", "lasot", "got10k", "trackingnet")
+PRESETS = ("otb", "pytracking", "lasot", "got10k", "trackingnet")
 FIELDS = ("AUC", "P", "P_norm", "AO", "SR_0.5", "SR_0.75")
 
-# The toolkits' own thresholds. k * 0.05 rather than linspace: pytracking makes them with arange in steps of 0.05.
+# The toolkits' own thresholds. k * 0.05 rather than linspace: pytracking and OSTrack make them with arange in steps of 0.05.
 OVERLAP_THRESHOLDS = np.arange(21) * 0.05
 PIXEL_THRESHOLDS = np.arange(51.0)
 NORMALISED_THRESHOLDS = np.arange(51) / 100.0
 _TRACKINGNET_OVERLAP = np.linspace(0, 1, 21)
 _TRACKINGNET_PIXELS = np.linspace(0, 50, 21)
 _TRACKINGNET_NORMALISED = np.linspace(0, 0.5, 21)
-
-Floats = NDArray[np.float64]
-Flags = NDArray[np.bool_]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,8 +66,8 @@ class Scores:
 def iou(a: Floats, b: Floats, toolkit_rounding: bool = False) -> Floats:
     """Intersection over union of boxes [N, 4] and [N, 4], in [0, 1]; 0 where both boxes have no area.
 
-    toolkit_rounding: pytracking's order of operations, with its inclusive corners (x + w - 1, and + 1 on each side of the intersection),
-    which cancel out but for rounding: equal boxes may then exceed 1 by the last bit and count at the threshold 1.
+    toolkit_rounding: the order of operations of pytracking and OSTrack, with their inclusive corners (x + w - 1, and + 1 on each side of the
+    intersection), which cancel out but for rounding: equal boxes may then exceed 1 by the last bit and count at the threshold 1.
     """
     one = 1.0 if toolkit_rounding else 0.0
     low = np.maximum(a[:, :2], b[:, :2])
@@ -77,7 +79,7 @@ def iou(a: Floats, b: Floats, toolkit_rounding: bool = False) -> Floats:
 
 
 def centres(boxes: Floats) -> Floats:
-    """x + (w - 1) / 2 and the same for y, [N, 2] (pytracking)."""
+    """x + (w - 1) / 2 and the same for y, [N, 2] (both toolkits)."""
     return boxes[:, :2] + 0.5 * (boxes[:, 2:] - 1.0)
 
 
@@ -93,7 +95,7 @@ def clip(boxes: Floats, image_size: tuple[int, int] | None) -> Floats:
 def fit(truth: Truth, predictions: ArrayLike, strict: bool = False) -> Floats:
     """Predictions [M, 4] as [N, 4]: too many are cut, missing ones are zeros (IoU 0), the first is the ground truth.
 
-    DatasetError for another shape, NaN, infinite or negative sizes, and, if `strict` (LaSOT in pytracking), for missing boxes.
+    DatasetError for another shape, NaN, infinite or negative sizes, and, if `strict` (LaSOT in both toolkits), for missing boxes.
     """
     given = np.asarray(predictions, np.float64)
     if given.ndim != 2 or given.shape[1] != 4 or not len(given):
@@ -114,7 +116,7 @@ def fit(truth: Truth, predictions: ArrayLike, strict: bool = False) -> Floats:
 
 
 def _repair(truth: Truth, boxes: Floats, given: int) -> Floats:
-    """A box without area becomes the one before it, as in pytracking; the zeros that stand for missing boxes stay."""
+    """A box without area becomes the one before it, as in both toolkits; the zeros that stand for missing boxes stay."""
     boxes = boxes.copy()
     for row in np.flatnonzero((boxes[:given, 2:] == 0).any(axis=1)):
         if row > 0 and not np.isnan(truth.boxes[row]).any():
@@ -132,7 +134,8 @@ def evaluate(preset: str, truth: Truth, predictions: ArrayLike, toolkit_rounding
         raise DatasetError(f"{truth.name}: no ground truth")
     boxes = fit(truth, predictions, strict=preset == "lasot")
     repaired = boxes if preset == "trackingnet" else _repair(truth, boxes, len(np.asarray(predictions)))
-    overlap, error, normalised = _errors(truth, repaired, preset == "lasot", toolkit_rounding)
+    valid = _valid(truth, all_four=preset == "pytracking")
+    overlap, error, normalised = _errors(truth, repaired, valid, preset == "lasot", toolkit_rounding)
     success = (overlap[:, None] > OVERLAP_THRESHOLDS).mean(0)
     precision = (error[:, None] <= PIXEL_THRESHOLDS).mean(0)
     normalised_precision = (normalised[:, None] <= NORMALISED_THRESHOLDS).mean(0)
@@ -169,18 +172,23 @@ def mean_curves(scores: Sequence[Scores]) -> dict[str, Floats]:
     return {name: np.mean([getattr(score, name) for score in scores], axis=0) for name in names}
 
 
-def _valid(truth: Truth) -> Flags:
-    valid: Flags = np.asarray((truth.boxes[:, 2:] > 0).all(axis=1) & np.isfinite(truth.boxes).all(axis=1))
+def disputed_frames(truth: Truth) -> int:
+    """How many frames are valid in the otb preset and invalid in pytracking's: boxes that begin at x = 0 or y = 0, or left of or above it."""
+    return int((_valid(truth) & ~_valid(truth, all_four=True)).sum())
+
+
+def _valid(truth: Truth, all_four: bool = False) -> Flags:
+    numbers = truth.boxes if all_four else truth.boxes[:, 2:]
+    valid: Flags = np.asarray((numbers > 0).all(axis=1) & np.isfinite(truth.boxes).all(axis=1))
     return valid if truth.absent is None else valid & ~truth.absent
 
 
-def _errors(truth: Truth, boxes: Floats, lasot: bool, toolkit_rounding: bool = False) -> tuple[Floats, Floats, Floats]:
-    """IoU, centre error in pixels, and centre error over the box's size (pytracking's `calc_seq_err_robust`), each [N].
+def _errors(truth: Truth, boxes: Floats, valid: Flags, lasot: bool, toolkit_rounding: bool = False) -> tuple[Floats, Floats, Floats]:
+    """IoU, centre error in pixels, and centre error over the box's size (both toolkits' `calc_seq_err_robust`), each [N].
 
     Invalid frames get IoU -1 and an infinite error, so they count as misses. Their normalised error is -1, which counts as a hit: that is
-    what pytracking computes, except for LaSOT's absent frames.
+    what the toolkits compute, except for LaSOT's absent frames.
     """
-    valid = _valid(truth)
     safe = np.where(valid[:, None], truth.boxes, 1.0)
     offset = centres(boxes) - centres(safe)
     overlap = np.where(valid, iou(boxes, safe, toolkit_rounding), -1.0)
@@ -193,8 +201,9 @@ def _errors(truth: Truth, boxes: Floats, lasot: bool, toolkit_rounding: bool = F
 
 def _trackingnet(truth: Truth, boxes: Floats) -> dict[str, Any]:
     rounded = dataclasses.replace(truth, boxes=np.round(truth.boxes))
-    overlap, error, normalised = _errors(rounded, np.round(boxes), lasot=True)
-    normalised[~_valid(rounded)] = np.inf
+    valid = _valid(rounded)
+    overlap, error, normalised = _errors(rounded, np.round(boxes), valid, lasot=True)
+    normalised[~valid] = np.inf
     curves = {
         "AUC": (overlap[:, None] >= _TRACKINGNET_OVERLAP).mean(0),
         "P": (error[:, None] <= _TRACKINGNET_PIXELS).mean(0),

@@ -7,15 +7,17 @@ import math
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from engine.datasets.sequences import Sequence
+from engine.datasets.text import Floats
 from engine.errors import EsatError
 from engine.evaluation import metrics
-from engine.evaluation.metrics import Floats, Scores, Truth
+from engine.evaluation.metrics import Scores, Truth
 from engine.evaluation.pool import Failure
-from engine.evaluation.sequences import Sequence
 from engine.evaluation.tables import markdown_table
 
 COLUMNS = {
     "otb": ("AUC", "P", "P_norm", "AO"),
+    "pytracking": ("AUC", "P", "P_norm", "AO"),
     "lasot": ("AUC", "P", "P_norm", "AO"),
     "trackingnet": ("AUC", "P", "P_norm", "AO"),
     "got10k": ("AO", "SR_0.5", "SR_0.75", "AUC"),
@@ -65,6 +67,11 @@ def score(
     return report
 
 
+def truth_of(sequence: Sequence) -> Truth:
+    """A sequence's ground truth for the metrics. SourceError if its first image cannot be read."""
+    return Truth(sequence.name, sequence.boxes, sequence.image_size(), sequence.absent, sequence.covered)
+
+
 def truths(sequences: Iterable[Sequence]) -> tuple[dict[str, Truth], list[Failure]]:
     """The ground truth of the sequences that have one, and those whose first image cannot be read."""
     found, failures = {}, []
@@ -72,7 +79,7 @@ def truths(sequences: Iterable[Sequence]) -> tuple[dict[str, Truth], list[Failur
         if not sequence.scored:
             continue
         try:
-            found[sequence.name] = sequence.truth()
+            found[sequence.name] = truth_of(sequence)
         except EsatError as error:
             failures.append(Failure(sequence.name, str(error)))
     return found, failures

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from engine.datasets.sequences import Sequence
+from engine.datasets.text import Floats, read_boxes
 from engine.errors import DatasetError
-from engine.evaluation.metrics import Floats
-from engine.evaluation.sequences import Sequence, read_boxes
 
 
 def read_results(folder: Path, sequence: Sequence) -> Floats:

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
-from engine.errors import DatasetError, SinkError
-from engine.evaluation.sequences import Dataset
+from engine.datasets.sequences import Dataset
+from engine.errors import DatasetError
 from engine.evaluation.tracking import Outcome
 from engine.files import PendingFile
 
@@ -25,21 +25,13 @@ def write_submission(path: Path, dataset: Dataset, outcomes: Mapping[str, Outcom
     if problems:
         more = f" and {len(problems) - 3} more" if len(problems) > 3 else ""
         raise DatasetError(f"no submission is written, {len(problems)} sequences are not ready: {'; '.join(problems[:3])}{more}")
-    pending = PendingFile(path)
-    try:
+    with PendingFile(path) as pending:
         with zipfile.ZipFile(pending.partial, "w", zipfile.ZIP_DEFLATED) as archive:
             for sequence in dataset.sequences:
                 for name, text in _files(dataset.layout, outcomes[sequence.name]):
                     archive.writestr(zipfile.ZipInfo(name, (1980, 1, 1, 0, 0, 0)), text, zipfile.ZIP_DEFLATED)  # same bytes every time
         lengths = {sequence.name: len(outcomes[sequence.name].boxes) for sequence in dataset.sequences}
         validate_submission(pending.partial, dataset.layout, lengths)
-    except OSError as error:
-        pending.discard()
-        raise SinkError(f"cannot write {path}: {error.strerror}") from error
-    except DatasetError:
-        pending.discard()
-        raise
-    pending.publish()
     return len(dataset.sequences)
 
 

@@ -15,9 +15,9 @@ from typing import Any
 
 import numpy as np
 
-from engine.errors import DatasetError, SinkError
-from engine.evaluation.metrics import Floats
-from engine.evaluation.sequences import Sequence
+from engine.datasets.sequences import Sequence
+from engine.datasets.text import Floats
+from engine.errors import DatasetError, EsatError
 from engine.files import PendingFile
 
 
@@ -29,6 +29,12 @@ class Settings:
     device: str = "auto"
     dtype: str = "auto"
     backend: str = "auto"
+    loop: str = "default"  # as in `TrackerConfig`
+
+    @property
+    def name(self) -> str:
+        """The model's name in tables."""
+        return Path(self.model).stem if self.model.endswith(".safetensors") else self.model
 
     def key(self) -> str:
         """Names the results: they are only used again for the same weights, settings and version of this package."""
@@ -40,7 +46,7 @@ class Settings:
             package = version("esat-engine")
         except PackageNotFoundError:
             package = "source"
-        text = json.dumps([file_hash(weights.path), self.device, self.dtype, self.backend, package])
+        text = json.dumps([file_hash(weights.path), self.device, self.dtype, self.backend, self.loop, package])
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
@@ -55,6 +61,7 @@ class Outcome:
     model: str
     device: str
     dtype: str
+    loop: str
 
     @property
     def fps(self) -> float:
@@ -82,8 +89,32 @@ def track(sequence: Sequence, tracker: Any, on_frame: Callable[[], None] = lambd
         on_frame()
     if not boxes:
         raise DatasetError(f"{sequence.name}: no frames")
-    runner = tracker.runner
-    return Outcome(sequence.name, np.array(boxes), scores, times, runner.config.name, runner.device, runner.dtype)
+    runner, loop = tracker.runner, tracker.config.loop
+    return Outcome(sequence.name, np.array(boxes), scores, times, runner.config.name, runner.device, runner.dtype, loop)
+
+
+def make_tracker(settings: Settings) -> Any:
+    """The tracker that the settings describe. ConfigError, WeightsError, DeviceError."""
+    from engine.tracking.config import TrackerConfig
+    from engine.tracking.tracker import Tracker
+
+    return Tracker(settings.model, settings.device, settings.dtype, TrackerConfig(loop=settings.loop), settings.backend)
+
+
+def try_track(sequence: Sequence, tracker: Any, on_frame: Callable[[], None] = lambda: None) -> Outcome | str:
+    """`track`, or why it failed: one bad sequence must not end a run."""
+    try:
+        return track(sequence, tracker, on_frame)
+    except (EsatError, ValueError, RuntimeError, OSError, MemoryError) as error:
+        return f"{type(error).__name__}: {error}"
+
+
+def track_and_save(sequence: Sequence, tracker: Any, folder: Path, key: str, on_frame: Callable[[], None]) -> Outcome | str:
+    """`try_track`, and keep the outcome in `folder`."""
+    outcome = try_track(sequence, tracker, on_frame)
+    if isinstance(outcome, Outcome):
+        save(outcome, folder, key, fingerprint(sequence))
+    return outcome
 
 
 def fingerprint(sequence: Sequence) -> str:
@@ -94,20 +125,15 @@ def fingerprint(sequence: Sequence) -> str:
 
 
 def save(outcome: Outcome, folder: Path, key: str, mark: str) -> None:
-    """Write NAME.txt (x,y,w,h a line) and NAME.json, which appears last and only when complete. SinkError."""
+    """Write NAME.txt (x,y,w,h a line), NAME_time.txt (seconds) and NAME.json, which appears last and only when complete. SinkError."""
+    times = "".join(f"{milliseconds / 1e3:.8f}\n" for milliseconds in outcome.times_ms)
     text = "".join(",".join(f"{value:.4f}" for value in box) + "\n" for box in outcome.boxes)
     content = {"key": key, "fingerprint": mark, **dataclasses.asdict(outcome), "boxes": outcome.boxes.tolist()}
-    for name, data in ((f"{outcome.name}.txt", text), (f"{outcome.name}.json", json.dumps(content))):
-        pending = PendingFile(folder / name)
-        try:
-            with open(pending.partial, "w") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-        except OSError as error:
-            pending.discard()
-            raise SinkError(f"cannot write {folder / name}: {error.strerror}") from error
-        pending.publish()
+    for name, data in ((f"{outcome.name}.txt", text), (f"{outcome.name}_time.txt", times), (f"{outcome.name}.json", json.dumps(content))):
+        with PendingFile(folder / name) as pending, open(pending.partial, "w") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
 
 
 def load(folder: Path, name: str, key: str, mark: str) -> Outcome | None:
@@ -122,5 +148,5 @@ def load(folder: Path, name: str, key: str, mark: str) -> Outcome | None:
     except (OSError, ValueError, LookupError, TypeError, OverflowError, RecursionError):
         return None
     shapes = outcome.boxes.shape == (columns.shape[-1], 4) and columns.shape[-1] > 0
-    texts = outcome.name == name and all(isinstance(text, str) for text in (outcome.model, outcome.device, outcome.dtype))
+    texts = outcome.name == name and all(isinstance(text, str) for text in (outcome.model, outcome.device, outcome.dtype, outcome.loop))
     return outcome if shapes and texts and np.isfinite(outcome.boxes).all() and np.isfinite(columns).all() else None

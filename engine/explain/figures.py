@@ -11,7 +11,6 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from engine.boxes import Box
-from engine.errors import SinkError
 from engine.explain.capture import FloatMap, Insight
 from engine.files import PendingFile
 
@@ -73,13 +72,8 @@ def save_correlations(path: Path, matrices: dict[str, FloatMap], num_template: i
 
 
 def _save(figure: Figure, path: Path) -> None:
-    pending = PendingFile(path)
-    try:
+    with PendingFile(path) as pending:
         figure.savefig(pending.partial, dpi=110, bbox_inches="tight", format="png")
-    except OSError as error:
-        pending.discard()
-        raise SinkError(f"cannot write the picture {path}: {error}") from error
-    pending.publish()
 
 
 def _fit(image: NDArray[np.uint8]) -> NDArray[np.uint8]:

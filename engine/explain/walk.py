@@ -11,8 +11,8 @@ import numpy as np
 from engine.boxes import Box
 from engine.errors import SourceError
 from engine.explain import capture, figures
-from engine.tracking.state import NEVER_LOST
-from engine.tracking.tracker import Tracker, TrackerConfig
+from engine.tracking.config import TrackerConfig
+from engine.tracking.tracker import Tracker
 from engine.video import Frame, Source
 from engine.video.mp4 import Mp4
 from engine.video.sinks import Record, Sink, Sinks
@@ -43,9 +43,7 @@ def explain(
 
     chosen: frame indices of 1 and more. truth: boxes by frame index, drawn in green. SourceError if a chosen frame does not exist.
     """
-    tracker = Tracker(
-        weights, device="cpu", dtype="fp32", config=TrackerConfig(thresholds=NEVER_LOST)
-    )  # each region is around the box before
+    tracker = Tracker(weights, device="cpu", dtype="fp32", config=TrackerConfig(loop="public"))  # each region is around the box before
     network = weights.model()
     config = weights.config
     rows, labels, columns = [], [], []
@@ -74,7 +72,7 @@ def explain(
                     if not sinks.targets:
                         sinks.add(_video(folder / "explain.mp4", picture, source))
                     record = Record(frame.index, box, result.score, str(result.state), result.timings_ms["total"])
-                    sinks.write(Frame(frame.index, frame.timestamp, picture[:, :, ::-1]), record)
+                    sinks.write(Frame(frame.index, frame.timestamp, picture[:, :, ::-1]), [record])
                 if frame.index == last:
                     matrices = capture.correlations(network, template, search)
                     break
@@ -88,4 +86,4 @@ def explain(
 
 
 def _video(path: Path, picture: np.ndarray, source: Source) -> Sink:
-    return Mp4(path, picture.shape[1], picture.shape[0], source.rate, source.time_base, lambda image, record: image)
+    return Mp4(path, picture.shape[1], picture.shape[0], source.rate, source.time_base, lambda image, records: image)

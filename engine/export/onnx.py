@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from engine.errors import ConfigError, SinkError
+from engine.errors import ConfigError
 from engine.files import PendingFile
 from engine.model.network import EsatNetwork
 from engine.weights.io import Weights
@@ -57,8 +57,7 @@ def export_onnx(weights: Weights, target: Path, batch: int = 1) -> None:
 
     module = Exported(weights.model("reference")).eval()
     images = tuple(torch.randn(batch, 3, side, side) for side in (config.template_size, config.search_size))
-    pending = PendingFile(target)
-    try:
+    with PendingFile(target) as pending:
         with _quiet():
             program = torch.onnx.export(
                 module,
@@ -75,13 +74,6 @@ def export_onnx(weights: Weights, target: Path, batch: int = 1) -> None:
             model.metadata_props.add(key=key, value=value)
         onnx.save(model, str(pending.partial))
         onnx.checker.check_model(str(pending.partial))
-    except OSError as error:
-        pending.discard()
-        raise SinkError(f"cannot write {target}: {error}") from error
-    except BaseException:
-        pending.discard()
-        raise
-    pending.publish()
 
 
 @contextlib.contextmanager

@@ -14,7 +14,6 @@ from engine.runners.gpu.runner import GpuRunner
 from engine.runners.protocol import MODES, Runner
 from engine.runners.pytorch import TorchRunner
 from engine.weights.io import Weights
-from esat_kernels import _device
 
 
 def make_runner(weights: Weights, device: str = "auto", dtype: str = "auto", backend: str = "auto") -> Runner:
@@ -50,7 +49,7 @@ def _gpu_kernels(device: str, backend: str) -> str | None:
     if not device.startswith("cuda"):
         return None
     if backend == "auto":
-        return next(iter(_device.verified_backends(torch.device(device))), None)
+        return next(iter(esat_kernels.verified_backends(torch.device(device))), None)
     return backend if backend in ("triton", "cuda") else None
 
 

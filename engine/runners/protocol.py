@@ -23,6 +23,7 @@ class Observation(NamedTuple):
     """What one search region shows."""
 
     box: Box  # in the frame, clipped (`engine.boxes.clip`): what the public loop searches around next
+    unclipped: Box  # the same as the network gave it
     region_side: float  # side of the search region in frame pixels
     score: float  # raw score at the chosen cell, 0 to 1
     weighted_score: float  # score times Hann window

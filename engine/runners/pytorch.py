@@ -54,9 +54,10 @@ class TorchRunner:
         kept = prediction.survivors[-1].cpu().numpy() if prediction.survivors else [None] * len(boxes)
         height, width = frame.shape[:2]
         sides = [size / factor for _, factor in crops]
+        places = [to_frame((cx, cy, w, h), side, box) for (cx, cy, w, h, _, _), side, box in zip(rows, sides, boxes, strict=True)]
         targets = [
-            Observation(clip(to_frame((cx, cy, w, h), side, box), width, height), side, score, weighted, tokens, around)
-            for (cx, cy, w, h, score, weighted), side, box, tokens, around in zip(rows, sides, boxes, kept, features, strict=True)
+            Observation(clip(place, width, height), place, side, score, weighted, tokens, around)
+            for place, side, (*_, score, weighted), tokens, around in zip(places, sides, rows, kept, features, strict=True)
         ]
         end = time.perf_counter()
         timings = {"crop": 1e3 * (cropped - start), "network": 1e3 * (ran - cropped), "decode": 1e3 * (end - ran)}

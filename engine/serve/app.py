@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import threading
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,8 @@ from engine.boxes import check_box
 from engine.errors import EsatError, SourceError
 from engine.runners.protocol import Runner
 from engine.serve.clips import ClipStore, UploadError
-from engine.serve.live import LiveRun, encode
+from engine.serve.hosts import KnownHosts, same_origin
+from engine.serve.live import MOST_TARGETS, Command, LiveRun, encode
 from engine.serve.metrics import Metrics
 from engine.video import Reader, Source, open_source
 
@@ -27,9 +29,13 @@ _HEADERS = {
 }
 
 
-def create_app(runner: Runner, clips: ClipStore, cameras: bool = False) -> FastAPI:
-    """The application. All runs share `runner`; cameras: whether the machine's cameras are offered."""
+def create_app(runner: Runner, clips: ClipStore, cameras: bool = False, bound: str = "127.0.0.1", allowed: Sequence[str] = ()) -> FastAPI:
+    """The application. All runs share `runner`; cameras: whether the machine's cameras are offered.
+
+    bound: the address that is listened on; allowed: other names that it is reached by (see `hosts.check_names`), such as a proxy's.
+    """
     app = FastAPI(title="ESAT", docs_url=None, redoc_url=None, openapi_url=None)
+    app.add_middleware(KnownHosts, bound=bound, allowed=allowed)
     metrics, in_turn = Metrics(), threading.Lock()
 
     def source_of(clip_id: str) -> Source:
@@ -78,8 +84,13 @@ def create_app(runner: Runner, clips: ClipStore, cameras: bool = False) -> FastA
 
     @app.websocket("/api/track")
     async def track(socket: WebSocket) -> None:
-        """The browser sends {"clip", "box"}, then {"stop": true} when it likes; it gets a JSON text and a JPEG for each frame."""
-        if not _same_origin(socket):
+        """The browser sends {"clip", "boxes"}, then commands when it likes; it gets a JSON text and a JPEG for each frame.
+
+        Commands: {"add": box, "index"}, {"restart": id, "box", "index"}, {"remove": id}, {"pause": true or false}, {"stop": true}; `index` is
+        the frame that the box was drawn on. A command that cannot be carried out is answered by {"type": "note", "reason"}.
+        Only the served page may connect: other sites in the same browser could otherwise watch its cameras.
+        """
+        if not same_origin(socket.headers, allowed):
             await socket.close(1008)
             return
         await socket.accept()
@@ -95,26 +106,26 @@ def create_app(runner: Runner, clips: ClipStore, cameras: bool = False) -> FastA
     def _open(text: str) -> tuple[Source, Any]:
         try:
             request = json.loads(text)
-            clip, box = str(request["clip"]), request["box"]
+            clip, boxes = str(request["clip"]), list(request["boxes"])
         except (ValueError, KeyError, TypeError) as error:
-            raise SourceError('expected {"clip": ..., "box": [x, y, w, h]}') from error
-        return Reader(source_of(clip)), check_box(box, _ANY_FRAME, _ANY_FRAME)
+            raise SourceError('expected {"clip": ..., "boxes": [[x, y, w, h], ...]}') from error
+        if not 0 < len(boxes) <= MOST_TARGETS:
+            raise SourceError(f"expected 1 to {MOST_TARGETS} boxes, got {len(boxes)}")
+        checked = [check_box(box, _ANY_FRAME, _ANY_FRAME) for box in boxes]
+        return Reader(source_of(clip)), checked
 
     return app
-
-
-def _same_origin(socket: WebSocket) -> bool:
-    """Only the served page may open the WebSocket: other sites in the same browser could otherwise watch its cameras."""
-    origin = socket.headers.get("origin")
-    return origin is None or origin.split("://", 1)[-1] == socket.headers.get("host")
 
 
 async def _serve(socket: WebSocket, run: LiveRun) -> None:
     async def listen() -> None:
         try:
-            while not json.loads(await socket.receive_text()).get("stop"):
-                pass
-        except (WebSocketDisconnect, ValueError, AttributeError):
+            while True:
+                request = json.loads(await socket.receive_text())
+                if request.get("stop"):
+                    break
+                _carry_out(request, run)
+        except (WebSocketDisconnect, ValueError, AttributeError, KeyError, TypeError):
             pass
         run.stop()
 
@@ -126,3 +137,20 @@ async def _serve(socket: WebSocket, run: LiveRun) -> None:
                 await socket.send_bytes(message.picture)
     finally:
         listener.cancel()
+
+
+def _carry_out(request: dict[str, Any], run: LiveRun) -> None:
+    """Hand a command of the page to the run; ValueError for what is none."""
+    index = request.get("index")
+    if not (index is None or isinstance(index, int)):
+        raise ValueError(f"index must be an integer, got {index!r}")
+    if "pause" in request:
+        run.pause(bool(request["pause"]))
+    elif "add" in request:
+        run.ask(Command(request["add"], None, index))
+    elif "restart" in request:
+        run.ask(Command(request["box"], int(request["restart"]), index))
+    elif "remove" in request:
+        run.ask(Command(None, int(request["remove"])))
+    else:
+        raise ValueError(f"unknown command {sorted(request)}")

@@ -9,8 +9,8 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 from engine.errors import SourceError
+from engine.video.listing import VIDEO_SUFFIXES, video_paths
 
-SUFFIXES = frozenset({".mp4", ".mkv", ".mov", ".avi", ".webm", ".m4v"})
 _UPLOAD_ID = re.compile(r"upload-[0-9a-f]{16}\.[a-z0-9]{2,4}")
 
 
@@ -30,7 +30,7 @@ class ClipStore:
         """The clips of the folder, by name."""
         if self.folder is None:
             return []
-        return sorted(path.name for path in self.folder.iterdir() if self._served(path))
+        return [path.name for path in video_paths(self.folder) if self._served(path)]
 
     def path(self, clip_id: str) -> Path:
         """The file of a clip: one that `names` lists or `store` returned. SourceError for anything else, such as paths out of the folder."""
@@ -45,8 +45,8 @@ class ClipStore:
     async def store(self, name: str, chunks: AsyncIterator[bytes]) -> str:
         """Keep an upload under a new id, whatever its name but for the suffix. UploadError if it is too large or no video by its name."""
         suffix = Path(name).suffix.lower()
-        if suffix not in SUFFIXES:
-            raise UploadError(f"cannot take {name!r}: expected a video ({', '.join(sorted(SUFFIXES))})")
+        if suffix not in VIDEO_SUFFIXES:
+            raise UploadError(f"cannot take {name!r}: expected a video ({', '.join(sorted(VIDEO_SUFFIXES))})")
         clip_id = f"upload-{secrets.token_hex(8)}{suffix}"
         path, size = self.uploads / clip_id, 0
         try:
@@ -62,6 +62,6 @@ class ClipStore:
         return clip_id
 
     def _served(self, path: Path) -> bool:
-        """A video that really lies in the folder: no link that leads out of it."""
+        """A file that really lies in the folder: no link that leads out of it."""
         assert self.folder is not None
-        return path.suffix.lower() in SUFFIXES and path.is_file() and path.resolve().parent == self.folder.resolve()
+        return path.is_file() and path.resolve().parent == self.folder.resolve()

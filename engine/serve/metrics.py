@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
 
 from engine.tracking.state import TargetState
@@ -21,12 +23,15 @@ class Metrics:
             "esat_frame_latency_ms", "Milliseconds of crop, network and decode.", buckets=_BUCKETS, registry=self.registry
         )
 
-    def frame(self, result: Result, previous: TargetState) -> None:
-        """Count one frame. previous: the target's state before it."""
+    def frame(self, results: Mapping[int, Result], before: Mapping[int, TargetState]) -> None:
+        """Count one frame. results: of each target; before: the targets' states in the frame before."""
+        if not results:
+            return
         self._frames.inc()
-        self._latency.observe(result.timings_ms["total"])
-        if result.state is TargetState.LOST and previous is not TargetState.LOST:
-            self._lost.inc()
+        self._latency.observe(next(iter(results.values())).timings_ms["total"])
+        for target, result in results.items():
+            if result.state is TargetState.LOST and before.get(target) is not TargetState.LOST:
+                self._lost.inc()
 
     def text(self) -> bytes:
         """The exposition format."""

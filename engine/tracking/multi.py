@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import itertools
 import time
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from torch import Tensor
 
 from engine.config import ModelConfig
 from engine.errors import StateError
 from engine.frames import check_frame
-from engine.runners.protocol import Runner
+from engine.runners.protocol import Observation, Runner
+from engine.tracking.config import TrackerConfig
 from engine.tracking.target import Result, Target
-from engine.tracking.tracker import TrackerConfig, open_runner
+from engine.tracking.tracker import open_runner
 from engine.weights.io import Weights
 from engine.weights.shipped import DEFAULT_MODEL
 
@@ -21,7 +24,7 @@ from engine.weights.shipped import DEFAULT_MODEL
 class MultiTracker:
     """Follows any number of targets, each with its own template, box and state. Arguments and errors as `Tracker`.
 
-    max_batch bounds the targets of one forward (memory); more targets run in several.
+    max_batch bounds the regions of one forward (memory); more run in several. A target has one, and a second one while it is lost.
     """
 
     def __init__(
@@ -34,7 +37,7 @@ class MultiTracker:
         max_batch: int = 32,
     ):
         self.config = config or TrackerConfig()
-        self.runner = open_runner(model, device, dtype, backend)
+        self.runner = open_runner(model, device, dtype, backend, self.config.search_factor)
         self._bgr = self.config.color == "bgr"
         self._max_batch = max(1, max_batch)
         self._targets: dict[int, Target] = {}
@@ -50,34 +53,45 @@ class MultiTracker:
         """The targets that are followed, in the order in which they were added."""
         return list(self._targets)
 
-    def add(self, frame: np.ndarray, box: Any) -> int:
+    def add(self, frame: np.ndarray | Tensor, box: Any) -> int:
         """Follow what `box` (x, y, w, h) holds in `frame`, from the next frame on. Returns the target's id, never used twice."""
-        target = Target(self.runner, check_frame(frame), box, self._bgr, self.config.thresholds)
+        target = Target(self.runner, check_frame(frame), box, self.config)
         target_id, self._next_id = self._next_id, self._next_id + 1
         self._targets[target_id] = target
         return target_id
 
+    def restart(self, target_id: int, frame: np.ndarray | Tensor, box: Any) -> None:
+        """Correct a target: follow what `box` holds in `frame` under the id that it has. StateError if it is not followed."""
+        self._check_followed(target_id)
+        self._targets[target_id] = Target(self.runner, check_frame(frame), box, self.config)
+
     def remove(self, target_id: int) -> None:
         """Stop following a target. StateError if it is not followed."""
-        if target_id not in self._targets:
-            raise StateError(f"there is no target {target_id!r}: targets are {self.target_ids}")
+        self._check_followed(target_id)
         del self._targets[target_id]
 
-    def update(self, frame: np.ndarray) -> dict[int, Result]:
+    def _check_followed(self, target_id: int) -> None:
+        if target_id not in self._targets:
+            raise StateError(f"there is no target {target_id!r}: targets are {self.target_ids}")
+
+    def update(self, frame: np.ndarray | Tensor) -> dict[int, Result]:
         """Find every target in the next frame: id -> result, in the order of `target_ids`; empty without targets. FrameError."""
         start = time.perf_counter()
         frame = check_frame(frame)
-        targets = list(self._targets.values())
-        seen = []
+        regions = {target_id: target.regions for target_id, target in self._targets.items()}
+        boxes = [box for own in regions.values() for box in own]
+        templates = [target.template for target_id, target in self._targets.items() for _ in regions[target_id]]
+        found: list[Observation] = []
         timings: dict[str, float] = {}
-        for first in range(0, len(targets), self._max_batch):
-            batch = targets[first : first + self._max_batch]
-            observations = self.runner.observe(frame, [t.search_box for t in batch], [t.template for t in batch], self._bgr)
-            seen += observations.targets
+        for first in range(0, len(boxes), self._max_batch):
+            part = slice(first, first + self._max_batch)
+            observations = self.runner.observe(frame, boxes[part], templates[part], self._bgr)
+            found += observations.targets
             for stage, milliseconds in observations.timings_ms.items():
                 timings[stage] = timings.get(stage, 0.0) + milliseconds
         timings["total"] = 1e3 * (time.perf_counter() - start)
+        seen, size = iter(found), (frame.shape[1], frame.shape[0])
         return {
-            target_id: target.advance(observation, target.search_box, (frame.shape[1], frame.shape[0]), timings)
-            for (target_id, target), observation in zip(self._targets.items(), seen, strict=True)
+            target_id: target.advance(list(itertools.islice(seen, len(regions[target_id]))), regions[target_id], size, timings)
+            for target_id, target in self._targets.items()
         }

@@ -25,11 +25,13 @@ class StateThresholds:
     The defaults were calibrated for the shipped weights by `python -m benchmarks.loss`; other weights need their own.
     """
 
-    confident: float = 0.72  # at or above: TRACKING
-    lost: float = 0.58  # mean of `lost_after` frames in a row below: LOST
+    confident: float = 0.7  # at or above: TRACKING
+    lost: float = 0.4  # mean of `lost_after` frames in a row below: LOST
     lost_after: int = 5
-    found: float = 0.77  # at or above, in each of `found_after` frames in a row: no longer LOST
+    found: float = 0.7  # mean of `found_after` frames in a row at or above: no longer LOST; also what each frame of a candidate needs
     found_after: int = 3
+    margin: float = 0.2  # mean lead over the followed hypothesis with which a candidate takes its place
+    switch_after: int = 4  # frames in a row that this takes
 
     def __post_init__(self) -> None:
         levels = (self.lost, self.confident, self.found)
@@ -37,45 +39,49 @@ class StateThresholds:
             raise ConfigError(
                 f"state thresholds must satisfy 0 <= lost <= confident <= found <= 1, got {', '.join(f'{v:g}' for v in levels)}"
             )
-        if self.lost_after < 1 or self.found_after < 1:
-            raise ConfigError(f"lost_after and found_after must be at least 1, got {self.lost_after} and {self.found_after}")
-
-
-NEVER_LOST = StateThresholds(lost=0.0)  # the public code's loop, whatever the confidences
+        if not 0 <= self.margin <= 1:
+            raise ConfigError(f"margin must be between 0 and 1, got {self.margin:g}")
+        for name in ("lost_after", "found_after", "switch_after"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"{name} must be at least 1, got {getattr(self, name)}")
 
 
 class StateMachine:
-    """One target's state; starts as TRACKING."""
+    """One target's state; starts as TRACKING. `may_lose` False: it is never LOST, as the public code knows no such thing."""
 
-    def __init__(self, thresholds: StateThresholds):
-        self._thresholds = thresholds
+    def __init__(self, thresholds: StateThresholds, may_lose: bool = True):
+        self._thresholds, self._may_lose = thresholds, may_lose
         self.state = TargetState.TRACKING
-        self._recent: collections.deque[float] = collections.deque(maxlen=thresholds.lost_after)  # confidences since the target was found
-        self._high = 0  # frames in a row that may end the loss
+        self._recent: collections.deque[float] = collections.deque(maxlen=max(thresholds.lost_after, thresholds.found_after))
 
     @property
     def falling(self) -> bool:
         """Whether the last frame alone scored low enough for a loss: its box is not to be trusted."""
         return bool(self._recent) and self._recent[-1] < self._thresholds.lost
 
-    @property
-    def promising(self) -> bool:
-        """Whether the last frame of a lost target may have shown it again."""
-        return self.state is TargetState.LOST and self._high > 0
-
     def update(self, confidence: float) -> TargetState:
         """The state after a frame with this confidence."""
         limits = self._thresholds
         if self.state is TargetState.LOST:
-            self._high = self._high + 1 if confidence >= limits.found else 0
-            if self._high >= limits.found_after:
-                self.state = TargetState.TRACKING
-                self._recent.clear()
-                self._recent.append(confidence)
+            self._recent.append(confidence)
+            if self._mean(limits.found_after, 0.0) >= limits.found:
+                self.found(confidence)
             return self.state
         self._recent.append(confidence)
-        if len(self._recent) == limits.lost_after and math.fsum(self._recent) < limits.lost * limits.lost_after:
-            self.state, self._high = TargetState.LOST, 0
+        if self._may_lose and self._mean(limits.lost_after, 1.0) < limits.lost:
+            self.state = TargetState.LOST
+            self._recent.clear()
         else:
             self.state = TargetState.TRACKING if confidence >= limits.confident else TargetState.UNCERTAIN
         return self.state
+
+    def _mean(self, count: int, otherwise: float) -> float:
+        """Of the last `count` confidences, since the state last changed to or from LOST; `otherwise` if there are fewer."""
+        recent = list(self._recent)[-count:]
+        return round(math.fsum(recent) / count, 12) if len(recent) == count else otherwise  # 12 digits: three times 0.1 are 0.1
+
+    def found(self, confidence: float) -> None:
+        """The target is there again, with this confidence, as another frame's judgement has it."""
+        self.state = TargetState.TRACKING
+        self._recent.clear()
+        self._recent.append(confidence)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -12,23 +13,24 @@ from numpy.typing import NDArray
 from engine.boxes import Box, check_box, clip
 from engine.runners.protocol import Observation, Runner
 from engine.tracking.confidence import Usual
-from engine.tracking.search import LostSearch
-from engine.tracking.state import StateMachine, StateThresholds, TargetState
+from engine.tracking.config import TrackerConfig
+from engine.tracking.rival import Rival
+from engine.tracking.state import StateMachine, TargetState
 
-MAX_RESIZE = 2.0  # a lost target comes back at most this many times larger or smaller (side of its box)
+LEAST_SIDE = 2  # pixels: of a box that the default loop reports; the loop itself searches around boxes of the public code's 10 and more
 
 
 @dataclasses.dataclass(frozen=True)
 class Result:
     """What one frame gave for one target."""
 
-    box: Box  # x, y, w, h in pixels of the frame, floats; while LOST where the target was last seen
-    score: float  # raw score of the chosen cell, 0 to 1; while LOST of the best candidate in the region that was searched
+    box: Box  # x, y, w, h in pixels of the frame, floats: of the followed hypothesis, while LOST too
+    score: float  # raw score of the chosen cell, 0 to 1
     weighted_score: float  # the same times the Hann window
     state: TargetState
     frame_index: int  # frames since the target's first one, which is 0
     timings_ms: dict[str, float]  # "crop", "network", "decode", "total", of all targets together
-    search_region: Box  # x, y, w, h of the square in the frame that was searched
+    search_region: Box  # x, y, w, h of the square in the frame in which `box` was found
     kept_tokens: NDArray[np.int64] | None  # what candidate elimination left of the search grid (positions, row by row), if the engine tells
     confidence: float  # 0 to 1 that this is the target (engine.tracking.confidence); `state` follows from it
 
@@ -36,51 +38,70 @@ class Result:
 class Target:
     """What is followed from its first frame on. The frame has been checked by the caller.
 
-    Until the target is lost this is the public code's loop: the clipped box is where the next search is centred. Then `box` stays where
-    the target was last seen, and `search_box` goes its own way until a candidate has been confirmed.
+    `box` follows the public code's loop: the clipped box is where the next search is centred, whatever the state. While the target is LOST a
+    second region is looked at beside it (`engine.tracking.rival`), and only what is found there can move `box` elsewhere.
     """
 
-    def __init__(self, runner: Runner, frame: NDArray[np.uint8], box: Any, bgr: bool, thresholds: StateThresholds):
+    def __init__(self, runner: Runner, frame: NDArray[np.uint8], box: Any, config: TrackerConfig):
         self.box = check_box(box, frame.shape[1], frame.shape[0])
-        self.search_box = self.box
-        self.template = runner.encode_template(frame, self.box, bgr)
-        self._machine = StateMachine(thresholds)
+        self.beside: Box | None = None
+        self.switches = 0  # how often `box` and `beside` have changed places
+        self.template = runner.encode_template(frame, self.box, config.color == "bgr")
+        self._thresholds, self._public = config.thresholds, config.loop == "public"
+        self._machine = StateMachine(config.thresholds, may_lose=not self._public)
         self._usual = Usual()
         self._frame_index = 0
         self._last_seen = self.box  # before the scores fell
-        self._search: LostSearch | None = None
-        self._step = 0
+        self._rival: Rival | None = None
 
-    def advance(self, seen: Observation, searched: Box, frame_size: tuple[int, int], timings_ms: dict[str, float]) -> Result:
-        """Take what was seen in the region around `searched`, in a frame of this width and height, as the target's new state."""
-        width, height = frame_size
-        side, (x, y, w, h) = seen.region_side, searched
-        region = (x + 0.5 * (w - side), y + 0.5 * (h - side), side, side)
-        found = seen.box
+    @property
+    def regions(self) -> list[Box]:
+        """The boxes to search around in the next frame: the followed one, and while the target is lost one beside it."""
+        return [self.box] if self.beside is None else [self.box, self.beside]
+
+    def advance(
+        self, seen: Sequence[Observation], searched: Sequence[Box], frame_size: tuple[int, int], timings_ms: dict[str, float]
+    ) -> Result:
+        """Take what was seen in the regions around `searched`, in a frame of this width and height, as the target's new state."""
+        followed, side = seen[0], seen[0].region_side
         self._frame_index += 1
-        was_lost = self._machine.state is TargetState.LOST
-        confidence = self._usual.confidence(seen, centred=not was_lost) if not was_lost or self._resembles_last_seen(found) else 0.0
-        state = self._machine.update(confidence)
-        if state is TargetState.TRACKING:
-            self._usual.learn(seen)
-        if state is TargetState.LOST:
-            self.box = clip(self._last_seen, width, height)
-            self.search_box = found if self._machine.promising else self._next_search(side / math.sqrt(w * h), width, height)
-        else:
-            self.box = self.search_box = found
-            self._search = None
-            if not self._machine.falling:
-                self._last_seen = found
-        return Result(self.box, seen.score, seen.weighted_score, state, self._frame_index, timings_ms, region, seen.kept_tokens, confidence)
+        confidence = self._usual.confidence(followed)
+        self._machine.update(confidence)
+        if self._machine.state is TargetState.LOST and (self._rival is None or self._rival.expired):
+            self._rival = Rival(self._thresholds, self._last_seen, side / math.sqrt(searched[0][2] * searched[0][3]))
+        elif self._rival is not None and (
+            self._rival.expired or (self._machine.state is not TargetState.LOST and not self._rival.on_probation)
+        ):
+            self._rival = None
+        chosen, around, self.box = followed, searched[0], followed.box
+        if self._rival is not None:
+            if len(seen) > 1 and self._leads(self._rival, seen[1], searched[1], confidence):
+                chosen, around = seen[1], searched[1]
+                confidence = self._usual.confidence(chosen)
+                self._machine.found(confidence)
+                self.switches += 1
+            self.box = chosen.box
+        if self._machine.state is TargetState.TRACKING and self._rival is None:
+            self._usual.learn(followed)
+        if self._machine.state is not TargetState.LOST and not self._machine.falling:
+            self._last_seen = self.box
+        self.beside = None if self._rival is None else self._rival.next(*frame_size)
+        box = chosen.box if self._public else clip(chosen.unclipped, *frame_size, margin=LEAST_SIDE)
+        x, y, w, h = around
+        side = chosen.region_side
+        return Result(
+            box=box,
+            score=chosen.score,
+            weighted_score=chosen.weighted_score,
+            state=self._machine.state,
+            frame_index=self._frame_index,
+            timings_ms=timings_ms,
+            search_region=(x + 0.5 * (w - side), y + 0.5 * (h - side), side, side),
+            kept_tokens=chosen.kept_tokens,
+            confidence=confidence,
+        )
 
-    def _next_search(self, region_over_size: float, width: int, height: int) -> Box:
-        if self._search is None or self._search.frame_size != (width, height):
-            side = region_over_size * math.sqrt(self.box[2] * self.box[3])
-            self._search, self._step = LostSearch(self.box, side, width, height), 0
-        self._step += 1
-        return self._search.box(self._step - 1)
-
-    def _resembles_last_seen(self, found: Box) -> bool:
-        """Whether a candidate's size is one that the lost target may have."""
-        ratio = math.sqrt(found[2] * found[3] / (self._last_seen[2] * self._last_seen[3]))
-        return 1 / MAX_RESIZE <= ratio <= MAX_RESIZE
+    def _leads(self, rival: Rival, seen: Observation, searched: Box, followed_confidence: float) -> bool:
+        """Whether what was seen beside is to be followed from now on."""
+        confidence = self._usual.confidence(seen, centred=rival.centred(searched))
+        return rival.judge(seen.box, searched, confidence, self.box, followed_confidence)

@@ -8,35 +8,34 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from torch import Tensor
 
 from engine.config import ModelConfig
 from engine.errors import ConfigError, StateError
 from engine.frames import check_frame
 from engine.runners.choice import make_runner
 from engine.runners.protocol import Runner
-from engine.tracking.state import StateThresholds
+from engine.tracking.config import TrackerConfig
 from engine.tracking.target import Result, Target
 from engine.weights.io import Weights
 from engine.weights.shipped import DEFAULT_MODEL, find_weights
 
 
-@dataclasses.dataclass(frozen=True)
-class TrackerConfig:
-    """How a tracker behaves; what it computes with is the model's `ModelConfig`."""
+def open_runner(model: str | Path | Weights | Runner, device: str, dtype: str, backend: str, search_factor: float | None = None) -> Runner:
+    """The runner for a preset's name, a weights file, weights in memory; a runner itself is taken as it is.
 
-    color: str = "bgr"  # channel order of the frames, "bgr" as OpenCV gives them or "rgb"
-    thresholds: StateThresholds = dataclasses.field(default_factory=StateThresholds)
-
-    def __post_init__(self) -> None:
-        if self.color not in ("bgr", "rgb"):
-            raise ConfigError(f"color must be 'bgr' or 'rgb', got {self.color!r}")
-
-
-def open_runner(model: str | Path | Weights | Runner, device: str, dtype: str, backend: str) -> Runner:
-    """The runner for a preset's name, a weights file, weights in memory; a runner itself is taken as it is."""
+    search_factor: another side of the search region than the model's own; the network's input keeps its size, so that a wider region is seen
+    with less detail. ConfigError if it is no positive number up to 64, or if a runner has another one.
+    """
     if isinstance(model, str | Path):
         model = find_weights(model)
-    return make_runner(model, device, dtype, backend) if isinstance(model, Weights) else model
+    if not isinstance(model, Weights):
+        if search_factor not in (None, model.config.search_factor):
+            raise ConfigError(f"search_factor {search_factor:g} asked for, but the runner's is {model.config.search_factor:g}")
+        return model
+    if search_factor is not None:
+        model = dataclasses.replace(model, config=model.config.replace(search_factor=search_factor))
+    return make_runner(model, device, dtype, backend)
 
 
 class Tracker:
@@ -57,7 +56,7 @@ class Tracker:
         backend: str = "auto",
     ):
         self.config = config or TrackerConfig()
-        self.runner = open_runner(model, device, dtype, backend)
+        self.runner = open_runner(model, device, dtype, backend, self.config.search_factor)
         self._bgr = self.config.color == "bgr"
         self._target: Target | None = None
 
@@ -66,23 +65,24 @@ class Tracker:
         """The network's configuration."""
         return self.runner.config
 
-    def init(self, frame: np.ndarray, box: Any) -> None:
-        """Start to follow what `box` (x, y, w, h in pixels) holds in `frame` (uint8 [H, W, 3]; grey and 4-channel frames are converted).
+    def init(self, frame: np.ndarray | Tensor, box: Any) -> None:
+        """Start to follow what `box` (x, y, w, h in pixels) holds in `frame` (uint8 [H, W, 3], array or tensor: see
+        `engine.frames.check_frame`).
 
         A second call starts anew with another target. FrameError, BoxError.
         """
-        self._target = Target(self.runner, check_frame(frame), box, self._bgr, self.config.thresholds)
+        self._target = Target(self.runner, check_frame(frame), box, self.config)
 
-    def update(self, frame: np.ndarray) -> Result:
+    def update(self, frame: np.ndarray | Tensor) -> Result:
         """Find the target in the next frame, which may have another size than the one before. FrameError; StateError before `init`."""
         start = time.perf_counter()
         if self._target is None:
             raise StateError("update() needs a target: call init(frame, box) first")
         frame = check_frame(frame)
-        searched = self._target.search_box
-        observations = self.runner.observe(frame, [searched], [self._target.template], self._bgr)
+        target, regions = self._target, self._target.regions
+        observations = self.runner.observe(frame, regions, [target.template] * len(regions), self._bgr)
         timings = {**observations.timings_ms, "total": 1e3 * (time.perf_counter() - start)}
-        return self._target.advance(observations.targets[0], searched, (frame.shape[1], frame.shape[0]), timings)
+        return target.advance(observations.targets, regions, (frame.shape[1], frame.shape[0]), timings)
 
     initialize = init
     track = update

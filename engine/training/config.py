@@ -21,7 +21,7 @@ class TrainConfig:
     model: ModelConfig = dataclasses.field(default_factory=lambda: preset("esat-s-256"))
     data: str = "../shared/data"  # folder of pictures and clips, or of the shards that `esat pack` wrote
     pseudo: str | None = None  # folder of box files for the unlabelled clips
-    layouts: dict[str, str] = dataclasses.field(default_factory=dict)  # coco, lasot, got10k, trackingnet -> folder; used instead of `data`
+    layouts: dict[str, str] = dataclasses.field(default_factory=dict)  # coco, lasot, got10k, ... -> folder; used instead of `data`
     init: str | None = None  # wheel or ONNX file of DINOv2, or a .safetensors file; None: random
     seed: int = 0
     device: str = "auto"

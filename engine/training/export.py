@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-import subprocess
 from collections.abc import Mapping
 from pathlib import Path
 
 from torch import Tensor
 
+from engine.commit import commit_of
 from engine.config import ModelConfig
 from engine.errors import EsatError, WeightsError
 from engine.training.config import TrainConfig
@@ -39,15 +39,8 @@ def network_parameters(averaged: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 def commit() -> str:
     """The source's commit, `+` behind it if files differ; "unknown" outside a repository."""
-    folder = Path(__file__).parent
-
-    def git(*arguments: str) -> str:
-        return subprocess.run(["git", *arguments], cwd=folder, capture_output=True, text=True, check=True).stdout.strip()
-
-    try:
-        return git("rev-parse", "HEAD") + ("+" if git("status", "--porcelain", "--untracked-files=no") else "")
-    except (OSError, subprocess.CalledProcessError):
-        return "unknown"
+    found = commit_of(Path(__file__).parents[2])
+    return "unknown" if found is None else found.hash + "+" * found.changed
 
 
 def export_checkpoint(checkpoint: str | Path, path: str | Path, config: TrainConfig, metadata: Mapping[str, str] | None = None) -> int:

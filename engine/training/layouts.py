@@ -1,32 +1,30 @@
-"""Public data sets as training material: LaSOT, GOT-10k, TrackingNet (clips of image files) and COCO (stills), read when they are drawn."""
+"""Public data sets as training material: clips in any layout of `engine.datasets`, and COCO (stills). Pictures are read when they are drawn."""
 
 from __future__ import annotations
 
+import collections.abc
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import overload
 
-import cv2
 import numpy as np
 
-from engine.errors import ConfigError, DatasetError
-from engine.training.sources import Clip, Pool, Still, read_boxes, usable
+from engine.datasets.layouts import LAYOUTS, open_dataset
+from engine.datasets.sequences import Sequence
+from engine.errors import ConfigError, DatasetError, SourceError
+from engine.training.sources import Clip, Pool, Still, usable
+from engine.video.images import ImageReader
+
+CLIP_LAYOUTS = tuple(name for name in LAYOUTS if name != "video")  # their frames are image files
 
 
-def read_picture(path: Path) -> np.ndarray:
-    """uint8 BGR [H, W, 3]; DatasetError if it cannot be read."""
-    image = cv2.imread(str(path), cv2.IMREAD_COLOR)
-    if image is None:
-        raise DatasetError(f"cannot read the picture {path}")
-    return image
-
-
-class Pictures(Sequence[np.ndarray]):
+class Pictures(collections.abc.Sequence[np.ndarray]):
     """Picture files as a sequence of arrays, read one by one when asked for."""
 
-    def __init__(self, files: Sequence[Path]):
+    def __init__(self, files: collections.abc.Sequence[Path], read: ImageReader | None = None):
         self.files = files
+        self._read = read or ImageReader(files[0] if files else None)
 
     def __len__(self) -> int:
         return len(self.files)
@@ -36,44 +34,34 @@ class Pictures(Sequence[np.ndarray]):
     @overload
     def __getitem__(self, index: slice) -> Pictures: ...
     def __getitem__(self, index: int | slice) -> np.ndarray | Pictures:
-        return Pictures(self.files[index]) if isinstance(index, slice) else read_picture(self.files[index])
+        if isinstance(index, slice):
+            return Pictures(self.files[index], self._read)
+        try:
+            return self._read(self.files[index])
+        except SourceError as error:
+            raise DatasetError(f"cannot read the picture {self.files[index]}: {error}") from error
 
 
-def _images(folder: Path) -> list[Path]:
-    if not folder.is_dir():
-        raise DatasetError(f"expected a folder of pictures at {folder}")
-    return sorted(path for path in folder.iterdir() if path.suffix.lower() in (".jpg", ".jpeg", ".png"))
+def clips(folder: Path, layout: str) -> tuple[list[Clip], tuple[str, ...]]:
+    """The sequences of a data set with two usable boxes or more, without the boxes of frames in which the target is hidden; and what to know.
+
+    DatasetError if the folder does not follow the layout. Sequences that cannot be used are left out, and counted in what to know.
+    """
+    dataset = open_dataset(folder, layout, training=True)
+    notes = [f"{layout}: {note}" for note in dataset.notes]
+    if dataset.broken:
+        first = dataset.broken[0]
+        notes.append(f"{layout}: {len(dataset.broken)} of {dataset.found} sequences left out, the first is {first.name}: {first.reason}")
+    return [clip for clip in map(_clip, dataset.sequences) if len(clip.valid) >= 2], tuple(notes)
 
 
-def _clip(files: Sequence[Path], boxes: np.ndarray, *flag_files: Path) -> Clip:
-    """A clip without the boxes of frames that one of the flag files (numbers between commas or lines) marks."""
-    count = min(len(files), len(boxes))
-    boxes = boxes[:count].copy()
-    for path in flag_files:
-        if path.is_file():
-            flags = np.array([int(field) for field in path.read_text().replace(",", " ").split()][:count])
-            boxes[np.flatnonzero(flags)] = np.nan
-    return Clip(Pictures(files[:count]), boxes)
-
-
-def lasot(folder: Path) -> Iterator[Clip]:
-    """CLASS/CLASS-N/{img, groundtruth.txt, full_occlusion.txt, out_of_view.txt}, or without the CLASS level."""
-    for truth in sorted({*folder.glob("*/groundtruth.txt"), *folder.glob("*/*/groundtruth.txt")}):
-        place = truth.parent
-        yield _clip(_images(place / "img"), read_boxes(truth), place / "full_occlusion.txt", place / "out_of_view.txt")
-
-
-def got10k(folder: Path) -> Iterator[Clip]:
-    """NAME/{00000001.jpg ..., groundtruth.txt, absence.label}."""
-    for truth in sorted(folder.glob("*/groundtruth.txt")):
-        yield _clip(_images(truth.parent), read_boxes(truth), truth.parent / "absence.label")
-
-
-def trackingnet(folder: Path) -> Iterator[Clip]:
-    """TRAIN_N/{anno/NAME.txt, frames/NAME/K.jpg}; frames are ordered by their number."""
-    for truth in sorted(folder.glob("TRAIN_*/anno/*.txt")):
-        files = sorted(_images(truth.parent.parent / "frames" / truth.stem), key=lambda path: int(path.stem))
-        yield _clip(files, read_boxes(truth))
+def _clip(sequence: Sequence) -> Clip:
+    boxes = sequence.boxes.copy()
+    if sequence.absent is not None:
+        boxes[sequence.absent] = np.nan
+    if sequence.covered is not None:
+        boxes[~sequence.covered] = np.nan
+    return Clip(Pictures(sequence.images), boxes)
 
 
 def coco(folder: Path) -> Iterator[Still]:
@@ -93,21 +81,21 @@ def coco(folder: Path) -> Iterator[Still]:
                 yield Still(pictures, index, boxes[:, :4], boxes[:, 4].astype(int))
 
 
-CLIPS: dict[str, Callable[[Path], Iterator[Clip]]] = {"lasot": lasot, "got10k": got10k, "trackingnet": trackingnet}
-
-
 def read_layouts(folders: Mapping[str, str | Path]) -> Pool:
     """Layout -> folder, each a group of the pool under the layout's name. ConfigError for other names, DatasetError for empty folders."""
     stills: dict[str, list[Still]] = {}
-    clips: dict[str, list[Clip]] = {}
+    found: dict[str, list[Clip]] = {}
+    notes: tuple[str, ...] = ()
     for name, place in folders.items():
         folder = Path(place)
         if name == "coco":
             stills[name] = list(coco(folder))
-        elif name in CLIPS:
-            clips[name] = [clip for clip in CLIPS[name](folder) if len(clip.valid) >= 2]
+        elif name in CLIP_LAYOUTS:
+            found[name], more = clips(folder, name)
+            notes += more
         else:
-            raise ConfigError(f"unknown data layout {name!r}: expected one of coco, {', '.join(CLIPS)}")
-        if not (stills.get(name) or clips.get(name)):
-            raise DatasetError(f"nothing in {folder} follows the layout {name}: {(coco if name == 'coco' else CLIPS[name]).__doc__}")
-    return Pool(stills, clips)
+            raise ConfigError(f"unknown data layout {name!r}: expected one of coco, {', '.join(CLIP_LAYOUTS)}")
+        if not (stills.get(name) or found.get(name)):
+            what = coco.__doc__ if name == "coco" else "no sequence with two usable boxes; " + "; ".join(notes)
+            raise DatasetError(f"nothing in {folder} follows the layout {name}: {what}")
+    return Pool(stills, found, notes)

@@ -173,12 +173,8 @@ def _share_out(entries: Sequence[Entry], limit: float) -> list[list[Entry]]:
 
 def _write(shards: Sequence[Sequence[Entry]], folder: Path) -> None:
     for number, shard in enumerate(shards):
-        file = PendingFile(folder / PATTERN.replace("*", f"{number:03d}"))
-        try:
+        with PendingFile(folder / PATTERN.replace("*", f"{number:03d}")) as file:
             save_file(dict(shard), file.partial, {FORMAT: f"{number} of {len(shards)}"})  # one key: their order is not fixed
-            file.publish()
-        finally:
-            file.discard()
 
 
 def read_packed(folder: Path) -> Pool:

@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from engine.errors import DatasetError
+from engine.evaluation.metrics import iou
 from engine.training.sources import read_video
 
 Follow = Callable[[Sequence[np.ndarray], np.ndarray], np.ndarray]  # frames and the first one's box -> a box for each frame, [n, 4]
@@ -25,14 +26,6 @@ _SEGMENT = 40  # frames between two checks
 _AGREEMENT = 0.65  # IoU of the way there and the way back for a frame to be kept
 _RETURN = 0.5  # IoU at the segment's first frame below which the track ends
 _WIDTH = 640
-
-
-def overlap(first: np.ndarray, second: np.ndarray) -> np.ndarray:
-    """IoU of boxes x, y, w, h [..., 4], pair by pair."""
-    low = np.maximum(first[..., :2], second[..., :2])
-    high = np.minimum(first[..., :2] + first[..., 2:], second[..., :2] + second[..., 2:])
-    meet = np.clip(high - low, 0, None).prod(-1)
-    return meet / (first[..., 2:].prod(-1) + second[..., 2:].prod(-1) - meet)
 
 
 def consistent_track(frames: Sequence[np.ndarray], box: np.ndarray, follow: Follow) -> np.ndarray:
@@ -46,7 +39,7 @@ def consistent_track(frames: Sequence[np.ndarray], box: np.ndarray, follow: Foll
     for start in range(0, len(frames) - 1, _SEGMENT):
         stop = min(start + _SEGMENT + 1, len(frames))
         back = follow(frames[start:stop][::-1], there[stop - 1])[::-1]
-        agreement = overlap(there[start:stop], back)
+        agreement = iou(there[start:stop], back)
         if agreement[0] < _RETURN:
             break
         keep = np.flatnonzero(agreement >= _AGREEMENT)

@@ -2,21 +2,22 @@
 
 Folder layout (all parts optional):
     train_images/NAME/img/*.jpg with boxes.tsv or pseudo_boxes.tsv (columns image, ..., x, y, w, h; a `cls` column is used for look-alikes)
-    train_video/NAME.mp4 with NAME.txt (x,y,w,h a line), or NAME.TRACK.txt for several objects of one clip; empty or `nan` lines: no box
+    train_video/NAME.mp4 with NAME.txt (x,y,w,h a line, as `read_boxes` takes them), or NAME.TRACK.txt for several objects of one clip
 """
 
 from __future__ import annotations
 
 import csv
 import dataclasses
-import math
 from collections.abc import Sequence
 from pathlib import Path
 
 import cv2
 import numpy as np
 
-from engine.errors import DatasetError
+from engine.datasets.text import read_boxes
+from engine.errors import DatasetError, SourceError
+from engine.video.images import ImageReader
 
 _MIN_SIDE = 8.0  # pixels; smaller boxes are mostly noise
 _MIN_SIZE = 16.0  # sqrt(w h)
@@ -65,6 +66,7 @@ class Pool:
 
     stills: dict[str, list[Still]]
     clips: dict[str, list[Clip]]
+    notes: tuple[str, ...] = ()  # what a user should know of it, such as sequences that were left out
 
     def picture_lists(self) -> list[Sequence[np.ndarray]]:
         """Every sequence of pictures once, in the pool's order."""
@@ -109,10 +111,11 @@ def read_stills(folder: Path, longest: int = 512) -> list[Still]:
             rows.setdefault(row["image"], []).append((*box, float(row.get("cls") or -1)))
     stills = []
     for name in sorted(rows):
-        image = cv2.imread(str(folder / "img" / name), cv2.IMREAD_COLOR)
-        if image is None:
-            raise DatasetError(f"{folder}: cannot read the picture img/{name}")
-        image, factor = shrink(image, longest)
+        try:
+            picture = ImageReader()(folder / "img" / name)
+        except SourceError as error:
+            raise DatasetError(f"{folder}: cannot read the picture img/{name}: {error}") from error
+        image, factor = shrink(picture, longest)
         table = np.array(rows[name])
         boxes, classes = table[:, :4] * factor, table[:, 4].astype(int)
         keep = usable(boxes)
@@ -122,31 +125,27 @@ def read_stills(folder: Path, longest: int = 512) -> list[Still]:
 
 
 def read_video(path: Path, longest: int = 640) -> tuple[list[np.ndarray], float]:
-    """All frames of a video, shrunk so that the longer side is at most `longest`, and the factor."""
-    capture = cv2.VideoCapture(str(path))
-    frames, factor = [], 1.0
-    while (read := capture.read())[0]:
-        image, factor = shrink(read[1], longest)
-        frames.append(image)
+    """All frames of a video, shrunk so that the longer side is at most `longest`, and the factor. SourceError if it cannot be read."""
+    from engine.video.files import VideoFile  # packed data are trained on without a video library
+
+    frames: list[np.ndarray] = []
+    factor = 1.0
+    with VideoFile(path) as source:
+        for frame in source:
+            if frame.index != len(frames):  # boxes belong to frames by their number
+                raise DatasetError(f"{path}: frame {len(frames)} is damaged")
+            image, factor = shrink(frame.image, longest)
+            frames.append(image)
     if not frames:
         raise DatasetError(f"{path}: no frame could be read")
     return frames, factor
 
 
-def read_boxes(path: Path) -> np.ndarray:
-    """Boxes of a text file, one x,y,w,h a line -> [n, 4]; lines that are empty or say nan become NaN."""
-    boxes = []
-    for line in path.read_text().splitlines():
-        fields = line.replace("\t", ",").split(",")
-        boxes.append([float(field) for field in fields] if len(fields) == 4 else [math.nan] * 4)
-    return np.array(boxes, dtype=float).reshape(-1, 4)
-
-
 def read_clips(folder: Path, boxes_from: Path | None = None) -> list[Clip]:
     """Every track of the videos in `folder`; box files beside them or in `boxes_from`."""
     clips = []
-    for video in sorted(folder.glob("*.mp4")):
-        tables = sorted((boxes_from or folder).glob(f"{video.stem}*.txt"))
+    for video in sorted(path for path in folder.glob("*.mp4") if not path.name.startswith(".")):
+        tables = sorted(path for path in (boxes_from or folder).glob("*.txt") if path.name.startswith(f"{video.stem}."))
         if not tables:
             continue
         frames, factor = read_video(video)

@@ -1,36 +1,45 @@
-"""Decoding through PyAV that files and network streams share: open, frames in BGR, rotation, errors in words."""
+"""Decoding through PyAV that files and network streams share: open, choose a stream, upright frames in BGR, errors in words."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from fractions import Fraction
 from typing import IO, Any
 
 import av
 import av.error
 import numpy as np
+from av.sidedata.sidedata import Type as SideData
 from av.video.reformatter import ColorRange, VideoReformatter
 
 from engine.errors import SourceError
+from engine.video.choice import choose_stream
+from engine.video.frames import Frame
+from engine.video.lost import Lost
+from engine.video.orientation import is_sideways, turned, upright
 
-_NOT_VIDEO = frozenset({"ansi"})  # FFmpeg draws text files as terminal pictures; nobody wants to track in those
+FAILURES = (av.error.FFmpegError, OSError, ValueError)  # what PyAV raises for what FFmpeg cannot do
+_TRIES = 100  # errors of the demuxer in a row before a file is given up
 
 
 def open_container(
     place: str | IO[bytes], name: str, timeout: tuple[float, float] | None = None, options: dict[str, str] | None = None
-) -> Any:
-    """Open a PyAV input that holds a picture stream. `timeout`: seconds to connect and to wait for data. Raises SourceError."""
+) -> tuple[Any, Any]:
+    """Open a PyAV input that holds moving pictures: the container, and the stream of it to track in.
+
+    `timeout`: seconds to connect and to wait for data. Raises SourceError.
+    """
     try:
         container = av.open(place, timeout=timeout, container_options=options or {})
     except av.error.InvalidDataError as error:
         raise SourceError(f"cannot open {name}: not a video that FFmpeg knows, or one that is cut off or damaged") from error
-    except (av.error.FFmpegError, OSError, ValueError) as error:
+    except FAILURES as error:
         raise SourceError(f"cannot open {name} as a video: {reason(error)}") from error
-    codecs = [stream.codec_context for stream in container.streams.video]
-    if not codecs or codecs[0] is None or codecs[0].name in _NOT_VIDEO:
+    try:
+        return container, choose_stream(container, name)
+    except SourceError:
         container.close()
-        what = "video in a codec that this FFmpeg does not know" if codecs and codecs[0] is None else "no video stream"
-        raise SourceError(f"{name} holds {what} (format: {container.format.long_name})")
-    return container
+        raise
 
 
 def reason(error: Exception) -> str:
@@ -52,11 +61,18 @@ class ToBgr:
     def __init__(self) -> None:
         self._reformatter = VideoReformatter()
 
-    def __call__(self, frame: Any) -> np.ndarray:
+    def __call__(self, frame: Any, matrix: bytes | None) -> np.ndarray:
         limits = ColorRange(frame.color_range) if frame.color_range in (1, 2) else None
-        image = self._reformatter.reformat(frame, format="bgr24", src_color_range=limits).to_ndarray()
-        quarter_turns = round(frame.rotation / 90) % 4  # counterclockwise, as the display matrix asks
-        return np.ascontiguousarray(np.rot90(image, quarter_turns)) if quarter_turns else image
+        return upright(self._reformatter.reformat(frame, format="bgr24", src_color_range=limits).to_ndarray(), matrix)
+
+
+def display_matrix(picture: Any) -> bytes | None:
+    """How a decoded frame is to be turned and flipped, for `upright`."""
+    try:
+        matrix = picture.side_data.get(SideData.DISPLAYMATRIX)
+    except ValueError:  # PyAV refuses all side data of a frame if one is of a kind that it does not know; flips are lost then
+        return turned(round(picture.rotation / 90) % 4)
+    return None if matrix is None else bytes(matrix)
 
 
 class Clock:
@@ -81,3 +97,82 @@ class Clock:
                 now = following
         self._last = now
         return now
+
+
+class Decoding:
+    """One pass through a stream: `frames` gives its pictures, and the counts tell what became of its packets.
+
+    damaged: frames that were lost (they leave a gap in the indices) or repaired; lost_at_end: those of them behind the last picture.
+    reached: the index behind the latest picture; packets: as many came;
+    end: seconds from the first packet to the end of the latest one, None without time stamps.
+    """
+
+    def __init__(self, container: Any, stream: Any) -> None:
+        self._container, self._stream = container, stream
+        self._time_base = Fraction(stream.time_base)
+        self._first: int | None = None
+        self.damaged = self.lost_at_end = self.packets = self.reached = 0
+        self.end: Fraction | None = None
+
+    def frames(self, is_file: bool, wanted: Callable[[int, Fraction], bool] = lambda index, time: True) -> Iterator[Frame]:
+        """Frames in display order that are `wanted` (see `Source`), until the stream ends or fails for good (one of `FAILURES`).
+
+        Packets that cannot be decoded are passed over; in a file also places where none can be found, unless nothing comes any more.
+        """
+        rate, aspect = average_rate(self._stream), self._stream.sample_aspect_ratio or Fraction(1)
+        to_bgr, clock, lost = ToBgr(), Clock(self._time_base, rate), Lost(self._container, self._stream, rate)
+        index = 0
+        for packet in self._patiently() if is_file else self._container.demux(self._stream):
+            if packet.size and not packet.is_discard:
+                self._note(packet)
+                lost.packet(packet)
+            try:
+                pictures = packet.decode()
+            except av.error.InvalidDataError:
+                lost.failure()
+                continue
+            for picture in pictures:
+                pts = lost.time_stamp(picture)
+                if lost.is_late(pts):
+                    continue
+                for missing in lost.before(pts):
+                    clock(missing)
+                    index += 1
+                    self.damaged += 1
+                self.damaged += picture.is_corrupt
+                time = clock(pts)
+                if wanted(index, time):
+                    matrix = display_matrix(picture)
+                    shown = 1 / aspect if is_sideways(matrix) else aspect
+                    yield Frame(index, time, to_bgr(picture, matrix), shown)
+                index += 1
+                self.reached = index
+        self.lost_at_end = lost.at_end()
+        self.damaged += self.lost_at_end
+
+    def _patiently(self) -> Iterator[Any]:
+        """The packets of a file. An error of the demuxer ends PyAV's iteration, not the file."""
+        errors, torn = 0, None
+        while True:
+            try:
+                for packet in self._container.demux(self._stream):
+                    errors = 0
+                    if torn is not None and packet.size:  # at the end, where the file breaks off, it would spoil the pictures before it
+                        yield torn
+                    torn = packet if packet.is_corrupt else None
+                    if torn is None:
+                        yield packet
+            except av.error.InvalidDataError:
+                errors += 1
+                if errors == _TRIES:
+                    raise
+            else:
+                return
+
+    def _note(self, packet: Any) -> None:
+        self.packets += 1
+        if packet.pts is None:
+            return
+        self._first = packet.pts if self._first is None else min(self._first, packet.pts)
+        end = (packet.pts + (packet.duration or 0) - self._first) * self._time_base
+        self.end = end if self.end is None else max(self.end, end)

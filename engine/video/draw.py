@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import cv2
 import numpy as np
@@ -12,7 +12,7 @@ from engine.errors import ConfigError
 from engine.video.sinks import Record
 
 Color = tuple[int, int, int]  # blue, green, red
-Annotate = Callable[[np.ndarray, Record], np.ndarray]  # a new picture from an image and what was found in it
+Annotate = Callable[[np.ndarray, Sequence[Record]], np.ndarray]  # a new picture from an image and what was found in it
 
 COLORS: dict[str, Color] = {
     "green": (60, 220, 60),
@@ -23,6 +23,16 @@ COLORS: dict[str, Color] = {
     "magenta": (220, 60, 220),
     "white": (255, 255, 255),
 }
+_SEVERAL: tuple[Color, ...] = (  # told apart by most colour-blind eyes (Okabe and Ito's palette, lightened)
+    (60, 220, 60),
+    (233, 180, 86),
+    (0, 159, 230),
+    (66, 228, 240),
+    (167, 121, 204),
+    (178, 114, 0),
+    (0, 94, 213),
+    (255, 255, 255),
+)
 _DOUBT = {"UNCERTAIN": (0, 190, 255), "LOST": (50, 50, 240)}  # states that are worth another colour
 
 
@@ -36,19 +46,28 @@ def parse_color(text: str) -> Color:
     return value & 255, value >> 8 & 255, value >> 16
 
 
-def draw(image: np.ndarray, record: Record, color: Color = COLORS["green"]) -> np.ndarray:
-    """A copy of `image` (uint8 BGR [H, W, 3]) with the record's box, and its score and state where there is room for letters."""
+def target_color(target: int) -> Color:
+    """The colour of one of several targets, by its id; the same in every output."""
+    return _SEVERAL[(target - 1) % len(_SEVERAL)]
+
+
+def draw(image: np.ndarray, records: Sequence[Record], color: Color = COLORS["green"], several: bool = False) -> np.ndarray:
+    """A copy of `image` (uint8 BGR [H, W, 3]) with each record's box, and its score and state where there is room for letters.
+
+    several: boxes have their target's colour and id, whatever the state; otherwise `color`, or that of a state other than TRACKING.
+    """
     canvas = image.copy()
     height, width = canvas.shape[:2]
-    color = _DOUBT.get(str(record.state), color)
     line = max(1, round(min(height, width) / 160))
-    x, y, w, h = record.box
-    left, top, right, bottom = (round(min(max(value, -32_000), 32_000)) for value in (x, y, x + w, y + h))
-    cv2.rectangle(canvas, (left, top), (right, bottom), color, line)
     scale = min(height, width) / 600
-    if scale >= 0.2:
-        label = f"{record.score:.2f}" if record.state == "TRACKING" else f"{record.score:.2f} {record.state}"
-        _label(canvas, label, left, top, max(scale, 0.35), color, line)
+    for record in records:
+        own = target_color(record.target) if several else _DOUBT.get(str(record.state), color)
+        x, y, w, h = record.box
+        left, top, right, bottom = (round(min(max(value, -32_000), 32_000)) for value in (x, y, x + w, y + h))
+        cv2.rectangle(canvas, (left, top), (right, bottom), own, line)
+        if scale >= 0.2:
+            label = f"{record.score:.2f}" if record.state == "TRACKING" else f"{record.score:.2f} {record.state}"
+            _label(canvas, f"{record.target}: {label}" if several else label, left, top, max(scale, 0.35), own, line)
     return canvas
 
 

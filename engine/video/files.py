@@ -8,19 +8,21 @@ from fractions import Fraction
 from pathlib import Path
 from typing import IO, Any
 
-import av.error
+import av
 
-from engine.errors import SourceError
-from engine.video.completeness import is_cut_off
-from engine.video.decode import Clock, ToBgr, average_rate, open_container, reason
+from engine.errors import IncompleteError, SourceError
+from engine.video.choice import stated_duration
+from engine.video.completeness import missing_end
+from engine.video.decode import FAILURES, Decoding, average_rate, open_container, reason
 from engine.video.frames import Frame, Source
 
 
 class VideoFile(Source):
     """A file in any container and codec that FFmpeg reads, or a byte stream of one (standard input); every frame, in display order.
 
-    `name` stands for the source in messages. Pictures that the decoder could repair count in `damaged`. Raises SourceError: when made,
-    for what is missing or no video; while iterating, for a clip that is cut off or cannot be decoded further, naming the frame reached.
+    Frames that cannot be decoded are passed over; those after them keep their indices and times. They and frames that the decoder could
+    repair count in `damaged`. `name` stands for the source in messages. Raises SourceError: when made, for what is missing or no video;
+    while iterating, for a clip without a frame; IncompleteError after the frames of a clip that is cut off or damaged up to its end.
     """
 
     def __init__(self, path: Path | IO[bytes], name: str | None = None) -> None:
@@ -30,51 +32,45 @@ class VideoFile(Source):
             raise SourceError(f"no such file: {path}")
         if self._path and self._path.is_file() and not self._path.stat().st_size:
             raise SourceError(f"{path} is empty")
-        self._container = open_container(path if not isinstance(path, Path) else str(path), self.name)
-        self._stream = self._container.streams.video[0]
+        # FFmpeg takes a colon in a name for a protocol's, unless another one stands before it.
+        self._container, self._stream = open_container(path if not isinstance(path, Path) else f"file:{path}", self.name)
         self._stream.thread_type = "AUTO"
         self.rate, self.time_base = average_rate(self._stream), Fraction(self._stream.time_base)
-        duration = _stated_duration(self._container, self._stream)
+        duration = _duration(self._container, self._stream)
         self.frame_count = self._stream.frames or (max(1, round(duration * self.rate)) if duration else None)
 
     def __iter__(self) -> Iterator[Frame]:
-        to_bgr, clock = ToBgr(), Clock(self.time_base, self.rate)
-        index = 0
-        try:
-            for packet in self._container.demux(self._stream):
-                for picture in packet.decode():
-                    self.damaged += picture.is_corrupt
-                    yield Frame(index, clock(picture.pts), to_bgr(picture))
-                    index += 1
-        except (av.error.FFmpegError, OSError, ValueError) as error:
-            what = "the file is cut off" if self._is_cut_off() else f"damaged ({reason(error)})"
-            raise SourceError(f"{self.name}: {what} after {self._progress(index)}") from error
-        if self._is_cut_off():
-            raise SourceError(f"{self.name}: the file is cut off after {self._progress(index)}")
-        if not index:
-            raise SourceError(f"{self.name}: no frame could be decoded")
+        decoding = Decoding(self._container, self._stream)
+        yield from read_file(self, decoding, self._container, self._stream, self._path)
 
     def close(self) -> None:
         self._container.close()
 
-    def _is_cut_off(self) -> bool:
-        return self._path is not None and self._path.is_file() and is_cut_off(self._path)
 
-    def _progress(self, index: int) -> str:
-        return f"frame {index}" if not self._stream.frames else f"frame {index} of {self._stream.frames}"
-
-
-def _stated_duration(container: Any, stream: Any) -> Fraction | None:
-    """Seconds of the video stream by the container's header, or None."""
-    if stream.duration:
-        return Fraction(stream.duration * stream.time_base)
-    tag = stream.metadata.get("DURATION", "")  # Matroska: 00:00:05.280000000
+def read_file(source: Source, decoding: Decoding, container: Any, stream: Any, path: Path | None) -> Iterator[Frame]:
+    """All frames of something that has an end; `source` gives the name for errors and takes the count of damaged frames."""
+    failure = None
     try:
-        hours, minutes, seconds = tag.split(":")
-        return int(hours) * 3600 + int(minutes) * 60 + Fraction(seconds)
-    except ValueError:
-        only_video = len(container.streams) == 1
-        return Fraction(container.duration, av.time_base) if container.duration and only_video else None
+        for frame in decoding.frames(True, source.wanted):
+            source.damaged = decoding.damaged
+            yield frame
+    except FAILURES as error:
+        failure = reason(error)
+    source.damaged = decoding.damaged
+    what = missing_end(container, stream, decoding, path, failure)
+    if not decoding.reached:
+        raise SourceError(f"{source.name}: no frame could be decoded" + (f": {what}" if what else ""))
+    if what:
+        of_all = f" of {stream.frames}" if stream.frames else ""
+        raise IncompleteError(f"{source.name}: {what} after frame {decoding.reached}{of_all}")
+
+
+def _duration(container: Any, stream: Any) -> Fraction | None:
+    """Seconds of the video stream by the container's header, or None."""
+    if stated := stated_duration(stream):
+        return stated
+    only_video = len(container.streams) == 1
+    return Fraction(container.duration, av.time_base) if container.duration and only_video else None
 
 
 def standard_input() -> VideoFile:

@@ -1,61 +1,57 @@
-"""A folder of numbered images as a source."""
+"""A folder of numbered images as a source, or one image."""
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from fractions import Fraction
 from pathlib import Path
 
-import cv2
-import numpy as np
-
 from engine.errors import SourceError
 from engine.video.frames import Frame, Source
-
-IMAGE_SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"})
-
-
-def natural_key(name: str) -> tuple[tuple[int, int, str], ...]:
-    """Sort key under which `frame2.png` comes before `frame10.png`, and equal numbers in another width keep a fixed order."""
-    parts = re.split(r"(\d+)", name)
-    return (*((1, int(part), part) if part.isdecimal() else (0, 0, part.casefold()) for part in parts), (0, 0, name))
+from engine.video.images import ImageReader
+from engine.video.listing import image_paths
 
 
-class ImageFolder(Source):
-    """The images of one folder in natural order; files that begin with a dot and other kinds of files are passed over.
+class Images(Source):
+    """Image files in the given order. They may differ in size, kind and depth: see `ImageReader`.
 
-    Grey, 16-bit and transparent images become 8-bit BGR as OpenCV converts them. Images may differ in size.
-    Raises SourceError for a folder without images, and for an image that cannot be decoded, when it is reached.
+    Those that cannot be decoded are passed over, and count in `damaged`; the others keep their indices. SourceError if it is the first one.
     """
 
-    def __init__(self, folder: Path, rate: Fraction = Fraction(30)) -> None:
-        self.name, self.rate, self.time_base = str(folder), rate, 1 / rate
-        try:
-            names = [entry.name for entry in folder.iterdir() if entry.suffix.lower() in IMAGE_SUFFIXES and not entry.name.startswith(".")]
-        except OSError as error:
-            raise SourceError(f"cannot read the folder {folder}: {error.strerror}") from error
-        if not names:
-            hint = f"; did you mean {folder / 'img'}?" if (folder / "img").is_dir() else ""
-            raise SourceError(f"no images in {folder}: expected files like 0001.jpg or 0001.png{hint}")
-        self.paths = [folder / name for name in sorted(names, key=natural_key)]
+    def __init__(self, paths: Sequence[Path], name: str, rate: Fraction = Fraction(30)) -> None:
+        self.paths, self.name, self.rate, self.time_base = list(paths), name, rate, 1 / rate
         self.frame_count = len(self.paths)
 
     def __iter__(self) -> Iterator[Frame]:
+        read = ImageReader(self.paths[0])
         for index, path in enumerate(self.paths):
-            yield Frame(index, index / self.rate, read_image(path, f"frame {index}"))
+            if not self.wanted(index, index / self.rate):
+                continue
+            try:
+                image = read(path)
+            except SourceError as error:
+                if index == 0:
+                    raise SourceError(f"frame 0: {error}") from error
+                self.damaged += 1
+                continue
+            self.notes = [read.note] if read.note else []
+            yield Frame(index, index / self.rate, image)
 
 
-def read_image(path: Path, what: str = "image") -> np.ndarray:
-    """One image file as uint8 BGR [H, W, 3], or SourceError naming it. `what` stands before the path in the message."""
-    try:
-        data = np.fromfile(path, np.uint8)
-    except OSError as error:
-        raise SourceError(f"{what}: cannot read {path}: {error.strerror}") from error
-    try:
-        image = cv2.imdecode(data, cv2.IMREAD_COLOR) if data.size else None
-    except cv2.error:  # a header that promises more pixels than OpenCV allows
-        image = None
-    if image is None:
-        raise SourceError(f"{what}: {path} is not an image that OpenCV can decode ({data.size} bytes)")
-    return np.asarray(image)
+class ImageFolder(Images):
+    """The images of one folder in natural order; files that begin with a dot and other kinds of files are passed over.
+
+    Raises SourceError for a folder without images.
+    """
+
+    def __init__(self, folder: Path, rate: Fraction = Fraction(30)) -> None:
+        try:
+            paths = image_paths(folder)
+            kinds = {path.suffix.lower() for path in folder.iterdir() if path.is_file()}
+        except OSError as error:
+            raise SourceError(f"cannot read the folder {folder}: {error.strerror}") from error
+        if not paths:
+            hint = f"; did you mean {folder / 'img'}?" if (folder / "img").is_dir() else ""
+            hint = hint or ("; .heic files must be converted first" if kinds & {".heic", ".heif"} else "")
+            raise SourceError(f"no images in {folder}: expected files like 0001.jpg or 0001.png{hint}")
+        super().__init__(paths, str(folder), rate)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from fractions import Fraction
 from pathlib import Path
 from typing import Any, cast
@@ -25,9 +25,12 @@ _BT709 = 1
 
 
 class Mp4(Sink):
-    """Writes what `draw(image, record)` returns. yuv420p, BT.709, index first (a browser starts at once), even sizes by repeating the edge.
+    """Writes what `draw(image, records)` returns, from time 0 on.
+
+    yuv420p, BT.709, index first (a browser starts at once), even sizes by repeating the edge.
 
     The size is that of the first frame, `width` x `height`; frames of another size are fitted into it with black borders.
+    pixel_aspect: see `Frame`; players stretch the picture by it, as they do with the source.
     Raises SinkError: when made, for a folder that cannot be written, another suffix than .mp4, or a PyAV without an H.264 encoder.
     """
 
@@ -39,6 +42,7 @@ class Mp4(Sink):
         rate: Fraction,
         time_base: Fraction,
         draw: Annotate,
+        pixel_aspect: Fraction = Fraction(1),
     ) -> None:
         if target.suffix.lower() != ".mp4":
             raise SinkError(f"cannot write {target}: annotated video is written as .mp4")
@@ -46,6 +50,7 @@ class Mp4(Sink):
         self.target, self._draw, self._size = target, draw, (width, height)
         self._time_base = time_base if time_base.denominator <= 1_000_000 else Fraction(1, 90_000)
         self._last_pts, self._written = -1, 0
+        self._begin: Fraction | None = None
         self._pending = PendingFile(target)
         self._reformatter = VideoReformatter()
         try:
@@ -57,17 +62,21 @@ class Mp4(Sink):
             self._stream.pix_fmt = "yuv420p"
             self._stream.time_base = self._stream.codec_context.time_base = self._time_base
             context = self._stream.codec_context
+            context.sample_aspect_ratio = pixel_aspect.limit_denominator(1000)
             context.colorspace = context.color_primaries = context.color_trc = context.color_range = _BT709  # range 1: limited
             context.open()
         except (av.error.FFmpegError, OSError, ValueError) as error:
             self._pending.discard()
             raise SinkError(f"cannot write {target}: {_reason(error)}") from error
 
-    def write(self, frame: Frame, record: Record) -> None:
-        image = _fit(self._draw(frame.image, record), *self._size)
+    def write(self, frame: Frame, records: Sequence[Record]) -> None:
+        image = _fit(self._draw(frame.image, records), *self._size)
         picture = av.VideoFrame.from_ndarray(image, format="bgr24")
         picture = self._reformatter.reformat(picture, format="yuv420p", dst_colorspace=Colorspace.ITU709)
-        self._last_pts = max(round(frame.timestamp / self._time_base), self._last_pts + 1)
+        if self._begin is None:
+            self._begin = frame.timestamp
+        elapsed = abs(frame.timestamp - self._begin)  # a clip may be gone through backwards
+        self._last_pts = max(round(elapsed / self._time_base), self._last_pts + 1)
         picture.pts, picture.time_base = self._last_pts, self._time_base
         self._encode(picture)
         self._written += 1

@@ -5,7 +5,7 @@ from __future__ import annotations
 import collections
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Literal
 
 from engine.errors import SourceError
@@ -44,6 +44,10 @@ class Reader(Source):
     @property
     def damaged(self) -> int:  # type: ignore[override]
         return self._source.damaged
+
+    @property
+    def notes(self) -> Sequence[str]:  # type: ignore[override]
+        return self._source.notes
 
     def __iter__(self) -> Iterator[Frame]:
         while (frame := self._take()) is not None:

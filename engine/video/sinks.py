@@ -5,7 +5,8 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from fractions import Fraction
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, Self
@@ -17,19 +18,26 @@ from engine.video.frames import Frame
 
 @dataclasses.dataclass(frozen=True)
 class Record:
-    """One frame's outcome. box: x, y, w, h in pixels; the first frame's is the given one, with score 1; latency: of the tracker alone."""
+    """What one frame gave for one target.
+
+    box: x, y, w, h in pixels; in the frame in which it was given that box, with score 1. latency_ms: of the tracker alone, for all targets
+    of the frame together. target: its id, 1 and more.
+    """
 
     index: int
     box: tuple[float, float, float, float]
     score: float
     state: str
     latency_ms: float
+    target: int = 1
 
-    def to_json(self) -> str:
-        """One line with the contract's keys, boxes to a thousandth of a pixel."""
+    def to_json(self, time: Fraction, with_id: bool = False) -> str:
+        """One line with the contract's keys, boxes to a thousandth of a pixel. time: seconds since the source's first frame."""
         return json.dumps(
             {
                 "index": self.index,
+                "time": float(time),
+                **({"id": self.target} if with_id else {}),
                 "box": [round(float(value), 3) for value in self.box],
                 "score": round(float(self.score), 6),
                 "state": str(self.state),
@@ -39,11 +47,11 @@ class Record:
 
 
 class Sink:
-    """Takes frames one by one, then either `finish` and `publish`, or `abort`."""
+    """Takes frames one by one, each with a record for every target that is followed, then either `finish` and `publish`, or `abort`."""
 
     target: Path | None = None
 
-    def write(self, frame: Frame, record: Record) -> None:
+    def write(self, frame: Frame, records: Sequence[Record]) -> None:
         raise NotImplementedError
 
     def finish(self, summary: Mapping[str, Any]) -> None:
@@ -70,9 +78,9 @@ class Sinks:
     def add(self, sink: Sink) -> None:
         self._sinks.append(sink)
 
-    def write(self, frame: Frame, record: Record) -> None:
+    def write(self, frame: Frame, records: Sequence[Record]) -> None:
         for sink in self._sinks:
-            sink.write(frame, record)
+            sink.write(frame, records)
 
     def finish(self, summary: Mapping[str, Any]) -> None:
         """Complete all files, then give all of them their names. If one cannot be completed, none appears (SinkError)."""
@@ -121,39 +129,66 @@ class TextFile(Sink):
 
 
 class BoxText(TextFile):
-    """One line `x,y,w,h` a frame, as OTB, LaSOT and GOT-10k result files have it."""
+    """One line `x,y,w,h` a frame, as OTB, LaSOT and GOT-10k result files have it; with ids `frame,id,x,y,w,h`, frames from 0 on."""
 
-    def write(self, frame: Frame, record: Record) -> None:
-        self._print(",".join(f"{value:.3f}" for value in record.box) + "\n")
+    def __init__(self, target: Path, with_ids: bool = False) -> None:
+        super().__init__(target)
+        self._with_ids = with_ids
+
+    def write(self, frame: Frame, records: Sequence[Record]) -> None:
+        for record in records:
+            name = f"{record.index},{record.target}," if self._with_ids else ""
+            self._print(name + ",".join(f"{value:.3f}" for value in record.box) + "\n")
 
 
 class MotText(TextFile):
-    """One line `frame,id,x,y,w,h,score,-1,-1,-1` a frame, as MOTChallenge has it: frames count from 1, the target's id is 1."""
+    """One line `frame,id,x,y,w,h,score,-1,-1,-1` for each target and frame, as MOTChallenge has it: frames count from 1."""
 
-    def write(self, frame: Frame, record: Record) -> None:
-        box = ",".join(f"{value:.2f}" for value in record.box)
-        self._print(f"{record.index + 1},1,{box},{record.score:.4f},-1,-1,-1\n")
+    def write(self, frame: Frame, records: Sequence[Record]) -> None:
+        for record in records:
+            box = ",".join(f"{value:.2f}" for value in record.box)
+            self._print(f"{record.index + 1},{record.target},{box},{record.score:.4f},-1,-1,-1\n")
+
+
+class Csv(TextFile):
+    """A header, then one line for each target and frame; `frame` counts from 0, `time` is in seconds since the source's first frame."""
+
+    def __init__(self, target: Path) -> None:
+        super().__init__(target)
+        self._print("frame,time,id,x,y,w,h,score,state,latency_ms\n")
+
+    def write(self, frame: Frame, records: Sequence[Record]) -> None:
+        for record in records:
+            box = ",".join(f"{value:.3f}" for value in record.box)
+            rest = f"{record.score:.6f},{record.state},{record.latency_ms:.3f}"
+            self._print(f"{record.index},{float(frame.timestamp)!r},{record.target},{box},{rest}\n")
 
 
 class JsonLines(TextFile):
-    """One JSON object a frame."""
+    """One JSON object for each target and frame."""
 
-    def write(self, frame: Frame, record: Record) -> None:
-        self._print(record.to_json() + "\n")
+    def __init__(self, target: Path, with_ids: bool = False) -> None:
+        super().__init__(target)
+        self._with_ids = with_ids
+
+    def write(self, frame: Frame, records: Sequence[Record]) -> None:
+        for record in records:
+            self._print(record.to_json(frame.timestamp, self._with_ids) + "\n")
 
 
 class JsonFile(TextFile):
-    """`{"model": ..., "device": ..., "frames": [...], ...}`: the summary's keys follow the frames. Written as it goes."""
+    """`{"model": ..., "device": ..., "frames": [...], ...}`: one row for each target and frame; the summary's keys follow. Written as it goes."""
 
-    def __init__(self, target: Path, header: Mapping[str, Any]) -> None:
+    def __init__(self, target: Path, header: Mapping[str, Any], with_ids: bool = False) -> None:
         super().__init__(target)
-        self._first = True
+        self._first, self._with_ids = True, with_ids
         start = json.dumps(dict(header), indent=1)
         self._print((start[:-2] + "," if header else "{") + '\n "frames": [')
 
-    def write(self, frame: Frame, record: Record) -> None:
-        self._print(("\n  " if self._first else ",\n  ") + record.to_json())
-        self._first = False
+    def write(self, frame: Frame, records: Sequence[Record]) -> None:
+        for record in records:
+            self._print(("\n  " if self._first else ",\n  ") + record.to_json(frame.timestamp, self._with_ids))
+            self._first = False
 
     def finish(self, summary: Mapping[str, Any]) -> None:
         rest = "".join(f",\n {json.dumps(key)}: {json.dumps(value)}" for key, value in summary.items())
@@ -161,21 +196,15 @@ class JsonFile(TextFile):
         super().finish(summary)
 
 
-class Callback(Sink):
-    """Calls a function of the user's with each frame and its record."""
-
-    def __init__(self, function: Callable[[Frame, Record], None]) -> None:
-        self._function = function
-
-    def write(self, frame: Frame, record: Record) -> None:
-        self._function(frame, record)
-
-
 class StdoutJsonLines(Sink):
-    """One JSON object a frame on standard output, each flushed at once, for another program to read along."""
+    """One JSON object for each target and frame on standard output, each flushed at once, for another program to read along."""
 
-    def write(self, frame: Frame, record: Record) -> None:
+    def __init__(self, with_ids: bool = False) -> None:
+        self._with_ids = with_ids
+
+    def write(self, frame: Frame, records: Sequence[Record]) -> None:
         try:
-            print(record.to_json(), flush=True)
+            for record in records:
+                print(record.to_json(frame.timestamp, self._with_ids), flush=True)
         except OSError as error:
             raise SinkError(f"cannot write to standard output: {error.strerror}") from error

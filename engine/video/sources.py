@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import re
+import sys
 from pathlib import Path
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 from engine.errors import SourceError
 from engine.video.camera import Camera
 from engine.video.files import VideoFile, standard_input
-from engine.video.folder import ImageFolder
+from engine.video.folder import ImageFolder, Images
 from engine.video.frames import Source
+from engine.video.listing import IMAGE_SUFFIXES
 from engine.video.stream import SCHEMES, NetworkStream
 
 
 def open_source(source: str | Path | int) -> Source:
-    """Open a video file, a folder of images, a camera number, a URL, or `-` for standard input. What exists as a path is a path.
+    """Open a video file, an image, a folder of images, a camera number, a URL, or `-` for standard input. What exists as a path is a path.
 
     Raises SourceError in one line for whatever cannot be opened.
     """
@@ -24,17 +26,46 @@ def open_source(source: str | Path | int) -> Source:
         return Camera(source)
     if text == "-":
         return standard_input()
-    scheme = urlsplit(text).scheme.lower() if "://" in text else ""
-    if scheme in SCHEMES:
+    path = local_path(source)
+    if path is None:
         return NetworkStream(text)
     if camera := re.fullmatch(r"/dev/video(\d+)", text):
         return Camera(int(camera.group(1)))
-    path = Path(source)
     if path.is_dir():
         return ImageFolder(path)
     if not path.exists():
         if text.isdecimal():
             return Camera(int(text))
-        if scheme:
-            raise SourceError(f"{text}: cannot read {scheme}:// URLs, known are {', '.join(sorted(SCHEMES))}")
+        if re.match(r"[A-Za-z]:[\\/]|\\\\", str(path)) and sys.platform != "win32":
+            raise SourceError(f"no such file: {path} (a path of Windows, but this is {sys.platform}{_under_wsl(str(path))})")
+    if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file():
+        return Images([path], str(path))
     return VideoFile(path)
+
+
+def local_path(source: str | Path) -> Path | None:
+    """The path that a source names, by itself or as a file:// URL; None for what comes over the network.
+
+    SourceError for a URL of another kind, and for a file:// URL of another machine.
+    """
+    text = str(source)
+    scheme = urlsplit(text).scheme.lower() if "://" in text or text.lower().startswith("file:/") else ""
+    if not scheme or isinstance(source, Path):
+        return Path(source)
+    if scheme in SCHEMES:
+        return None
+    if scheme != "file":
+        if Path(text).exists():
+            return Path(text)
+        raise SourceError(f"{text}: cannot read {scheme}:// URLs, known are {', '.join(sorted(SCHEMES | {'file'}))}")
+    parts = urlsplit(text, allow_fragments=False)
+    if parts.netloc.lower() not in ("", "localhost"):
+        raise SourceError(f"{text}: names a file of the machine {parts.netloc!r}; expected file:///PATH")
+    name = unquote(parts.path + (f"?{parts.query}" if parts.query else ""))  # a browser would write %3F, people who paste a path do not
+    return Path(name[1:] if re.match(r"/[A-Za-z]:[\\/]", name) else name)  # file:///C:/clip.mp4
+
+
+def _under_wsl(path: str) -> str:
+    if path[1] != ":":
+        return ""
+    return f"; under WSL it may be /mnt/{path[0].lower()}/{path[3:]}".replace("\\", "/")

@@ -9,10 +9,11 @@ from fractions import Fraction
 from typing import Any
 from urllib.parse import urlsplit
 
-import av.error
+import av
 
-from engine.errors import SourceError
-from engine.video.decode import Clock, ToBgr, average_rate, open_container, reason
+from engine.errors import IncompleteError, SourceError
+from engine.video.decode import FAILURES, Decoding, average_rate, open_container, reason
+from engine.video.files import read_file
 from engine.video.frames import Frame, Source
 
 SCHEMES = frozenset({"http", "https", "rtmp", "rtmps", "rtp", "rtsp", "rtsps", "srt", "tcp", "udp"})
@@ -24,7 +25,8 @@ class NetworkStream(Source):
 
     Live: when data stop coming (`read_timeout` seconds), the stream ends or cannot be decoded, up to `reconnects` attempts are made,
     with pauses of `pause`, 2 `pause`, 4 `pause` ... up to 8 seconds; each frame received resets the count. The picture's size may change.
-    Timestamps go on over a gap by the wall clock. Raises SourceError when the first connection fails or all attempts have failed.
+    Timestamps go on over a gap by the wall clock. Raises SourceError when the first connection fails, IncompleteError when all attempts to
+    reconnect have failed or a file did not come whole.
     """
 
     def __init__(self, url: str, open_timeout: float = 10.0, read_timeout: float = 10.0, reconnects: int = 5, pause: float = 0.5) -> None:
@@ -32,34 +34,39 @@ class NetworkStream(Source):
         self._url, self._timeout, self._reconnects, self._pause = url, (open_timeout, read_timeout), reconnects, pause
         self._stop = threading.Event()
         self._attempts = 0  # reconnects since the last frame
-        self._container = self._connect()
-        stream = self._container.streams.video[0]
-        self.rate = average_rate(stream)
+        self._container, self._stream = self._connect()
+        self.rate = average_rate(self._stream)
         self.live = not _is_whole_file(url, self._container)
         if not self.live:
-            self.time_base = Fraction(stream.time_base)
+            self.time_base = Fraction(self._stream.time_base)
             seconds = Fraction(self._container.duration or 0, av.time_base)
-            self.frame_count = stream.frames or round(seconds * self.rate) or None
+            self.frame_count = self._stream.frames or round(seconds * self.rate) or None
 
     def __iter__(self) -> Iterator[Frame]:
+        if not self.live:
+            decoding = Decoding(self._container, self._stream)
+            yield from read_file(self, decoding, self._container, self._stream, None)
+            return
         index, last = 0, Fraction(-1)
         while True:
             lost_at = time.monotonic_ns()
-            offset = None if last < 0 else last
+            offset: Fraction | None = None  # of this connection's first frame
             failure = "the stream ended"
+            decoding, damaged = Decoding(self._container, self._stream), self.damaged
             try:
-                for timestamp, image in self._pictures():
-                    if offset is not None and timestamp == 0:
-                        offset += Fraction(time.monotonic_ns() - lost_at, 1_000_000_000)
-                    last = timestamp + (offset or 0)
+                for frame in decoding.frames(is_file=False):
+                    if offset is None:
+                        gap = Fraction(time.monotonic_ns() - lost_at, 1_000_000_000)
+                        offset = (last + gap if index else Fraction(0)) - frame.timestamp
+                    last = frame.timestamp + offset
                     self._attempts = 0
-                    yield Frame(index, last, image)
+                    self.damaged = damaged + decoding.damaged
+                    yield Frame(index, last, frame.image, frame.pixel_aspect)
                     index += 1
-            except (av.error.FFmpegError, OSError, ValueError) as error:
+            except FAILURES as error:
                 failure = reason(error)
-                if not self.live:
-                    raise SourceError(f"{self.name}: lost after frame {index}: {failure}") from error
-            if self._stop.is_set() or not self.live:
+            self.damaged = damaged + decoding.damaged
+            if self._stop.is_set():
                 return
             self._reconnect(index, failure)
 
@@ -70,23 +77,9 @@ class NetworkStream(Source):
         self._stop.set()
         self._container.close()
 
-    def _connect(self) -> Any:
+    def _connect(self) -> tuple[Any, Any]:
         options = {"rtsp_transport": "tcp"} if urlsplit(self._url).scheme.startswith("rtsp") else {}
         return open_container(self._url, self.name, self._timeout, options)
-
-    def _pictures(self) -> Iterator[tuple[Fraction, Any]]:
-        """Time since this connection's first frame and BGR image, until the stream ends or fails."""
-        stream = self._container.streams.video[0]
-        to_bgr, clock = ToBgr(), Clock(Fraction(stream.time_base), average_rate(stream))
-        for packet in self._container.demux(stream):
-            try:
-                pictures = packet.decode()
-            except av.error.InvalidDataError:  # a lost packet damages the pictures up to the next key frame; live streams go on
-                self.damaged += 1
-                continue
-            for picture in pictures:
-                self.damaged += picture.is_corrupt
-                yield clock(picture.pts), to_bgr(picture)
 
     def _reconnect(self, index: int, failure: str) -> None:
         self._container.close()
@@ -95,11 +88,12 @@ class NetworkStream(Source):
                 return
             self._attempts += 1
             try:
-                self._container = self._connect()
+                self._container, self._stream = self._connect()
                 return
             except SourceError as error:
                 failure = str(error)
-        raise SourceError(f"{self.name}: lost after frame {index}, {self._reconnects} attempts to reconnect failed: {failure}")
+        kind = IncompleteError if index else SourceError
+        raise kind(f"{self.name}: lost after frame {index}, {self._reconnects} attempts to reconnect failed: {failure}")
 
 
 def _is_whole_file(url: str, container: Any) -> bool:

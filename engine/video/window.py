@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import sys
+from collections.abc import Sequence
 from importlib import metadata
 
 import cv2
@@ -30,14 +31,14 @@ def check_windows(what: str) -> None:
         raise SinkError(f"{what} needs a display, but neither DISPLAY nor WAYLAND_DISPLAY is set")
 
 
-def select_box(image: np.ndarray) -> tuple[float, float, float, float]:
-    """Let the user draw a box on `image` with the mouse: x, y, w, h in pixels. BoxError if none was drawn."""
-    title = "esat: draw a box, then Enter"
-    x, y, w, h = cv2.selectROI(title, image, showCrosshair=False)
+def select_boxes(image: np.ndarray) -> list[tuple[float, float, float, float]]:
+    """Let the user draw boxes on `image` with the mouse: x, y, w, h in pixels each. BoxError if none was drawn."""
+    title = "esat: draw a box, then Enter; the next one likewise; Escape when all are drawn"
+    boxes = [(float(x), float(y), float(w), float(h)) for x, y, w, h in cv2.selectROIs(title, image, showCrosshair=False) if w and h]
     cv2.destroyWindow(title)
-    if not w or not h:
+    if not boxes:
         raise BoxError("no box was drawn")
-    return float(x), float(y), float(w), float(h)
+    return boxes
 
 
 class Window(Sink):
@@ -48,8 +49,8 @@ class Window(Sink):
         self._title, self._draw = title, draw
         self.closed = False
 
-    def write(self, frame: Frame, record: Record) -> None:
-        cv2.imshow(self._title, self._draw(frame.image, record))
+    def write(self, frame: Frame, records: Sequence[Record]) -> None:
+        cv2.imshow(self._title, self._draw(frame.image, records))
         self.closed = self.closed or cv2.waitKey(1) & 0xFF in (ord("q"), _ESCAPE)
 
     def publish(self) -> None:

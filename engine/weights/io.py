@@ -50,13 +50,8 @@ def save_weights(
     check_parameters(tensors, config, str(path))
     header = {**(metadata or {}), "format": FORMAT, "config": json.dumps(config.to_dict())}
     try:
-        pending = PendingFile(path)
-        try:
+        with PendingFile(path) as pending:
             save_file(tensors, str(pending.partial), metadata=header)
-        except BaseException:
-            pending.discard()
-            raise
-        pending.publish()
     except (OSError, SafetensorError) as error:  # SinkError is an OSError
         raise WeightsError(f"cannot write weights to {path}: {error}") from error
 

@@ -1,4 +1,4 @@
-"""Launch shapes of the Triton attention kernels: a pure function of the problem and the device. No GPU has confirmed or tuned them yet."""
+"""Launch shapes of the Triton attention kernels: a pure function of the problem and the device."""
 
 from __future__ import annotations
 

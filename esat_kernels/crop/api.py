@@ -78,7 +78,7 @@ def crop_regions(
     out: float32, bfloat16 or float16 [B, (size / 16)^2, 768], rows adjacent in themselves; written as `crop_patches` does, normalised.
     Returns the regions, float64 [B, 3]: left, top, side in frame pixels (whole numbers).
     The pixels are OpenCV's, bit for bit. A box that is not finite or has no area gives a black crop and a region of NaN.
-    backend: "auto", "triton" (unverified: no GPU has run it) or "reference". TypeError for dtypes, ValueError for shapes, devices and numbers.
+    backend: "auto", "triton" or "reference". TypeError for dtypes, ValueError for shapes, devices and numbers.
     """
     _check_regions(frame, frame_size, boxes, out)
     _check_numbers(factor, size)

@@ -1,4 +1,4 @@
-"""Crops of several boxes by the Triton kernel. Triton is imported at the first call. No GPU has run it yet."""
+"""Crops of several boxes by the Triton kernel. Triton is imported at the first call."""
 
 from __future__ import annotations
 

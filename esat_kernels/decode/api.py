@@ -52,9 +52,10 @@ def advance_boxes(
     Maps and window as `decode_maps`, float32, bfloat16 or float16, computed in float32. regions: float64 [B, 3] of `crop_regions`.
     boxes: float64 [B, 4], x, y, w, h in pixels, OVERWRITTEN: the previous boxes become the decoded ones, clipped to the frame with a margin of
     10 pixels (public OSTrack: `map_box_back`, `clip_box`). frame_size: int32 [2], H and W.
-    Returns the record float64 [B, 8]: box x, y, w, h, raw score, weighted score, side of the region, index of the chosen cell.
+    Returns the record float64 [B, 12]: box x, y, w, h, raw score, weighted score, side of the region, index of the chosen cell, and the
+    box x, y, w, h before it was clipped.
     NaN in maps or regions becomes a box of NaN.
-    backend: "auto", "triton" (unverified: no GPU has run it) or "reference". TypeError for dtypes, ValueError for shapes and devices.
+    backend: "auto", "triton" or "reference". TypeError for dtypes, ValueError for shapes and devices.
     """
     _check_maps(score_map, size_map, offset_map, window)
     _check_state(score_map, regions, boxes, frame_size, (size_map, offset_map, window))

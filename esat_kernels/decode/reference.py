@@ -35,15 +35,16 @@ def decode_maps(score_map: Tensor, size_map: Tensor, offset_map: Tensor, window:
 def advance_boxes(
     score_map: Tensor, size_map: Tensor, offset_map: Tensor, window: Tensor, regions: Tensor, boxes: Tensor, frame_size: Tensor, margin: int
 ) -> Tensor:
-    """The decoded box in the frame, clipped (public OSTrack: `map_box_back`, `clip_box`), in float64 and into `boxes`; the record [B, 8]."""
+    """The decoded box in the frame, clipped (public OSTrack: `map_box_back`, `clip_box`), in float64 and into `boxes`; the record [B, 12]."""
     decoded, score, weighted, cell = decode_maps(score_map.float(), size_map.float(), offset_map.float(), window.float())
     side = regions[:, 2]
     cx, cy, w, h = (decoded.double() * side[:, None]).unbind(1)
     height, width = frame_size.double().unbind()
     # The region is centred on the unrounded previous box.
-    x, w = _clip(boxes[:, 0] + 0.5 * boxes[:, 2] - 0.5 * side + cx - 0.5 * w, w, width, margin)
-    y, h = _clip(boxes[:, 1] + 0.5 * boxes[:, 3] - 0.5 * side + cy - 0.5 * h, h, height, margin)
-    record = torch.stack([x, y, w, h, score.double(), weighted.double(), side, cell.double()], dim=1)
+    left = boxes[:, 0] + 0.5 * boxes[:, 2] - 0.5 * side + cx - 0.5 * w
+    top = boxes[:, 1] + 0.5 * boxes[:, 3] - 0.5 * side + cy - 0.5 * h
+    (x, inner_w), (y, inner_h) = _clip(left, w, width, margin), _clip(top, h, height, margin)
+    record = torch.stack([x, y, inner_w, inner_h, score.double(), weighted.double(), side, cell.double(), left, top, w, h], dim=1)
     boxes.copy_(record[:, :4])
     return record
 

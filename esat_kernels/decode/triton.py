@@ -1,4 +1,4 @@
-"""The step from maps to the next boxes by the Triton kernel. Triton is imported at the first call. No GPU has run it yet."""
+"""The step from maps to the next boxes by the Triton kernel. Triton is imported at the first call."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def advance_boxes(
     from esat_kernels.decode.triton_kernel import advance_kernel
 
     batch, _, side, _ = score_map.shape
-    record = boxes.new_empty(batch, 8)
+    record = boxes.new_empty(batch, 12)
     inputs = (t.contiguous() for t in (score_map, size_map, offset_map, window, regions))
     with _triton.on_device_of(boxes):
         advance_kernel[(batch,)](
@@ -42,4 +42,4 @@ def advance_boxes(
 
 @advance_boxes.register_fake
 def _(score_map, size_map, offset_map, window, regions, boxes, frame_size, margin):  # type: ignore[no-untyped-def]
-    return boxes.new_empty(boxes.shape[0], 8)
+    return boxes.new_empty(boxes.shape[0], 12)

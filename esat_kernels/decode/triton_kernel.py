@@ -24,13 +24,13 @@ def _below(x, bound):
 
 @triton.jit
 def _next(boxes, boxes_stride_x, axis: tl.constexpr, centre, extent, side, length, margin):
-    """One axis of the next box, clipped to the frame: start and extent. The region is centred on the unrounded previous box."""
+    """One axis of the next box, clipped to the frame: start and extent, and the start before. The region is centred on the unrounded previous box."""
     previous = tl.load(boxes + axis * boxes_stride_x) + 0.5 * tl.load(boxes + (axis + 2) * boxes_stride_x)
     start = previous - 0.5 * side + centre - 0.5 * extent
     margin = _below(margin, length)
     end = _below(_above(start + extent, margin), length)
-    start = _below(_above(start, 0.0), length - margin)
-    return start, _above(end - start, margin)
+    inside = _below(_above(start, 0.0), length - margin)
+    return inside, _above(end - inside, margin), start
 
 
 @triton.jit
@@ -49,7 +49,7 @@ def advance_kernel(
     SIDE: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
-    """Grid (batch,). Maps, window and regions contiguous; boxes are overwritten; record float64 [B, 8] contiguous."""
+    """Grid (batch,). Maps, window and regions contiguous; boxes are overwritten; record float64 [B, 12] contiguous."""
     cells: tl.constexpr = SIDE * SIDE
     batch = tl.program_id(0).to(tl.int64)
     cell = tl.arange(0, BLOCK)
@@ -70,10 +70,10 @@ def advance_kernel(
     frame_height, frame_width = tl.load(frame_size_ptr).to(tl.float64), tl.load(frame_size_ptr + 1).to(tl.float64)
     margin = tl.full([], MARGIN, tl.float64)
     boxes = boxes_ptr + batch * boxes_stride_b
-    x, w = _next(boxes, boxes_stride_x, 0, centre_x.to(tl.float64) * side, width, side, frame_width, margin)
-    y, h = _next(boxes, boxes_stride_x, 1, centre_y.to(tl.float64) * side, height, side, frame_height, margin)
+    x, w, left = _next(boxes, boxes_stride_x, 0, centre_x.to(tl.float64) * side, width, side, frame_width, margin)
+    y, h, top = _next(boxes, boxes_stride_x, 1, centre_y.to(tl.float64) * side, height, side, frame_height, margin)
 
-    record = record_ptr + batch * 8
+    record = record_ptr + batch * 12
     tl.debug_barrier()  # every warp has read the old box
     tl.store(boxes, x)
     tl.store(boxes + boxes_stride_x, y)
@@ -87,3 +87,7 @@ def advance_kernel(
     tl.store(record + 5, best.to(tl.float64))
     tl.store(record + 6, side)
     tl.store(record + 7, index.to(tl.float64))
+    tl.store(record + 8, left)
+    tl.store(record + 9, top)
+    tl.store(record + 10, width)
+    tl.store(record + 11, height)

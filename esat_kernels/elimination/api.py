@@ -1,6 +1,6 @@
 """The public calls of candidate elimination.
 
-backend: "auto" (the C++ kernel for plain CPU tensors that need no gradient, else the reference), "cpu", "triton" (unverified: no GPU has run it)
+backend: "auto" (the C++ kernel for plain CPU tensors that need no gradient, else the reference), "cpu", "triton"
 or "reference". Calls of the last two can be held by a CUDA graph.
 """
 

@@ -1,4 +1,4 @@
-"""Candidate elimination by the Triton kernels. Triton is imported at the first call. No GPU has run them yet."""
+"""Candidate elimination by the Triton kernels. Triton is imported at the first call."""
 
 from __future__ import annotations
 

@@ -31,7 +31,7 @@ def linear(
     The product's operands are rounded to weight's dtype and summed in float32; statistics, bias, activation and residual are float32.
     x, weight, bias, residual: float32, bfloat16 or float16, each its own, rows adjacent in themselves.
     dtype of the result: by default the residual's, without one x's.
-    backend: "auto", "triton" (unverified: no GPU has run it; no gradient) or "reference".
+    backend: "auto", "triton" (no gradient) or "reference".
     ValueError for shapes, devices and numbers, TypeError for dtypes.
     """
     _check(x, weight, bias, norm_eps, activation, residual, dtype)

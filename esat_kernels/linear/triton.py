@@ -1,4 +1,4 @@
-"""The linear layer by the Triton kernels: checks, launch shapes, calls. Triton is imported at the first call. No GPU has run them yet."""
+"""The linear layer by the Triton kernels: checks, launch shapes, calls. Triton is imported at the first call."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """Launch shapes of the Triton products: a pure function of shape, dtypes and device, nothing is tuned at first use.
 
 Devices that `python -m benchmarks.gpu.tune` has measured have a table in `esat_kernels/tuned`; others get the tiles that the estimate below
-finds cheapest. Its constants are those of an H100's data sheet; no GPU has confirmed them yet.
+finds cheapest. Its constants are those of an H100's data sheet.
 """
 
 from __future__ import annotations

@@ -1,18 +1,17 @@
-"""Calibration of the loss: the clips are what they say, and the thresholds keep their limits."""
-
-import dataclasses
+"""The benchmark of loss and return: the clips are what they say, and its figures count what they name."""
 
 import cv2
 import numpy as np
 import pytest
 
-from benchmarks.loss.calibrate import FALSE_ALARMS, FLAG_WITHIN, GRID, choose_found, choose_lost, good_frames, reached, separation
+from benchmarks.loss.clips import Job, targets
 from benchmarks.loss.disturb import KINDS, LEAD, LENGTHS, TAIL, disturb
-from benchmarks.loss.record import Track, follow
-from engine import Tracker
-from engine.evaluation.layouts import open_dataset
-from engine.evaluation.sequences import Sequence
-from engine.tracking.state import StateThresholds
+from benchmarks.loss.figures import compared, disturbances, left_out, replay, separation
+from benchmarks.loss.record import Remembering, Track, track
+from engine import StateThresholds, Tracker
+from engine.datasets.layouts import open_dataset
+from engine.errors import DatasetError
+from engine.runners.protocol import Observation
 
 
 @pytest.fixture(scope="module")
@@ -62,91 +61,106 @@ def test_seeds_differ(sequences):
     assert len({disturb(one, two, "cover", seed).frames[LEAD + 3].tobytes() for seed in range(4)}) > 1
 
 
-def test_following_gives_one_entry_a_frame(sequences, tiny_weights):
-    clip = disturb(*sequences, "cut", 0)
-    track = follow(clip, Tracker(tiny_weights, device="cpu", dtype="fp32"))
-    count = len(clip.frames) - 1
-    assert [len(values) for values in (track.confidence, track.state, track.overlap, track.visible, track.boxes)] == [count] * 5
-    assert track.visible[track.gone - 1] > 0.1 >= track.visible[track.gone]
+class Counting:
+    """A runner that counts the regions that it is asked for."""
+
+    def __init__(self, runner):
+        self.config, self.device, self.dtype, self.runner, self.regions = runner.config, runner.device, runner.dtype, runner, 0
+
+    def encode_template(self, *arguments):
+        return self.runner.encode_template(*arguments)
+
+    def observe(self, frame, boxes, templates, bgr):
+        self.regions += len(boxes)
+        return self.runner.observe(frame, boxes, templates, bgr)
 
 
-def _track(kind, before, away, after, states):
-    count = before + away + after
-    confidence = [0.8] * before + [0.2] * away + [0.7] * after
-    overlap = [0.8] * before + [0.0] * away + [0.8] * after
-    gone, back = (0, 0) if kind == "plain" else (before, before + away)
+def test_a_second_run_asks_the_network_for_nothing_and_finds_the_same(sequences, tiny_weights, tmp_path):
+    runner = Counting(Tracker(tiny_weights, device="cpu", dtype="fp32").runner)
+    job = Job(sequences[0], 20, 2)
+    first = track(job, Remembering(runner), tmp_path)
+    asked = runner.regions
+    assert asked >= 19
+    second = track(job, Remembering(runner), tmp_path)
+    assert runner.regions == asked
+    assert np.array_equal(first.default, second.default)
+    assert np.array_equal(first.public, second.public)
+    assert first.state == second.state
+    assert first.size == pytest.approx(10)
+
+
+def test_shrunk_frames_hold_the_shrunk_target(sequences):
+    clip = Job(sequences[0], 5, 2).clip()
+    assert clip.frames[0].shape == (45, 60, 3)
+    assert clip.boxes[0].tolist() == [10, 15, 10, 10]
+    assert _red_share(clip.frames[0], clip.boxes[0]) > 0.7
+
+
+def test_every_target_of_a_scene_is_found_and_belongs_to_its_fold(tmp_path, sequences):
+    folder = sequences[0].images[0].parent.parent
+    (tmp_path / "scene-1").mkdir()
+    (tmp_path / "scene-1" / "img").symlink_to(folder / "img")
+    for name in ("groundtruth.txt", "groundtruth_2.txt"):
+        (tmp_path / "scene-1" / name).write_text("1,2,3,4\nnan,nan,nan,nan\n")
+    found = targets(tmp_path)
+    assert [target.name for target in found] == ["scene-1", "scene-2"]
+    assert {Job(target, 5).fold for target in found} == {"scene"}
+    assert len(found[0].images) == 2
+    with pytest.raises(DatasetError, match="expected sequences"):
+        targets(tmp_path / "scene-1" / "img")
+
+
+def _observation(score):
+    box = (0.0, 0.0, 10.0, 10.0)
+    return Observation(box, box, 40.0, score, score, None, np.ones(2, np.float32))
+
+
+def _track(name="a@1", scores=(0.8,) * 40, public=0.8, default=0.8, states="T" * 40, gone=0, back=0, size=20.0):
+    count = len(scores)
+    visible = [0.0 if gone <= index < back else 1.0 for index in range(count)]
+    names = {"T": "TRACKING", "U": "UNCERTAIN", "L": "LOST"}
+    overlaps = [np.where(np.array(visible) > 0, value, 0.0) for value in (public, default)]
     return Track(
-        kind,
-        kind,
-        gone,
-        back,
-        confidence,
-        [1 - value for value in confidence],
-        states,
-        overlap,
-        [float(value > 0) for value in overlap],
-        [(0.0, 0.0, 1.0, 1.0)] * count,
+        *(name, name[0], "cut" if back else "plain", gone, back, size, visible, *overlaps, [True] * count),
+        *([names[state] for state in states], 0, [_observation(score) for score in scores]),
     )
 
 
-def test_thresholds_lie_between_the_confidences_with_and_without_the_target():
-    tracks = [_track("cover", 20, 20, 20, [""] * 60), _track("cut", 20, 30, 20, [""] * 70)]
-    thresholds, curves = choose_lost(tracks)
-    assert 0.2 < thresholds.lost <= 0.8
-    assert thresholds.lost <= thresholds.confident == thresholds.found
-    chosen = list(GRID).index(thresholds.lost)
-    assert curves.false_alarms[chosen] <= FALSE_ALARMS
-    assert curves.flagged[chosen] == 1
-    assert np.all(np.diff(curves.flagged) >= 0)
-    assert good_frames(tracks[0]).sum() == 20
+def test_false_losts_are_counted_where_the_public_loop_has_its_target():
+    """The default loop's own boxes are far off: that must not hide the loss."""
+    found = compared([_track(default=0.0, states="T" * 30 + "L" * 10), _track("b@1", public=0.9, default=0.9, size=5.0)])
+    assert found["false_lost"] == pytest.approx(0.125)
+    assert found["false_lost_most"] == ["a@1", 0.25]
+    assert found["AUC_worst"][0] == "a@1"
+    assert found["AUC_lose_more_than_2"] == 1
+    assert found["sizes"]["under 16 px"] == {**found["sizes"]["under 16 px"], "clips": 1, "frames": 40, "false_lost": 0.0}
+    low, high = found["false_lost_interval"]
+    assert 0 <= low <= 0.125 <= high <= 0.25
 
 
-def test_a_return_threshold_is_chosen_by_right_and_wrong_returns():
-    right = _track("cover", 20, 20, 40, ["TRACKING"] * 24 + ["LOST"] * 20 + ["TRACKING"] * 36)
-    wrong = _track("cover", 20, 20, 40, ["TRACKING"] * 24 + ["LOST"] * 5 + ["TRACKING"] * 51)
-    never = _track("cover", 20, 20, 40, ["TRACKING"] * 24 + ["LOST"] * 56)
-    low, middle, high = (StateThresholds(found=found) for found in (0.75, 0.8, 0.9))
-    assert choose_found([(low, [wrong, right]), (middle, [right, right]), (high, [right, never])]) is middle
-    assert choose_found([(low, [right]), (middle, [right]), (high, [never])]) is middle
+def test_disturbances_are_flagged_and_ended_in_time():
+    away = "T" * 10 + "U" * 5 + "L" * 15 + "L" * 5 + "T" * 5
+    late = "T" * 10 + "U" * 16 + "L" * 4 + "L" * 10
+    early = "T" * 10 + "L" * 5 + "T" * 15 + "T" * 10
+    tracks = [_track(states=states, gone=10, back=30) for states in (away, late, early)]
+    found = disturbances([*tracks, _track(public=0.1, gone=10, back=30)])
+    assert found == {"flagged": [2, 3], "returned": [2, 3], "wrong_returns": [1, 3], "without_target_before": 1, "frames": 120}
 
 
-def test_separation_is_the_area_under_the_curve():
-    tracks = [_track("cover", 20, 20, 20, [""] * 60)]
-    assert separation(tracks, "confidence") == 1.0
-    assert separation(tracks, "score") == 0.0
-    equal = dataclasses.replace(tracks[0], confidence=[0.5] * 60)
-    assert separation([equal], "confidence") == 0.5
+def test_a_level_is_never_chosen_on_the_scene_that_it_is_reported_for():
+    """One scene's scores lie low all the time; the others choose a level that calls it LOST, and it chooses one that does not for them."""
+    steady = [_track(f"{name}@1", scores=(0.8,) * 40) for name in "bcd"]
+    low = _track("a@1", scores=(0.8,) * 5 + (0.45,) * 35)
+    found = left_out([low, *steady], [_track("e-cut-f", scores=(0.8,) * 10 + (0.05,) * 20 + (0.8,) * 10, gone=10, back=30)])
+    assert found["lost"][0.6] == 1
+    assert found["false_lost_most"][0] == "a@1"
+    assert found["false_lost_most"][1] > 0.5
+    assert found["flagged"] == [1, 1]
+    assert replay(low, StateThresholds(lost=0.3)).count("LOST") == 0
 
 
-def test_what_was_reached_is_counted():
-    good = _track("cover", 20, 20, 40, ["TRACKING"] * 24 + ["LOST"] * 20 + ["TRACKING"] * 36)
-    late = _track("cut", 20, 20, 40, ["TRACKING"] * 31 + ["LOST"] * 49)
-    early = _track("leave", 20, 20, 40, ["TRACKING"] * 22 + ["LOST"] * 5 + ["TRACKING"] * 53)
-    found = reached([good, late, early])
-    assert found["flagged"] == [2, 3]
-    assert found["returned"] == [2, 3]
-    assert found["wrong_returns"] == [1, 3]
-    assert found["false_lost"] == [4 + 40, 180]
-    assert found["without_target_before"] == 0
-
-
-def test_a_sequence_is_needed_for_each_side(tmp_path, sequences):
-    from benchmarks.loss.__main__ import scored
-    from engine.errors import DatasetError
-
-    assert all(isinstance(sequence, Sequence) for sequence in sequences)
-    (tmp_path / "one" / "img").mkdir(parents=True)
-    cv2.imwrite(str(tmp_path / "one" / "img" / "1.png"), np.zeros((20, 20, 3), np.uint8))
-    (tmp_path / "one" / "groundtruth.txt").write_text("1,1,10,10\n")
-    with pytest.raises(DatasetError, match="calibration needs two sequences"):
-        scored(tmp_path)
-
-
-def test_a_real_target_is_lost_and_found(shared):
-    found = {sequence.name: sequence for sequence in open_dataset(shared / "data" / "eval_dev").sequences}
-    clip = disturb(found["otb_Crossing"], found["vot_bag"], "leave", 0)
-    track = follow(clip, Tracker(device="cpu"))
-    assert "LOST" not in track.state[: track.gone - 3]
-    assert "LOST" in track.state[track.gone : track.gone + FLAG_WITHIN]
-    assert "TRACKING" not in track.state[track.gone + FLAG_WITHIN : track.back]
-    assert reached([track])["returned"] == [1, 1]
+def test_the_confidence_separates_what_the_truth_separates():
+    found = separation([_track(scores=(0.8,) * 10 + (0.1,) * 20 + (0.8,) * 10, gone=10, back=30)])
+    assert found["score"] == 1.0
+    assert found["confidence"] == 1.0
+    assert (found["good_frames"], found["frames_without_target"]) == (20, 20)

@@ -99,7 +99,9 @@ def test_a_file_that_disagrees_fails(run, tmp_path):
     [
         (("sequences", "otb_Crossing", "AUC"), 2e-4),
         (("sequences", "davis_dog", "AO"), 2e-6),
-        (("sequences", "davis_dog", "AUC"), 3.0),  # clipped predictions bound it from above
+        (("sequences", "davis_dog", "AUC"), 2e-4),
+        (("pytracking_preset", "sequences", "davis_dog", "AUC"), 2e-4),
+        (("pytracking_preset", "P"), 2e-4),
         (("OTB_preset", "P"), 2e-4),
         (("GOT10K_preset", "SR_0.5"), 2e-6),
         (("LaSOT_preset_absent", "P_norm"), 2e-4),
@@ -141,3 +143,9 @@ def test_unusable_files_and_options(run, tmp_path):
     if not torch.cuda.is_available():
         assert run(GOLDEN / "metrics.json", "--device", "cuda")[0] == 2
         assert run(GOLDEN / "attention_paper_d64.npz", "--backend", "triton")[0] == 2
+
+
+def test_every_figure_of_the_metrics_is_compared(run):
+    """AUC, P, P_norm by two rules and AO for ten sequences, three means each, three pooled figures, three with absent frames."""
+    _, rows = run(GOLDEN / "metrics.json")
+    assert rows[0]["details"]["figures"] == 10 * 7 + 6 + 3 + 3

@@ -1,6 +1,7 @@
 """The report is made from the parts' files alone, goes on where it stopped, and calls a change a change only outside the noise."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -94,6 +95,17 @@ def test_a_run_goes_on_where_it_stopped(tmp_path, processes):
     before = len(calls)
     assert _run("--out", tmp_path / "b", "--reuse") == 0
     assert len(calls) == before
+
+
+def test_each_benchmark_says_when_it_begins_and_ends(tmp_path, processes, capsys):
+    (tmp_path / "a").mkdir()
+    assert _run("--out", tmp_path / "a", "--only", "attention") == 0
+    capsys.readouterr()
+    assert _run("--out", tmp_path / "a", "--only", "attention,table2") == 0
+    said = [line for line in capsys.readouterr().err.splitlines() if " benchmarks: " in line]
+    assert said[0].startswith("1 of 2 benchmarks: attention is used again (")
+    assert said[1] == "2 of 2 benchmarks: table2 begins"
+    assert re.fullmatch(r"2 of 2 benchmarks: table2 took \d+ s", said[2])
 
 
 def test_a_benchmark_that_fails_leaves_no_part(tmp_path, processes, capsys):

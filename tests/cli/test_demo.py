@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
+import shlex
+import time
 import zipfile
 from pathlib import Path
 
-import cv2
+import av
 import pytest
 
 from engine import demo
@@ -33,14 +36,17 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_demo_writes_videos_boxes_and_picture(cache: Path, tiny: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "out"
-    assert esat("demo", "--out", out, "--cache", cache, "--model", tiny, "--picture", out / "sheet.png", "-q") == 0
+    assert esat("demo", "--out", out, "--cache", cache, "--model", tiny, "--picture", out / "demo.gif", "-q") == 0
     for clip in demo.CLIPS:
         content = json.loads((out / f"{clip.output}.json").read_text())
         assert content["model"] == "tiny"
         assert [frame["index"] for frame in content["frames"]] == list(range(9))
         assert content["frames"][0]["box"] == list(clip.box)
         assert sum(1 for _ in VideoFile(out / f"{clip.output}.mp4")) == 9
-    assert cv2.imread(str(out / "sheet.png")).shape == (2 * 216, 3 * 264, 3)
+    with av.open(str(out / "demo.gif")) as container:  # every third of nine frames, enlarged
+        frames = [(float(frame.time), frame.width, frame.height) for frame in container.decode(video=0)]
+    assert [(width, height) for _, width, height in frames] == [(264, 216)] * 3
+    assert frames[1][0] - frames[0][0] == pytest.approx(3 / 25, abs=0.011)
     printed = capsys.readouterr().out
     assert all(word in printed for word in ("network", "tracker", "pipeline", "demo.mp4", "demo.json", "demo_bunny.mp4"))
 
@@ -79,3 +85,31 @@ def test_the_real_clips_are_what_the_boxes_were_drawn_in() -> None:
     x, y, w, h = (int(value) for value in demo.CARPHONE.box)
     face = first[0][y : y + h, x : x + w].reshape(-1, 3).mean(axis=0)
     assert face[2] > face[1] > face[0]  # skin: more red than green than blue
+
+
+def test_what_the_demo_says_to_try_works_as_printed(
+    cache: Path, tiny: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("ESAT_SETUP_STARTED", f"{time.time() - 100:.0f}")
+    out = Path("my out")
+    assert esat("demo", "--out", out, "--cache", cache, "--model", tiny, "-q") == 0
+    printed = capsys.readouterr().out
+    assert re.search(r"Ready after 1\d\d s", printed)
+    lines = printed.splitlines()
+    assert re.search(r"a man's face: 9 frames, at \d+ frames a second from reading the video to writing the new one", printed)
+    scopes = [line.split()[0] for line in lines if line.split()[:1] and line.split()[0] in ("pipeline", "tracker", "network")]
+    assert scopes == ["pipeline", "tracker", "network"]  # what a user gets comes first
+    commands = [line.strip() for line in lines[lines.index("Try next:") + 1 :: 2]]
+    assert len(commands) == 3
+    for command in commands:
+        _program, *arguments = shlex.split(command)
+        while arguments[0] in ("-m", "engine"):
+            del arguments[0]
+        if arguments[0] == "serve":
+            assert Path(arguments[1]).is_dir()
+            continue
+        if arguments[0] == "track":
+            arguments += ["--model", str(tiny), "--max-frames", "2"]
+        assert esat(*arguments) == 0, command
+    assert {"face.cvat.xml", "face.csv"} <= {path.name for path in out.iterdir()}

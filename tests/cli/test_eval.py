@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -16,8 +18,9 @@ import numpy as np
 import pytest
 
 from engine.cli.app import main
+from engine.datasets.layouts import open_dataset
 from engine.evaluation import metrics
-from engine.evaluation.layouts import open_dataset
+from engine.evaluation.report import truth_of
 from tests.conftest import REPOSITORY
 from tests.engine.evaluation import trees
 
@@ -64,7 +67,7 @@ def test_figures_tables_plots(tmp_path, weights, capsys):
     for index, sequence in enumerate(open_dataset(root).sequences):
         (kept,) = Path("out/eval").glob(f"data-*/{sequence.name}.json")
         boxes = json.loads(kept.read_text())["boxes"]
-        expected = metrics.evaluate("otb", sequence.truth(), boxes).values
+        expected = metrics.evaluate("otb", truth_of(sequence), boxes).values
         shown = content["sequences"][sequence.name]
         assert {field: shown[field] for field in metrics.FIELDS} == pytest.approx(expected)
         assert shown["frames"] == 6 + index
@@ -151,6 +154,17 @@ def test_results_are_used_again_for_the_same_model_and_frames_only(tmp_path, wei
     assert all(times()[name] > third[name] for name in third)
 
 
+def test_the_loop_is_written_down_and_keeps_results_apart(tmp_path, weights):
+    root, kept, out = data_set(tmp_path / "data", sequences=1), tmp_path / "kept", tmp_path / "out.json"
+    written = []
+    for loop in ("default", "public"):
+        assert run(root, "--model", weights, "--results", kept, "--loop", loop, "--json", out) == 0
+        written.append((json.loads(out.read_text())["loop"], (kept / "Square0.json").stat().st_mtime_ns))
+    assert [loop for loop, _ in written] == ["default", "public"]
+    assert written[1][1] > written[0][1]
+    assert run(root, "--model", weights, "--loop", "fast") == 2
+
+
 @pytest.mark.parametrize("workers", [1, 2])
 def test_failures_are_listed_and_counted(tmp_path, weights, workers, capsys):
     root = data_set(tmp_path / "data")
@@ -202,6 +216,88 @@ def test_another_tracker_beside_ours_and_alone(tmp_path, weights, monkeypatch):
     assert [text.partition(", ")[2] for text in labels] == ["2 sequences", "3 sequences"] * 3
     assert run(root, "--model", "none", "--compare", other, "--json", output) == 1
     assert json.loads(output.read_text())["trackers"]["perfect"]["failures"][0]["name"] == "Square1"
+
+
+def test_without_a_terminal_each_finished_sequence_is_a_line(tmp_path, weights, capsys):
+    root = data_set(tmp_path / "data")
+    (root / "Square1" / "img" / "0004.jpg").write_bytes(b"damaged")
+    assert run(root, "--model", weights, "--workers", 2) == 1
+    lines = [line for line in capsys.readouterr().err.splitlines() if " of 3 sequences: " in line]
+    assert sorted(line.partition(" of ")[0] for line in lines) == ["1", "2", "3"]
+    about = {line.partition(": ")[2].partition(",")[0]: line for line in lines}
+    assert set(about) == {"Square0", "Square1", "Square2"}
+    assert re.search(r"Square0, 6 frames, [0-9.]+ a second$", about["Square0"])
+    assert re.search(r"Square1, failed: .*frame 4", about["Square1"])
+    assert run(root, "--model", weights) == 1
+    again = capsys.readouterr().err
+    assert "2 of 3 sequences were there already" in again
+    assert "3 of 3 sequences: Square1, failed" in again
+
+
+def test_csv_and_times(tmp_path, weights):
+    root = data_set(tmp_path / "data")
+    (root / "Square2" / "groundtruth_rect.txt").write_text("1,2,3\n")
+    other = tmp_path / "perfect"
+    for sequence in open_dataset(root).sequences:
+        trees.write_boxes(other / f"{sequence.name}.txt", sequence.boxes)
+    arguments = ("--model", weights, "--compare", other, "--results", tmp_path / "kept")
+    assert run(root, *arguments, "--csv", tmp_path / "o.csv", "--json", tmp_path / "o.json") == 1
+    with open(tmp_path / "o.csv", newline="") as file:
+        rows = {(row["tracker"], row["sequence"]): row for row in csv.DictReader(file)}
+    content = json.loads((tmp_path / "o.json").read_text())
+    assert set(rows) == {(tracker, f"Square{number}") for tracker in ("tiny", "perfect") for number in (0, 1)} | {("tiny", "Square2")}
+    for name, figures in content["sequences"].items():
+        row = rows["tiny", name]
+        assert {field: float(row[field]) for field in metrics.FIELDS} == pytest.approx(
+            {field: figures[field] for field in metrics.FIELDS}, abs=1e-4
+        )
+        assert (int(row["frames"]), float(row["fps"]), row["failure"]) == (figures["frames"], pytest.approx(figures["fps"], abs=0.01), "")
+        times = np.loadtxt(tmp_path / "kept" / f"{name}_time.txt")
+        kept = json.loads((tmp_path / "kept" / f"{name}.json").read_text())
+        assert times * 1e3 == pytest.approx(kept["times_ms"], abs=1e-4)
+    assert "line 1" in rows["tiny", "Square2"]["failure"]
+    assert float(rows["perfect", "Square1"]["AO"]) == 100
+
+
+def test_counts_are_of_all_sequences_that_were_found(tmp_path, weights, capsys):
+    for number in (1, 2, 3):
+        trees.got10k(tmp_path / "data", "test", number)
+    (tmp_path / "data" / "test" / "GOT-10k_Test_000002" / "groundtruth.txt").write_text("1,2\n")
+    assert run(tmp_path / "data", "--model", weights) == 1
+    assert "2 of 3 sequences have no public ground truth" in capsys.readouterr().out
+
+
+def test_what_is_odd_in_the_ground_truth_is_said_once(tmp_path, weights, capsys):
+    root = data_set(tmp_path / "data")
+    for number in (0, 1):  # polygons that touch the left border in one frame each
+        boxes = trees.moving_boxes(6 + number)
+        boxes[3, 0] = 0
+        x, y, w, h = boxes.T
+        trees.write_boxes(root / f"Square{number}" / "groundtruth_rect.txt", np.array([x, y, x + w, y, x + w, y + h, x, y + h]).T)
+    corners = trees.moving_boxes(8) + np.array([30, 20, 0, 0])
+    corners[:, 2:] += corners[:, :2]
+    trees.write_boxes(root / "Square2" / "groundtruth_rect.txt", corners)
+    arguments = ("--model", weights, "--json", tmp_path / "o.json", "--markdown", tmp_path / "o.md")
+    assert run(root, *arguments) == 0
+    shown = capsys.readouterr().out
+    polygons, odd, rules = json.loads((tmp_path / "o.json").read_text())["notes"]
+    assert "2 sequences is polygons" in polygons
+    assert "the boxes of 1 sequences look like corners x1,y1,x2,y2, the first is Square2" in odd
+    assert "2 frames in 2 sequences begin at x = 0 or y = 0" in rules
+    assert "counted by otb and misses by pytracking" in rules
+    for note in (polygons, odd, rules):
+        assert shown.count(note) == 1
+        assert note[1:] in (tmp_path / "o.md").read_text()
+    for sequence in open_dataset(root).sequences:
+        trees.write_boxes(tmp_path / "perfect" / f"{sequence.name}.txt", sequence.boxes)
+    arguments = ("--model", "none", "--compare", tmp_path / "perfect", "--json", tmp_path / "o.json")
+    for preset, share in (("otb", 1), ("pytracking", 5 / 6)):
+        assert run(root, *arguments, "--preset", preset) == 0
+        content = json.loads((tmp_path / "o.json").read_text())
+        assert content["trackers"]["perfect"]["sequences"]["Square0"]["P"] == pytest.approx(100 * share)
+    assert "are misses here and count in the otb preset" in content["notes"][2]
+    assert run(root, *arguments, "--preset", "got10k") == 0
+    assert len(json.loads((tmp_path / "o.json").read_text())["notes"]) == 2
 
 
 def test_json_on_standard_output_is_alone_there(tmp_path, weights, capsys):

@@ -10,12 +10,24 @@ from pathlib import Path
 import pytest
 
 import esat_kernels
-from engine.cli import doctor_env, machine
-from engine.cli.doctor_env import Finding, check_environment
+from engine.cli import environment, machine
+from engine.cli.environment import Finding, check_environment
+from engine.errors import ConfigError
+from engine.runners.choice import make_runner
+from engine.weights import DEFAULT_MODEL, find_weights
 from engine.weights.io import file_hash
 from engine.weights.shipped import shipped_path
+from esat_kernels import _native
 from tests.cli.run import esat
 from tests.conftest import REPOSITORY
+from tests.require import require
+
+
+def test_version(capsys: pytest.CaptureFixture[str]) -> None:
+    assert esat("--version") == 0
+    name, version = capsys.readouterr().out.split(maxsplit=1)
+    assert name == "esat"
+    assert version.strip() == (machine.package_version("esat-engine") or "from a source tree that is not installed")
 
 
 def test_info_as_json(capsys: pytest.CaptureFixture[str]) -> None:
@@ -28,6 +40,27 @@ def test_info_as_json(capsys: pytest.CaptureFixture[str]) -> None:
     assert about["devices"]["cpu"] is None
     assert about["cpu_engine"].keys() == {"fp32", "bf16", "fp16", "int8"}
     assert about["cpu_engine"]["fp16"]
+
+
+def test_info_shows_the_sets_of_each_operation(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    require("cpu", _native.unavailable())
+    for name in ("portable", _native.cpu_sets()[-1]):
+        monkeypatch.setenv("ESAT_CPU", name)
+        assert esat("info") == 0
+        lines = capsys.readouterr().out.splitlines()
+        for row in _native.kernel_table():
+            line = next(line for line in lines if line[2:].startswith(f"{row.operation} "))
+            marked = " ".join(f"*{kernel}" if kernel == row.chosen else kernel for kernel in row.sets)
+            assert line.endswith(f" {marked}" if row.chosen else f" {marked}  none here: PyTorch")
+
+
+def test_a_set_that_the_machine_lacks_is_bad_input(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    require("cpu", _native.unavailable())
+    monkeypatch.setenv("ESAT_CPU", "sse9")
+    assert esat("info") == 2
+    assert "ESAT_CPU must be a set of this machine (portable" in capsys.readouterr().err
+    with pytest.raises(ConfigError, match="got 'sse9'"):
+        make_runner(find_weights(DEFAULT_MODEL), "cpu")
 
 
 def test_a_process_of_ours_has_one_openmp_runtime() -> None:
@@ -59,7 +92,7 @@ def test_info_names_the_shipped_weights(tmp_path: Path, tiny: Path, monkeypatch:
 def test_environment_is_checked(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.chdir(tmp_path)
     findings = {finding.check: finding for finding in check_environment()}
-    assert set(findings) == {"python", "pytorch", "native library", "openmp", "video", "opencv", "current folder", "weights"}
+    assert set(findings) == {"python", "pytorch", "native library", "openmp", "processors", "video", "opencv", "current folder", "weights"}
     assert findings["video"].level == "ok"
     assert findings["current folder"].level == "ok"
     assert list(tmp_path.iterdir()) == []
@@ -71,7 +104,7 @@ def test_a_check_that_breaks_is_a_finding_and_gives_exit_code_2(
     def broken() -> Finding:
         raise OSError("libx264 [missing]")
 
-    monkeypatch.setattr(doctor_env, "_video", broken)
+    monkeypatch.setattr(environment, "_video", broken)
     assert esat("doctor") == 2
     assert "OSError: libx264 [missing]" in capsys.readouterr().out
 
@@ -83,6 +116,6 @@ def test_doctor_passes_here(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_two_pools_of_threads_are_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(machine, "openmp_runtimes", lambda: {"/a/libgomp.so.1", "/b/libomp.so"})
-    finding = doctor_env._openmp()
+    finding = environment._openmp()
     assert finding.level == "warn"
     assert "libgomp.so.1, libomp.so" in finding.message

@@ -21,7 +21,7 @@ import pytest
 from engine.video import VideoFile
 from tests.cli.run import esat
 from tests.conftest import REPOSITORY
-from tests.engine.video.clips import FASTSTART, cut, picture, pictures, write_clip
+from tests.engine.video.clips import FASTSTART, cut, picture, pictures, write_clip, zero
 from tests.engine.video.servers import http_server, send_live
 
 BOX = "10,20,24,24"
@@ -44,9 +44,10 @@ def test_all_outputs_of_one_run(clip: Path, tiny: Path, tmp_path: Path, capsys: 
     assert sorted(os.listdir(out)) == ["a.json", "a.jsonl", "a.mp4", "a.txt", "mot.txt"]
     content = json.loads((out / "a.json").read_text())
     assert (content["model"], content["device"], content["dtype"], content["interrupted"]) == ("tiny", "cpu", "fp32", False)
+    assert content["loop"] == "default"
     assert [frame["index"] for frame in content["frames"]] == list(range(8))
     assert content["frames"][0]["box"] == [10, 20, 24, 24]
-    assert all(set(frame) == {"index", "box", "score", "state", "latency_ms"} for frame in content["frames"])
+    assert all(set(frame) == {"index", "time", "box", "score", "state", "latency_ms"} for frame in content["frames"])
     assert set(content["fps"]) == {"network", "tracker", "pipeline"}
     boxes = np.loadtxt(out / "a.txt", delimiter=",")
     np.testing.assert_allclose(boxes, [frame["box"] for frame in content["frames"]], atol=2e-3)
@@ -93,9 +94,8 @@ BAD_INPUTS: dict[str, tuple[Callable[[Path, Path], list[object]], str]] = {
     "empty folder": (lambda folder, clip: [folder / "empty", "--box", BOX], "no images in"),
     "empty file": (lambda folder, clip: [folder / "empty.mp4", "--box", BOX], "is empty"),
     "text named mp4": (lambda folder, clip: [folder / "text.mp4", "--box", BOX], "not a video"),
-    "cut clip": (lambda folder, clip: [cut(folder / "long.mp4"), "--box", BOX], "cut off after frame"),
     "clip cut before its index": (lambda folder, clip: [cut(clip), "--box", BOX], "cut off or damaged"),
-    "damaged image": (lambda folder, clip: [folder / "damaged", "--box", BOX], "frame 1: "),
+    "damaged first image": (lambda folder, clip: [folder / "damaged", "--box", BOX], "frame 0: "),
     "no camera": (lambda folder, clip: ["61", "--box", BOX], "no camera 61"),
     "nobody at the address": (lambda folder, clip: ["http://127.0.0.1:9/a.mp4", "--box", BOX], "cannot open http"),
     "unknown scheme": (lambda folder, clip: ["ftp://127.0.0.1/a.mp4", "--box", BOX], "ftp://"),
@@ -104,9 +104,22 @@ BAD_INPUTS: dict[str, tuple[Callable[[Path, Path], list[object]], str]] = {
     "unknown device": (with_clip("--box", BOX, "--device", "tpu"), "device"),
     "unknown dtype": (with_clip("--box", BOX, "--dtype", "int3"), "dtype"),
     "unknown colour": (with_clip("--box", BOX, "--color", "pinkish"), "color must be"),
+    "box at no place": (with_clip("--box", BOX + "@soon"), "a frame such as 48 or a time such as 2s"),
+    "box and boxes": (with_clip("--box", BOX, "--boxes", "FOLDER/file"), "not by both: --box and --boxes"),
+    "boxes missing": (with_clip("--boxes", "FOLDER/none.csv"), "cannot read boxes from"),
+    "boxes empty": (with_clip("--boxes", "FOLDER/file"), "holds no boxes"),
+    "box after the end": (with_clip("--box", BOX + "@100"), "none of the 1 boxes is for a frame that was tracked"),
+    "second box outside": (with_clip("--box", BOX, "--box", "500,10,20,20@5"), "outside the frame of 96 x 64"),
+    "start that is none": (with_clip("--box", BOX, "--start", "-1"), "--start must be a frame such as 48"),
+    "start after the end": (with_clip("--box", BOX, "--start", "100"), "no frame between --start and --end"),
+    "search factor of zero": (with_clip("--box", BOX, "--search-factor", "0"), "search_factor must be a positive number"),
+    "format without a folder": (with_clip("--box", BOX, "--format", "json"), "give --output-dir DIR as well"),
+    "two clips into one file": (lambda folder, clip: [clip, clip, "--box", BOX], "options for single files"),
     "unknown policy": (with_clip("--box", BOX, "--policy", "oldest"), "--policy"),
     "folder under a file": (with_clip("--box", BOX, "--txt", "FOLDER/file/a.txt"), "is not a folder"),
     "folder that nobody may write": (with_clip("--box", BOX, "--txt", "/proc/a.txt"), "cannot write /proc/a.txt"),
+    "path of Windows": (lambda folder, clip: [r"C:\clips\a.mp4", "--box", BOX], "a path of Windows"),
+    "output is the source by its URL": (lambda folder, clip: [clip.as_uri(), "--box", BOX, "--txt", clip], "is the source as well"),
     "output is the source": (lambda folder, clip: [clip, "--box", BOX, "--txt", clip], "is the source as well"),
     "two outputs in one file": (with_clip("--box", BOX, "--txt", "FOLDER/out/a.json"), "output as well"),
 }
@@ -122,11 +135,9 @@ def test_bad_input_is_one_line_and_leaves_no_output(
     (tmp_path / "file").touch()
     (tmp_path / "empty.mp4").touch()
     (tmp_path / "text.mp4").write_text("not a video\n" * 50)
-    if name == "cut clip":
-        write_clip(tmp_path / "long.mp4", pictures(20, 160, 120), options={"crf": "1"}, container_options=FASTSTART)
     (tmp_path / "damaged").mkdir()
     for index in range(2):
-        (tmp_path / "damaged" / f"{index}.png").write_bytes(b"" if index else encoded(picture(0)))
+        (tmp_path / "damaged" / f"{index}.png").write_bytes(encoded(picture(0)) if index else b"")
     make, message = BAD_INPUTS[name]
     arguments = [str(argument).replace("FOLDER", str(tmp_path)) for argument in make(tmp_path, clip)]
     if "--model" not in arguments:
@@ -153,6 +164,7 @@ def test_windows_without_windows(
 ) -> None:
     box = [] if option == "--select" else ["--box", BOX]
     monkeypatch.setattr(cv2, "getBuildInformation", lambda: "  GUI:   NONE\n")
+    monkeypatch.setattr(cv2, "selectROIs", lambda *_, **__: pytest.fail("asked for a window"))
     assert esat("track", clip, *box, option, "--model", tiny) == 2
     assert "pip install opencv-python" in capsys.readouterr().err
     monkeypatch.setattr(cv2, "getBuildInformation", lambda: "  GUI:   GTK3\n")
@@ -172,10 +184,48 @@ def test_a_lost_live_stream_keeps_the_frames_so_far(
     data = write_clip(io.BytesIO(), pictures(12), container="mpegts", options={"bf": "0"}).getvalue()
     with http_server(lambda request, number: send_live(request, data) if number == 0 else request.send_error(404)) as address:
         options = ["--model", tiny, "--policy", "every", "-o", tmp_path / "a.mp4", "--txt", tmp_path / "a.txt"]
-        assert esat("track", f"{address}/live", "--box", BOX, *options) == 2
+        assert esat("track", f"{address}/live", "--box", BOX, *options) == 3
     assert "lost after frame 12" in capsys.readouterr().err
     assert frame_count(tmp_path / "a.mp4") == 12
     assert len((tmp_path / "a.txt").read_text().splitlines()) == 12
+
+
+@pytest.mark.parametrize("suffix", ["mp4", "mkv", "avi", "ts"])
+def test_a_clip_that_lost_its_end_keeps_the_frames_so_far(
+    suffix: str, tiny: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """A recorder's power failed. It used to be refused as bad input, without outputs: after an hour of tracking, all of it was gone."""
+    kind = {"codec": "mjpeg", "pixels": "yuvj420p"} if suffix == "avi" else {"options": {"g": "5", "crf": "10", "bf": "0"}}
+    whole = write_clip(tmp_path / f"a.{suffix}", pictures(20, 160, 120), container_options=FASTSTART, **kind)
+    data = whole.read_bytes()
+    whole.write_bytes(data[: int(len(data) * 0.7) // 188 * 188 + 50])
+    out = tmp_path / "out"
+    files = ["-o", out / "a.mp4", "--json", out / "a.json", "--txt", out / "a.txt", "-q"]
+    assert esat("track", whole, "--box", BOX, "--model", tiny, "--device", "cpu", *files) == 3
+    content = json.loads((out / "a.json").read_text())
+    count = len(content["frames"])
+    assert 5 < count < 20
+    assert capfd.readouterr().err.strip().startswith(f"error: {whole}: the file is cut off after frame {count}")
+    assert count == frame_count(out / "a.mp4") == len((out / "a.txt").read_text().splitlines())
+    assert sorted(os.listdir(out)) == ["a.json", "a.mp4", "a.txt"]
+
+
+def test_damaged_frames_are_passed_over_and_counted(tiny: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    clip = zero(write_clip(tmp_path / "a.mp4", pictures(12), options={"bf": "0"}, container_options=FASTSTART), [5, 6])
+    run = ["--box", BOX, "--model", tiny, "--device", "cpu", "--json", tmp_path / "a.json", "-o", tmp_path / "out.mp4"]
+    assert esat("track", clip, *run) == 0
+    content = json.loads((tmp_path / "a.json").read_text())
+    assert [frame["index"] for frame in content["frames"]] == [0, 1, 2, 3, 4, 7, 8, 9, 10, 11]
+    assert content["damaged_frames"] == 2
+    assert [frame.timestamp * 25 for frame in VideoFile(tmp_path / "out.mp4")] == [0, 1, 2, 3, 4, 7, 8, 9, 10, 11]
+    assert "2 damaged" in capfd.readouterr().out
+
+
+def test_16_bit_pictures_say_what_was_done(tiny: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    for index in range(2):
+        cv2.imwrite(str(tmp_path / f"{index}.png"), picture(index).astype(np.uint16) << 4)
+    assert esat("track", tmp_path, "--box", BOX, "--model", tiny, "--device", "cpu") == 0
+    assert "16-bit pictures: values 0 to 4095 are taken as 0 to 255" in capfd.readouterr().err
 
 
 def interrupted(number: signal.Signals, source: object, tiny: Path, out: Path) -> int:

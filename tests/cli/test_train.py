@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -36,7 +37,10 @@ def test_a_run_writes_checkpoint_log_curves_and_weights_and_goes_on(tmp_path, ca
     arguments = ["train", configuration(tmp_path), "--data", str(data), "--run", str(folder), "--export", str(weights), "--threads", "1"]
     assert run(arguments) == 0
     assert run([*arguments, "--steps", "3"]) == 0
-    assert "going on from step 2" in capsys.readouterr().err
+    shown = capsys.readouterr().err
+    assert "going on from step 2" in shown
+    assert re.search(r"^step 1 of 2: loss [0-9.]+  IoU [0-9.]+  [0-9.]+ s a step$", shown, re.MULTILINE)  # no terminal here: the first, and
+    assert re.search(r"^step 2 of 2: loss ", shown, re.MULTILINE)  # the last at once
     assert [json.loads(line)["step"] for line in (folder / "log.jsonl").read_text().splitlines()] == [1, 2, 3]
     assert (folder / "curves.png").read_bytes().startswith(b"\x89PNG")
     assert load_weights(weights).metadata["steps"] == "3"

@@ -10,6 +10,7 @@ from hypothesis.extra import numpy as arrays
 
 from engine import EsatError, MultiTracker, StateThresholds, Tracker
 from engine.boxes import check_box
+from engine.tracking.target import LEAST_SIDE
 from engine.video.draw import draw
 from engine.video.sinks import Record
 
@@ -34,8 +35,8 @@ def tracker(tiny_weights):
 def _sane(result, width, height):
     x, y, w, h = result.box
     assert all(math.isfinite(value) for value in result.box)
-    assert -1e-3 <= x <= max(0, width - 10) + 1e-3
-    assert -1e-3 <= y <= max(0, height - 10) + 1e-3
+    assert -1e-3 <= x <= max(0, width - LEAST_SIDE) + 1e-3
+    assert -1e-3 <= y <= max(0, height - LEAST_SIDE) + 1e-3
     assert 0 < w <= width + 1e-3
     assert 0 < h <= height + 1e-3
     assert 0 <= result.score <= 1
@@ -118,11 +119,13 @@ def test_targets_come_and_go_in_any_order(tracker, steps):
 
 @settings(FEW, max_examples=100)
 @given(
-    arrays.arrays(np.uint8, st.tuples(st.integers(1, 60), st.integers(1, 60), st.just(3))), st.tuples(numbers, numbers, numbers, numbers)
+    arrays.arrays(np.uint8, st.tuples(st.integers(1, 60), st.integers(1, 60), st.just(3))),
+    st.tuples(numbers, numbers, numbers, numbers),
+    st.booleans(),
 )
-def test_any_finite_box_can_be_drawn(image, box):
+def test_any_finite_box_can_be_drawn(image, box, several):
     if all(math.isfinite(value) for value in box):
-        assert draw(image, Record(0, tuple(map(float, box)), 0.5, "LOST", 1.0)).shape == image.shape
+        assert draw(image, [Record(0, tuple(map(float, box)), 0.5, "LOST", 1.0)], several=several).shape == image.shape
 
 
 @settings(FEW, max_examples=200)

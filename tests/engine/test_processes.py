@@ -81,7 +81,7 @@ try:
         save_weights("out/a.safetensors", weights.state_dict, weights.config)
     else:
         boxes = np.random.default_rng(0).random((2000, 4))
-        save(Outcome("a", boxes, [0.5] * 2000, [1.0] * 2000, "tiny", "cpu", "fp32"), Path("out"), "key", "mark")
+        save(Outcome("a", boxes, [0.5] * 2000, [1.0] * 2000, "tiny", "cpu", "fp32", "default"), Path("out"), "key", "mark")
 except EsatError as error:
     print(error)
     sys.exit(2)

@@ -23,10 +23,11 @@ import yaml
 from safetensors.torch import save
 
 from engine import ModelConfig, Tracker, build_model
-from engine.cli.console import parse_box
+from engine.clips.given import parse_box
+from engine.datasets.layouts import open_dataset
+from engine.datasets.text import read_boxes, read_labels
 from engine.evaluation import metrics, tracking
-from engine.evaluation.layouts import open_dataset
-from engine.evaluation.sequences import read_boxes, read_labels
+from engine.evaluation.report import truth_of
 from engine.training.config import parse, read_config
 from engine.training.export import export_checkpoint
 from engine.video import Reader, open_source
@@ -224,14 +225,16 @@ def kept_result(corpus: Corpus, rng: random.Random, folder: Path) -> None:
 
 def annotations(corpus: Corpus, rng: random.Random, folder: Path) -> None:
     """Text files of boxes and labels, and an OTB folder around one."""
-    text = mutate_bytes(rng.choice([b"1,2,3,4\n5,6,7,8\n", b"1 2 3 4\n\nnan nan nan nan\n", b"1\t2\t3\t4\r\n0;1\n"]), rng)
+    text = mutate_bytes(
+        rng.choice([b"1,2,3,4\n5,6,7,8\n", b"1 2 3 4\n\nnan nan\n", b"1\t2\t3\t4\r\n0;1\n", b"1,2,5,2,5,6,1,6\n\n1,2,3,4\n"]), rng
+    )
     sequence = folder / "a"
     (sequence / "img").mkdir(parents=True)
     (sequence / "img" / "0001.png").write_bytes(corpus.images["1.png"])
     (sequence / "groundtruth_rect.txt").write_bytes(text)
     try:
         for sequence_ in open_dataset(folder, "otb").sequences:
-            sequence_.truth()
+            truth_of(sequence_)
         rng.choice((read_boxes, read_labels))(sequence / "groundtruth_rect.txt")
     finally:
         for path in sorted(sequence.rglob("*"), reverse=True):

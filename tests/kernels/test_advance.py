@@ -39,7 +39,7 @@ def expected_record(maps: tuple[Tensor, ...], regions: Tensor, boxes: Tensor, fr
     for item, (_, _, side) in enumerate(regions.tolist()):
         box = to_frame(tuple(decoded.box[item].tolist()), side, tuple(boxes[item].tolist()))
         scores = (float(decoded.score[item]), float(decoded.weighted_score[item]), side, float(decoded.cell[item]))
-        records.append([*map(float, clip(box, width, height)), *scores])
+        records.append([*map(float, clip(box, width, height)), *scores, *box])
     return records
 
 

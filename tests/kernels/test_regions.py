@@ -130,7 +130,7 @@ def test_a_frame_s_steps_read_nothing_on_the_host() -> None:
         kept, tokens, _ = esat_kernels.eliminate_tokens(torch.empty(2, 3), 2, tokens, tokens, 1, backend="reference")
         tokens = esat_kernels.scatter_tokens(tokens[:, 1:], kept, 4, backend="reference")
         maps = (tokens[:, :, :1].reshape(2, 1, 2, 2), *(tokens[:, :, :2].reshape(2, 2, 2, 2) for _ in range(2)), torch.empty(2, 2))
-        assert esat_kernels.advance_boxes(*maps, regions, boxes, frame_size).shape == (2, 8)
+        assert esat_kernels.advance_boxes(*maps, regions, boxes, frame_size).shape == (2, 12)
 
 
 BUFFER, SIZE = torch.zeros(30 * 40 * 3, dtype=torch.uint8), torch.tensor([30, 40], dtype=torch.int32)

@@ -50,7 +50,8 @@ template <class T>
 void check_quantise(const linear::Int8Kernels<T>& kernels, int dim) {
   std::mt19937 random(7);
   std::normal_distribution<float> normal;
-  const std::vector<std::pair<float, float>> looks = {{0, 1}, {5, 1}, {-5, 1}, {0, 0}, {3, 0}, {0, 1e-30F}, {0, 1e-38F}, {0, 1e30F}, {40, 100}};
+  const std::vector<std::pair<float, float>> looks = {{0, 1},      {5, 1},      {-5, 1},    {0, 0},   {3, 0},
+                                                      {0, 1e-30F}, {0, 1e-38F}, {0, 1e30F}, {40, 100}};
   const int rows = static_cast<int>(looks.size());
   std::vector<T> x(static_cast<std::size_t>(rows) * dim);
   for (int r = 0; r < rows; ++r) {
@@ -86,6 +87,57 @@ void check_normalise(const linear::Int8Kernels<T>& kernels, int dim) {
   }
 }
 
+// A row that holds a NaN or an infinity has a NaN for its scale; its neighbours stay as they were.
+template <class T>
+void check_not_finite(const linear::Int8Kernels<T>& kernels) {
+  constexpr int kDim = 128;
+  const float bad[] = {std::nanf(""), -std::nanf(""), INFINITY, -INFINITY};
+  for (const float value : bad) {
+    for (int place = 0; place < kDim; ++place) {
+      std::vector<T> x(3 * kDim);
+      std::vector<float> wide(3 * kDim);
+      for (int i = 0; i < 3 * kDim; ++i) {
+        wide[i] = i == kDim + place ? value : static_cast<float>(i % 7 - 3);
+        round_to(x[i], wide[i]);
+      }
+      Quantised seen(kernels.layout(kDim), 3, kDim);
+      kernels.quantise(x.data(), 3, kDim, seen.rows());
+      CHECK(std::isnan(seen.scale[1].scale) && std::isfinite(seen.scale[0].scale) && std::isfinite(seen.scale[2].scale));
+      kernels.normalise(wide.data(), 3, kDim, seen.rows());
+      CHECK(std::isnan(seen.scale[1].scale) && std::isfinite(seen.scale[0].scale) && std::isfinite(seen.scale[2].scale));
+    }
+  }
+}
+
+// The largest sums that there can be are exact: no pair of products saturates on its way.
+template <class T>
+void check_extremes(const linear::Int8Kernels<T>& kernels) {
+  const int limit = kernels.weight_limit;
+  for (const int w : {limit, -limit}) {
+    Quantised rows(kernels.layout(kTileDepth<int8>), kTileRows, kTileDepth<int8>);
+    std::fill(rows.values.begin(), rows.values.end(), std::uint8_t{255});
+    const std::vector<int8> weight(linear::kPanelStep<int8>, static_cast<int8>(w));
+    const std::vector<float> one(kPanel, 1.0F), nothing(static_cast<std::size_t>(kTileRows) * kPanel, 0.0F);
+    const std::vector<std::int32_t> sums(kPanel, kTileDepth<int8> * w), offsets = {0};
+    std::vector<float> out(nothing.size());
+    linear::Product<int8> p{};
+    p.activation = rows.values.data();
+    p.tile_stride = rows.layout.tile;
+    p.row_stride = rows.layout.row;
+    p.step_offset = offsets.data();
+    p.rows = kTileRows;
+    p.steps = 1;
+    p.weight = weight.data();
+    p.panel_stride = linear::kPanelStep<int8>;
+    p.panels = 1;
+    p.row_scale = rows.scale.data();
+    p.column_scale = one.data();
+    p.column_sum = sums.data();
+    kernels.add(p, {out.data(), nothing.data(), kPanel, nullptr});
+    for (const float sum : out) CHECK(sum == 255.0F * kTileDepth<int8> * static_cast<float>(w));
+  }
+}
+
 template <class T>
 void check_products(const linear::Kernels<T>& base, const linear::Int8Kernels<T>& kernels, int rows, int steps, int panels, unsigned seed) {
   const int width = steps * kTileDepth<int8>, columns = panels * kPanel;
@@ -104,7 +156,7 @@ void check_products(const linear::Kernels<T>& base, const linear::Int8Kernels<T>
   std::vector<double> sums(residual.size(), 0);
   for (int n = 0; n < columns; ++n) {
     for (int k = 0; k < width; ++k) {
-      const int w = byte(random) - 128;
+      const int w = std::clamp(byte(random) - 128, -kernels.weight_limit, kernels.weight_limit);
       const std::size_t block = (static_cast<std::size_t>(n / 32) * steps + k / 64) * 2 + n % 32 / 16;
       weight[((block * 16 + k % 64 / 4) * 16 + n % 16) * 4 + k % 4] = static_cast<int8>(w);
       column_sum[n] += w;
@@ -155,8 +207,10 @@ void check_products(const linear::Kernels<T>& base, const linear::Int8Kernels<T>
 
 template <class T>
 void check_int8(const linear::Kernels<T>& base, const linear::Int8Kernels<T>& kernels) {
+  check_not_finite(kernels);
   unsigned seed = 1;
   base.begin();
+  check_extremes(kernels);
   for (const int rows : {1, 5, 13, 16, 37, 97, 203}) {
     for (const auto& [steps, panels] : {std::pair{1, 1}, std::pair{3, 2}, std::pair{12, 1}}) {
       check_products(base, kernels, rows, steps, panels, seed++);

@@ -15,6 +15,7 @@ from torch import Tensor
 
 import esat_kernels
 from engine.config import ModelConfig
+from engine.errors import ConfigError
 from engine.runners.cpu.head import Head
 from engine.runners.cpu.weights import INT8_STEP, PANEL, TILE_ROWS, huge_zeros, pack_weights, padded
 from engine.runners.postprocess import hann_window
@@ -41,6 +42,14 @@ class Found(NamedTuple):
     features: Tensor  # float32 [dim], see `engine.runners.protocol.Observation`
 
 
+def kernels_in_use() -> str:
+    """The set of instructions that the native kernels use; ConfigError if ESAT_CPU names one that this machine lacks."""
+    try:
+        return _native.cpu_isa()
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
+
+
 def unsupported(config: ModelConfig, dtype: str) -> str | None:
     """Why the native network cannot run this model in "fp32", "bf16" or "int8" on this machine, or None."""
     reason = _native.unavailable()
@@ -50,9 +59,10 @@ def unsupported(config: ModelConfig, dtype: str) -> str | None:
         return f"the native library was built without {', '.join(missing)}"
     if dtype not in _NEEDS:
         return f"the CPU engine computes in {', '.join(_NEEDS)}, not in {dtype}"
+    in_use = kernels_in_use()
     kernels = _kernels(dtype)
-    if kernels is None or (dtype == "int8" and not kernels.has_int8):
-        return f"{dtype} needs a processor with {_NEEDS[dtype]}, the kernels use {_native.cpu_isa()}"
+    if kernels is None or (dtype == "int8" and not kernels.int8_weight_limit):
+        return f"{dtype} needs a processor with {_NEEDS[dtype]}, the kernels use {in_use}"
     unit = INT8_STEP if dtype == "int8" else PANEL
     if config.dim % unit or int(config.dim * config.mlp_ratio) % unit or config.num_template % TILE_ROWS:
         return f"{dtype} needs dim and hidden width in multiples of {unit} and template tokens in multiples of {TILE_ROWS}"
@@ -84,7 +94,9 @@ class CpuNetwork:
         self._kernels = _kernels(dtype)
         hidden = int(config.dim * config.mlp_ratio)
         part = _native.library().hidden_part(hidden)
-        self._packed = pack_weights(weights.state_dict, config, self.dtype, part if dtype == "int8" else None)
+        self._packed = pack_weights(
+            weights.state_dict, config, self.dtype, *((part, self._kernels.int8_weight_limit) if dtype == "int8" else ())
+        )
         self._patch_values = 3 * config.patch_size**2
         make_encoder = self._kernels.int8_encoder if dtype == "int8" else self._kernels.encoder
         self._encoder = make_encoder(config.dim, hidden, self._patch_values, [layer.addresses() for layer in self._packed.layers])

@@ -54,8 +54,10 @@ class CpuRunner:
                 kept = self.network.survivors[-1].numpy() if self.network.survivors else None
                 end = time.perf_counter()
             side = config.search_size / factor
-            place = clip(to_frame(found.box, side, box), width, height)
-            targets.append(Observation(place, side, found.score, found.weighted_score, kept, found.features.numpy()))
+            place = to_frame(found.box, side, box)
+            targets.append(
+                Observation(clip(place, width, height), place, side, found.score, found.weighted_score, kept, found.features.numpy())
+            )
             crop_s += cropped - start
             network_s += end - cropped
         # The box is read inside the network: the offset and size branches run at its cell only.

@@ -73,9 +73,9 @@ class PackedProduct:
         return cls(pack(weight, dtype), pad_bias(bias))
 
     @classmethod
-    def int8(cls, weight: Tensor, bias: Tensor, part: int) -> PackedProduct:
-        """Symmetric, one scale an output. `part`: inputs that are multiplied at a time."""
-        scale = weight.abs().amax(dim=1).clamp_min(torch.finfo(torch.float32).tiny) / 127
+    def int8(cls, weight: Tensor, bias: Tensor, part: int, limit: int = 127) -> PackedProduct:
+        """Symmetric within -limit .. limit, one scale an output. `part`: inputs that are multiplied at a time."""
+        scale = weight.abs().amax(dim=1).clamp_min(torch.finfo(torch.float32).tiny) / limit
         rounded = (weight / scale[:, None]).round().to(torch.int8)
         sums = rounded.view(weight.shape[0], -1, part).sum(dim=2, dtype=torch.int32).t().contiguous()
         return cls(pack(rounded, torch.int8), pad_bias(bias), scale, sums)
@@ -153,16 +153,19 @@ def _whole_tiles(rows: Tensor) -> Tensor:
     return out
 
 
-def pack_weights(state: Mapping[str, Tensor], config: ModelConfig, dtype: torch.dtype, int8_part: int | None = None) -> PackedWeights:
+def pack_weights(
+    state: Mapping[str, Tensor], config: ModelConfig, dtype: torch.dtype, int8_part: int | None = None, int8_limit: int = 127
+) -> PackedWeights:
     """The state dict of `build_model(config)` (float32) for products in `dtype`, bfloat16 or float32.
 
-    `int8_part`: q, k, v and the MLP in int8 instead; the hidden columns that the MLP's second product takes at a time.
+    `int8_part`: q, k, v and the MLP in int8 instead; the hidden columns that the MLP's second product takes at a time; `int8_limit`: the
+    largest magnitude that the products allow, `int8_weight_limit` of the kernels.
     """
     embedding_bias = state["backbone.patch_embed.proj.bias"]
 
     def product(name: str, norm: str | None = None, part: int | None = None) -> PackedProduct:
         weight, bias = folded_linear(state, name, norm)
-        return PackedProduct.of(weight, bias, dtype) if part is None else PackedProduct.int8(weight, bias, part)
+        return PackedProduct.of(weight, bias, dtype) if part is None else PackedProduct.int8(weight, bias, part, int8_limit)
 
     layers = []
     for index in range(config.depth):

@@ -1,27 +1,29 @@
-"""Which implementation of a product and of a convolution runs on a device, as measured there and kept in choices.json."""
+"""Which implementation of a product and of a convolution runs on a device, as measured there (`esat_kernels/tuned/<device>.json`)."""
 
 from __future__ import annotations
 
 import dataclasses
-import functools
-import json
-from pathlib import Path
-from typing import Any, Literal
+from collections.abc import Mapping
+from typing import Literal
 
 import torch
 
+import esat_kernels
+
 Implementation = Literal["fused", "library"]
-_FILE = Path(__file__).with_name("choices.json")
 
 
 @dataclasses.dataclass(frozen=True)
 class Choices:
-    """products: "MxNxK" -> implementation; a shape that is not listed is "fused" up to so many rows M, "library" above."""
+    """products: "MxNxK" -> implementation; a shape that is not listed is "fused" up to so many rows M, "library" above.
 
-    verified: bool
-    fused_up_to_rows: int
-    products: dict[str, Implementation]
-    fused_convolutions: bool  # cuDNN's convolution with bias and ReLU in one call instead of PyTorch's three
+    The defaults are a guess: one kernel with everything fused where a product is small, cuBLASLt where it is large.
+    """
+
+    verified: bool = False
+    fused_up_to_rows: int = 1024
+    products: Mapping[str, Implementation] = dataclasses.field(default_factory=dict)
+    fused_convolutions: bool = False  # cuDNN's convolution with bias and ReLU in one call instead of PyTorch's three
 
     def of_product(self, rows: int, outputs: int, inputs: int) -> Implementation:
         """ "fused": `esat_kernels.linear` with LayerNorm, activation and residual inside; "library": PyTorch's calls around cuBLASLt."""
@@ -29,14 +31,6 @@ class Choices:
         return self.products.get(f"{rows}x{outputs}x{inputs}", small)
 
 
-@functools.cache
-def _stored() -> dict[str, dict[str, Any]]:
-    entries: dict[str, dict[str, Any]] = json.loads(_FILE.read_text())
-    return entries
-
-
 def choices_for(device: torch.device) -> Choices:
-    """The device's entry (by `torch.cuda.get_device_name`), or the default, which is a guess."""
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else "default"
-    entry = _stored().get(name, _stored()["default"])
-    return Choices(**{field.name: entry[field.name] for field in dataclasses.fields(Choices)})
+    """The device's measured choices, or the defaults."""
+    return Choices(**esat_kernels.measured(device, "engine"))

@@ -1,4 +1,4 @@
-"""CUDA streams, events and graphs: all that the engine needs a GPU for. Unverified: no GPU has run it yet."""
+"""CUDA streams, events and graphs: all that the engine needs a GPU for."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-from engine.runners.gpu.streams import Mark, Queue
+from engine.runners.gpu.streams import HostStreams, Mark, Queue, Streams
 
 T = TypeVar("T")
 _WARM_UP = 3  # calls before a capture: libraries load their kernels and choose their algorithms in them
@@ -79,3 +79,8 @@ class CudaStreams:
 
     def synchronize(self) -> None:
         torch.cuda.synchronize(self._device)
+
+
+def streams_for(device: torch.device) -> Streams:
+    """CUDA streams on a CUDA device, else `HostStreams`."""
+    return CudaStreams(device) if device.type == "cuda" else HostStreams()

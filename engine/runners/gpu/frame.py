@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
@@ -19,6 +20,7 @@ from engine.runners.postprocess import Surroundings, hann_window
 
 _HEADER = 256  # bytes in front of the pixels: height and width, and pixels that start at a multiple of what a kernel reads at once
 _LEAST_CAPACITY = 1920 * 1080 * 3  # bytes of pixels for which memory is there from the start
+RECORD = 12  # values of a target in a frame's record
 IDLE_BOX = (0.0, 0.0, 16.0, 16.0)  # of a place without a target
 
 
@@ -47,7 +49,7 @@ class FrameMemory:
 class FrameResult(NamedTuple):
     """What a frame leaves on the device. The tensors are the same ones after every replay."""
 
-    record: Tensor  # float64 [B, 8]: box x, y, w, h in the frame, raw score, weighted score, side of the region, cell
+    record: Tensor  # float64 [B, RECORD], see `esat_kernels.advance_boxes`
     kept: Tensor | None  # int64 [B, n], search positions that survived; None without elimination
     features: Tensor  # float32 [B, dim], the encoder's features around the chosen cell
     maps: Maps
@@ -57,23 +59,25 @@ class FramePlan:
     """The static memory for a fixed arrangement of targets, and the captured frames that work on it.
 
     targets: the number of targets in each video stream; they lie one stream after the other in the batch. slots: frames of each video stream
-    that have memory at the same time, each with a captured frame of its own; boxes and templates are common to them.
+    that have memory at the same time, each with a captured frame of its own; boxes and templates are common to them. beside: room for a second
+    region of each target; those of targets 0, 1, .. are the rows `batch`, `batch` + 1, .. and take part only in frames that ask for them.
     """
 
-    def __init__(self, network: GpuNetwork, streams: Streams, targets: Sequence[int], slots: int = 1):
+    def __init__(self, network: GpuNetwork, streams: Streams, targets: Sequence[int], slots: int = 1, beside: bool = False):
         self.targets, self.slots = tuple(targets), slots
         self.batch = sum(self.targets)
+        self.rows = self.batch * (2 if beside else 1)
         self.captures = 0  # how often a frame has been captured
         self._network, self._streams = network, streams
-        self._captured: dict[tuple[int, bool], Callable[[], FrameResult]] = {}
+        self._captured: dict[tuple[int, bool, bool], Callable[[], FrameResult]] = {}
         self._capacity = 0
         self.frames: list[list[FrameMemory]] = []  # [slot][video stream]
 
         def allocate() -> None:
             config, device = network.config, network.device
-            self.boxes = torch.tensor([IDLE_BOX] * self.batch, dtype=torch.float64, device=device)
-            self._patches = torch.zeros(self.batch, config.num_search, network.patch_values, device=device, dtype=network.dtype)
-            self._inputs = network.inputs(self.batch)
+            self.boxes = torch.tensor([IDLE_BOX] * self.rows, dtype=torch.float64, device=device)
+            self._patches = torch.zeros(self.rows, config.num_search, network.patch_values, device=device, dtype=network.dtype)
+            self._inputs = network.inputs(self.rows)
             self._window = hann_window(config.search_grid).to(device)
             self._surroundings = Surroundings(config.search_grid, device)
 
@@ -105,36 +109,40 @@ class FramePlan:
         """Copy a target's template to its place in the batch (work of the compute queue)."""
         count = self._network.config.num_template
         for part, value in zip(self._inputs, template, strict=True):
-            part[index, :count].copy_(value)
+            for row in range(index, self.rows, self.batch):
+                part[row, :count].copy_(value)
 
-    def executable(self, slot: int, bgr: bool) -> Callable[[], FrameResult]:
-        """The frame of a slot, captured at the first call; to be called by the compute queue."""
-        key = (slot, bgr)
+    def executable(self, slot: int, bgr: bool, beside: bool = False) -> Callable[[], FrameResult]:
+        """The frame of a slot, captured at the first call; to be called by the compute queue. beside: with the second regions."""
+        key = (slot, bgr, beside)
         if key not in self._captured:
-            self._captured[key] = self._streams.capture(lambda: self.step(slot, bgr), (self.boxes,))
+            self._captured[key] = self._streams.capture(lambda: self.step(slot, bgr, beside), (self.boxes,))
             self.captures += 1
         return self._captured[key]
 
     @torch.no_grad()
-    def step(self, slot: int, bgr: bool) -> FrameResult:
+    def step(self, slot: int, bgr: bool, beside: bool = False) -> FrameResult:
         """One frame: the boxes become the next boxes. Nothing is read by the host."""
         config, others = self._network.config, self._network.kernels.others
         crop = (config.search_factor, config.search_size)
-        parts = [slice(sum(self.targets[:stream]), sum(self.targets[: stream + 1])) for stream in range(len(self.targets))]
+        rows = self.batch * (2 if beside else 1)
+        bounds = list(itertools.pairwise([0, *itertools.accumulate(self.targets)]))
+        parts = [slice(first + start, first + end) for first in range(0, rows, self.batch) for start, end in bounds]
+        frames = self.frames[slot] * (rows // self.batch)
         with torch.profiler.record_function("crop"):
             regions = [
                 esat_kernels.crop_regions(
                     frame.pixels, frame.size, self.boxes[part], *crop, out=self._patches[part], bgr=bgr, backend=others
                 )
-                for frame, part in zip(self.frames[slot], parts, strict=True)
+                for frame, part in zip(frames, parts, strict=True)
             ]
-        maps, kept, features = self._network.run(self._patches, self._inputs)
+        maps, kept, features = self._network.run(self._patches[:rows], Template(*(part[:rows] for part in self._inputs)))
         with torch.profiler.record_function("decode"):
             records = [
                 esat_kernels.advance_boxes(
                     maps.score[part], maps.size[part], maps.offset[part], self._window, region, self.boxes[part], frame.size, backend=others
                 )
-                for frame, part, region in zip(self.frames[slot], parts, regions, strict=True)
+                for frame, part, region in zip(frames, parts, regions, strict=True)
             ]
         record = records[0] if len(records) == 1 else torch.cat(records)
         return FrameResult(record, kept, self._surroundings(features, record[:, 7].long()), maps)

@@ -8,15 +8,16 @@
             print(done.frame_index, done.targets[0].box)
     loop.results(wait=True)                         # the rest
 
-The host keeps each target's state machine (`engine.tracking.target`). Where it moves a box, which a lost target may need, the box is written into the
-device's state in front of the next frame that is submitted.
+The host keeps each target's state machine (`engine.tracking.target`). A lost target's second region is another row of the same batch, which only
+frames with a lost target compute. Where the host moves a box, it is written into the device's state in front of the next frame that is submitted;
+where it takes the second region's hypothesis, the two rows change places on the device, and lose no frame by that.
 """
 
 from __future__ import annotations
 
 import dataclasses
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -27,10 +28,11 @@ from torch import Tensor
 from engine.boxes import Box
 from engine.errors import BoxError, ConfigError, FrameError, StateError
 from engine.frames import check_frame
-from engine.runners.gpu.frame import FramePlan, FrameResult
+from engine.runners.gpu.frame import IDLE_BOX, RECORD, FramePlan, FrameResult
 from engine.runners.gpu.runner import GpuRunner, observation
 from engine.runners.gpu.streams import Done, Mark
-from engine.tracking.state import StateThresholds
+from engine.runners.protocol import Observation
+from engine.tracking.config import TrackerConfig
 from engine.tracking.target import Result, Target
 
 _SLOTS = 2  # frames that have memory on the device at the same time: one is uploaded while the other runs
@@ -44,14 +46,44 @@ class LoopResult:
     targets: dict[int, Result]
 
 
+@dataclasses.dataclass(frozen=True)
+class _Change:
+    """What the host does to a target's boxes on the device in front of a frame: a box is written, or its two rows change places."""
+
+    index: int  # of that frame
+    row: int = 0  # 0 or 1
+    box: Box | None = None  # None: the rows change places
+
+
 @dataclasses.dataclass
 class _Followed:
-    """A place's target: the box that the device searches around, and boxes that it gets with a later frame."""
+    """A place's target, the boxes that its rows on the device search around, and what happens to them with later frames."""
 
     target: Target
     stream: int
-    box: Box
-    written: deque[tuple[int, Box]] = dataclasses.field(default_factory=deque)
+    boxes: list[Box]
+    changes: deque[_Change] = dataclasses.field(default_factory=deque)
+    crossed: bool = (
+        False  # whether the target's followed hypothesis lies in row 1: the rows change places with a frame that is still to be read
+    )
+
+    def order(self) -> tuple[int, int]:
+        """The rows of the followed hypothesis and of what is beside it."""
+        return (1, 0) if self.crossed else (0, 1)
+
+    def reach(self, index: int) -> None:
+        """Take note of what was done in front of the frames up to this one."""
+        while self.changes and self.changes[0].index <= index:
+            change = self.changes.popleft()
+            if change.box is None:
+                self.boxes.reverse()
+                self.crossed = not self.crossed
+            else:
+                self.boxes[change.row] = change.box
+
+    def moved_later(self, row: int) -> bool:
+        """Whether a frame that is still to be read finds another box in this row than the device's own."""
+        return any(change.box is None or change.row == row for change in self.changes)
 
 
 @dataclasses.dataclass
@@ -62,13 +94,14 @@ class _Pending:
     sizes: list[tuple[int, int]]  # width, height of each video stream
     tensors: list[Tensor]  # frames that the upload reads where they lie: PyTorch's allocator knows nothing of its stream
     followed: dict[int, _Followed]
+    beside: set[int]  # places that looked at two regions
     read: Mark
 
 
 class FrameLoop:
     """targets: places for targets in each video stream, a batch of sum(targets); a place without a target runs along without a result.
 
-    color and thresholds as `TrackerConfig`. pending: frames that may be submitted and not yet read; the next `submit` waits for the oldest.
+    pending: frames that may be submitted and not yet read; the next `submit` waits for the oldest.
     ConfigError for arguments. One loop serves one thread.
     """
 
@@ -76,25 +109,23 @@ class FrameLoop:
         self,
         runner: GpuRunner,
         targets: Sequence[int] = (1,),
-        color: str = "bgr",
-        thresholds: StateThresholds | None = None,
+        config: TrackerConfig | None = None,
         pending: int = 8,
     ):
         if not targets or any(count < 1 for count in targets):
             raise ConfigError(f"targets must be positive numbers, one for each video stream, got {tuple(targets)}")
-        if color not in ("bgr", "rgb"):
-            raise ConfigError(f"color must be 'bgr' or 'rgb', got {color!r}")
         if pending < 1:
             raise ConfigError(f"pending must be at least 1, got {pending}")
-        self._runner, self._bgr, self._thresholds = runner, color == "bgr", thresholds or StateThresholds()
+        self._runner, self._config = runner, config or TrackerConfig()
+        self._bgr = self._config.color == "bgr"
         self._streams = runner.streams
-        self.plan = FramePlan(runner.network, runner.streams, targets, _SLOTS)
+        self.plan = FramePlan(runner.network, runner.streams, targets, _SLOTS, beside=self._config.loop != "public")
         self._stream_of = [stream for stream, count in enumerate(targets) for _ in range(count)]
-        batch = self.plan.batch
-        self._records = self._streams.staging(pending * batch * 8, torch.float64).view(pending, batch, 8)
-        self._features = self._streams.staging(pending * batch * runner.config.dim, torch.float32).view(pending, batch, -1)
-        self._written = self._streams.staging(batch * 4, torch.float64).view(batch, 4)
-        self._write_mark: list[Mark] = [Done()] * batch
+        rows = self.plan.rows
+        self._records = self._streams.staging(pending * rows * RECORD, torch.float64).view(pending, rows, RECORD)
+        self._features = self._streams.staging(pending * rows * runner.config.dim, torch.float32).view(pending, rows, -1)
+        self._written = self._streams.staging(rows * 4, torch.float64).view(rows, 4)
+        self._write_mark: list[Mark] = [Done()] * rows
         self._results: list[FrameResult | None] = [None] * _SLOTS
         self._uploaded: list[Mark] = [Done()] * _SLOTS
         self._computed: list[Mark] = [Done()] * _SLOTS
@@ -111,8 +142,8 @@ class FrameLoop:
         Nothing is captured again. FrameError, BoxError; StateError for a place that is not there.
         """
         self._check_place(place)
-        target = Target(self._runner, check_frame(frame), box, self._bgr, self._thresholds)
-        followed = _Followed(target, self._stream_of[place], target.box)
+        target = Target(self._runner, check_frame(frame), box, self._config)
+        followed = _Followed(target, self._stream_of[place], [target.box, IDLE_BOX])
         self._streams.run("compute", lambda: self.plan.place(place, target.template))
         self._followed[place] = followed
         self._write(place, target.box)
@@ -131,8 +162,7 @@ class FrameLoop:
             raise BoxError(f"box must be four numbers x, y, w, h, got {box!r}") from error
         if not np.isfinite([x, y, w, h]).all() or w <= 0 or h <= 0:
             raise BoxError(f"box must be finite with a positive width and height, got {box!r}")
-        followed.written.append((self._next, (x, y, w, h)))
-        self._write(place, (x, y, w, h))
+        self._change(place, followed, 0, (x, y, w, h))
 
     def submit(self, *frames: NDArray[np.uint8] | Tensor) -> int:
         """Start the next frame of every video stream (one argument each). Returns its index, counted from 0.
@@ -153,7 +183,9 @@ class FrameLoop:
         record, features = self._records[ring], self._features[ring]
         self._uploaded[slot].wait()  # the frame before last has left the host's memory
         copies = [copy for stream, frame in enumerate(checked) for copy in self._prepare(slot, stream, frame)]
-        execute = self.plan.executable(slot, self._bgr)
+        beside = {place for place, followed in self._followed.items() if followed.target.beside is not None}
+        execute = self.plan.executable(slot, self._bgr, bool(beside))
+        rows = self.plan.rows if beside else self.plan.batch
 
         def upload() -> None:
             for source, memory in copies:
@@ -165,15 +197,15 @@ class FrameLoop:
         def download() -> None:
             result = self._results[slot]
             assert result is not None
-            record.copy_(result.record, non_blocking=True)
-            features.copy_(result.features, non_blocking=True)
+            record[:rows].copy_(result.record, non_blocking=True)
+            features[:rows].copy_(result.features, non_blocking=True)
 
         self._uploaded[slot] = self._streams.run("upload", upload, after=[self._computed[slot]])
         self._computed[slot] = self._streams.run("compute", compute, after=[self._uploaded[slot], self._read[slot]])
         self._read[slot] = self._streams.run("download", download, after=[self._computed[slot]])
         sizes = [(frame.shape[1], frame.shape[0]) for frame in checked]
         tensors = [frame for frame in checked if isinstance(frame, Tensor)]
-        self._pending.append(_Pending(index, sizes, tensors, dict(self._followed), self._read[slot]))
+        self._pending.append(_Pending(index, sizes, tensors, dict(self._followed), beside, self._read[slot]))
         self._next += 1
         return index
 
@@ -216,30 +248,53 @@ class FrameLoop:
         pending = self._pending.popleft()
         pending.read.wait()
         ring = pending.index % len(self._records)
-        rows, features = self._records[ring].tolist(), self._features[ring].numpy()
-        found = {
-            place: self._advance(place, followed, rows[place], features[place].copy(), pending)
-            for place, followed in pending.followed.items()
-        }
+        records, features = self._records[ring].tolist(), self._features[ring].numpy()
+
+        def seen(row: int) -> Observation:
+            return observation(records[row], features[row].copy())
+
+        found = {place: self._advance(place, followed, seen, pending) for place, followed in pending.followed.items()}
         self._finished.append(LoopResult(pending.index, found))
 
-    def _advance(self, place: int, followed: _Followed, record: list[float], features: NDArray[np.float32], pending: _Pending) -> Result:
-        """The host's view of one target's frame; what the host changes of the box goes to the device."""
-        while followed.written and followed.written[0][0] <= pending.index:
-            followed.box = followed.written.popleft()[1]
-        target, seen = followed.target, observation(record, features)
-        result = target.advance(seen, followed.box, pending.sizes[followed.stream], {})
-        followed.box = seen.box
-        if target.search_box != followed.box and not followed.written and self._followed.get(place) is followed:
-            self.write_box(place, target.search_box)
+    def _advance(self, place: int, followed: _Followed, seen: Callable[[int], Observation], pending: _Pending) -> Result:
+        """The host's view of one target's frame; what the host changes of its boxes goes to the device."""
+        followed.reach(pending.index)
+        target, switches = followed.target, followed.target.switches
+        rows = followed.order()[: 2 if place in pending.beside else 1]
+        observations = [seen(place + row * self.plan.batch) for row in rows]
+        searched = [followed.boxes[row] for row in rows]
+        result = target.advance(observations, searched, pending.sizes[followed.stream], {})
+        for row, one in zip(rows, observations, strict=True):
+            followed.boxes[row] = one.box
+        if self._followed.get(place) is not followed:
+            return result
+        if target.switches != switches:
+            followed.changes.append(_Change(self._next))
+            followed.crossed = not followed.crossed
+            self._streams.run("compute", lambda: self._cross(place))
+        for row, wanted in enumerate(target.regions):
+            if followed.boxes[row] != wanted and not followed.moved_later(row):
+                self._change(place, followed, row, wanted)
         return result
 
-    def _write(self, place: int, box: Box) -> None:
+    def _cross(self, place: int) -> None:
+        """Let a target's two rows change places (work of the compute queue)."""
+        boxes, other = self.plan.boxes, place + self.plan.batch
+        first = boxes[place].clone()
+        boxes[place].copy_(boxes[other])
+        boxes[other].copy_(first)
+
+    def _change(self, place: int, followed: _Followed, row: int, box: Box) -> None:
+        """Search around `box` in the next frame, in row 0 or 1 of a target."""
+        followed.changes.append(_Change(self._next, row, box))
+        self._write(place + row * self.plan.batch, box)
+
+    def _write(self, row: int, box: Box) -> None:
         """Put a box into the device's state in front of the next frame."""
-        self._write_mark[place].wait()  # an earlier box has left the host's memory
-        row = self._written[place]
-        row.copy_(torch.tensor(box, dtype=torch.float64))
-        self._write_mark[place] = self._streams.run("compute", lambda: self.plan.boxes[place].copy_(row, non_blocking=True))
+        self._write_mark[row].wait()  # an earlier box has left the host's memory
+        values = self._written[row]
+        values.copy_(torch.tensor(box, dtype=torch.float64))
+        self._write_mark[row] = self._streams.run("compute", lambda: self.plan.boxes[row].copy_(values, non_blocking=True))
 
 
 def _lies_ready(frame: object) -> bool:

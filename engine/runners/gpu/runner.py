@@ -15,9 +15,10 @@ import esat_kernels
 from engine.boxes import Box
 from engine.config import ModelConfig
 from engine.errors import DeviceError
-from engine.runners.gpu.frame import FrameMemory, FramePlan, FrameResult, crop_template
+from engine.runners.gpu.cuda import streams_for
+from engine.runners.gpu.frame import RECORD, FrameMemory, FramePlan, FrameResult, crop_template
 from engine.runners.gpu.network import GpuNetwork, Kernels, Template
-from engine.runners.gpu.streams import Streams, streams_for
+from engine.runners.gpu.streams import Streams
 from engine.runners.protocol import DTYPES, Observation, Observations
 from engine.weights.io import Weights
 
@@ -108,7 +109,7 @@ class _HostPlan:
         self._plan = FramePlan(network, streams, [batch])
         self._staging = self._plan.staging()
         self._boxes = streams.staging(4 * batch, torch.float64).view(batch, 4)
-        self._record = streams.staging(8 * batch, torch.float64).view(batch, 8)
+        self._record = streams.staging(RECORD * batch, torch.float64).view(batch, RECORD)
         tokens = network.config.search_tokens_per_layer()[-1]
         self._kept = streams.staging(batch * tokens, torch.int64).view(batch, tokens)
         self._has_kept = False
@@ -152,5 +153,5 @@ class _HostPlan:
 
 def observation(record: Sequence[float], features: NDArray[np.float32], kept: NDArray[np.int64] | None = None) -> Observation:
     """What a row of `FrameResult.record` says. Its box is the device's to the last bit."""
-    x, y, w, h, score, weighted, side, _ = record
-    return Observation((x, y, w, h), side, score, weighted, kept, features)
+    x, y, w, h, score, weighted, side, _, *unclipped = record
+    return Observation((x, y, w, h), tuple(unclipped), side, score, weighted, kept, features)  # type: ignore[arg-type]

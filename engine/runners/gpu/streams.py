@@ -69,12 +69,3 @@ class HostStreams:
 
     def synchronize(self) -> None:
         return
-
-
-def streams_for(device: torch.device) -> Streams:
-    """CUDA streams on a CUDA device, else `HostStreams`."""
-    if device.type != "cuda":
-        return HostStreams()
-    from engine.runners.gpu.cuda import CudaStreams
-
-    return CudaStreams(device)

@@ -10,7 +10,7 @@ import pytest
 
 from benchmarks.gpu import machine
 from benchmarks.gpu import tests as gpu_tests
-from benchmarks.gpu.parts import EXTRA, MINUTES, PARTS
+from benchmarks.gpu.parts import EXTRA, PARTS
 from tests.conftest import REPOSITORY
 
 
@@ -43,9 +43,7 @@ def test_without_a_gpu_every_part_says_what_it_would_do(call):
         assert f"{part.name} ({part.purpose})" in done.stdout
 
 
-def test_every_part_exists_and_a_call_fits_into_ten_minutes():
-    assert 60 * MINUTES < 580
-    assert all(part.limit_s < 600 for part in (*PARTS, *EXTRA))
+def test_every_part_exists():
     for part in (*PARTS, *EXTRA):
         assert (REPOSITORY / "benchmarks" / "gpu" / f"{part.module}.py").is_file()
 

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from benchmarks.gpu import tune
+from engine.runners.gpu.choices import Choices, choices_for
 from esat_kernels import _tuned
 from esat_kernels.attention import triton_tiles as attention_tiles
 from esat_kernels.linear import triton_tiles as linear_tiles
@@ -29,15 +30,21 @@ def table(tmp_path, monkeypatch):
     ]
     monkeypatch.setattr(_tuned, "FOLDER", tmp_path)
     _tuned._table.cache_clear()
-    (tmp_path / _tuned.file_name("NVIDIA H200")).write_text(json.dumps(tune.fastest(rows)))
+    _tuned.file("NVIDIA H200").write_text(json.dumps({**tune.fastest(rows), "engine": {"verified": True, "fused_up_to_rows": 7}}))
     yield
     _tuned._table.cache_clear()
 
 
 def test_the_fastest_right_tiles_are_taken_on_their_device(table):
-    assert _tuned.file_name("NVIDIA H200") == "nvidia-h200.json"
+    assert _tuned.file("NVIDIA H200").name == "nvidia-h200.json"
     assert linear_tiles.product_tiles(*SHAPE, 132, "NVIDIA H200") == linear_tiles.Tiles(32, 64, 64, 1, 4, 4)
     assert attention_tiles.forward_tiles(720, 12, 64, BFLOAT16, 132, "NVIDIA H200") == attention_tiles.Tiles(32, 64, 4, 3)
+
+
+def test_the_engine_s_choices_are_in_the_same_table(table, monkeypatch):
+    monkeypatch.setattr(_tuned, "device_name", lambda device: "NVIDIA H200" if device.type == "cuda" else "")
+    assert choices_for(torch.device("cuda")) == Choices(verified=True, fused_up_to_rows=7)
+    assert choices_for(torch.device("cpu")) == Choices()
 
 
 @pytest.mark.parametrize("device", ["", "NVIDIA A100"])

@@ -8,10 +8,10 @@ import os
 import numpy as np
 import pytest
 
+from engine.datasets.layouts import open_dataset
+from engine.datasets.sequences import Sequence
 from engine.errors import DeviceError
 from engine.evaluation import pool
-from engine.evaluation.layouts import open_dataset
-from engine.evaluation.sequences import Sequence
 from engine.evaluation.tracking import Settings
 from tests.conftest import REPOSITORY
 from tests.engine.evaluation import trees

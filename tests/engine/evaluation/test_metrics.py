@@ -14,8 +14,6 @@ from engine.evaluation import metrics
 
 GOLDEN = json.loads((Path(__file__).parents[2] / "golden" / "metrics.json").read_text())
 TOLERANCE = 1e-4  # percent points
-# The file holds these predictions clipped to the image, its OTB figures were made before the clipping: see conformance/metrics.py.
-CLIPPED = {"davis_dog", "davis_drift-straight"}
 
 
 def truth_of(name: str) -> tuple[metrics.Truth, np.ndarray]:
@@ -29,9 +27,36 @@ def test_a_sequence_equals_the_toolkits(name):
     values = metrics.evaluate("otb", truth, predictions, toolkit_rounding=True).values
     expected = GOLDEN["sequences"][name]
     assert values["AO"] == pytest.approx(100 * expected["AO"], abs=TOLERANCE)
-    if name not in CLIPPED:
-        for field in ("AUC", "P", "P_norm"):
-            assert values[field] == pytest.approx(expected[field], abs=TOLERANCE)
+    for field in ("AUC", "P", "P_norm"):
+        assert values[field] == pytest.approx(expected[field], abs=TOLERANCE)
+
+
+@pytest.mark.parametrize("name", sorted(GOLDEN["pytracking_preset"]["sequences"]))
+def test_a_sequence_by_pytrackings_rule(name):
+    values = metrics.evaluate("pytracking", *truth_of(name), toolkit_rounding=True).values
+    for field, expected in GOLDEN["pytracking_preset"]["sequences"][name].items():
+        assert values[field] == pytest.approx(expected, abs=TOLERANCE)
+
+
+@pytest.mark.parametrize(("preset", "golden"), [("otb", "OTB_preset"), ("pytracking", "pytracking_preset")])
+def test_means_equal_the_toolkits(preset, golden):
+    summary = metrics.summarise(preset, [metrics.evaluate(preset, *truth_of(name), toolkit_rounding=True) for name in GOLDEN["sequences"]])
+    for field in ("AUC", "P", "P_norm"):
+        assert summary[field] == pytest.approx(GOLDEN[golden][field], abs=TOLERANCE)
+
+
+def test_the_rules_of_valid_frames_differ_at_the_upper_and_left_border():
+    boxes = row_of_boxes(0, 0, 0, 0)
+    boxes[1, 0], boxes[2, 1], boxes[3] = 0, -2, 0
+    truth = metrics.Truth("border", boxes)
+    assert metrics.disputed_frames(truth) == 2  # the last frame is invalid by both
+    assert metrics.evaluate("otb", truth, boxes).values["P"] == 75
+    pytracking = metrics.evaluate("pytracking", truth, boxes).values
+    assert pytracking["P"] == 25
+    assert pytracking["AUC"] == pytest.approx(25 * 20 / 21)
+    assert pytracking["P_norm"] == 100  # -1 is within every threshold, as in otb
+    hidden = dataclasses.replace(truth, absent=np.array([False, True, False, False]))
+    assert metrics.disputed_frames(hidden) == 1
 
 
 def test_the_got10k_preset_pools_frames():
@@ -96,7 +121,7 @@ def test_invalid_frames_by_preset():
     otb = metrics.evaluate("otb", truth, perfect).values
     assert otb["AUC"] == pytest.approx(50 * 20 / 21)
     assert otb["P"] == 50
-    assert otb["P_norm"] == 100  # an error of -1 is within every threshold: what pytracking computes
+    assert otb["P_norm"] == 100  # an error of -1 is within every threshold: what the toolkits compute
     assert metrics.evaluate("trackingnet", truth, perfect).values["P_norm"] == pytest.approx(50)
 
 

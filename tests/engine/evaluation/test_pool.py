@@ -6,9 +6,9 @@ import dataclasses
 import os
 from pathlib import Path
 
+from engine.datasets.layouts import open_dataset
+from engine.datasets.sequences import Sequence
 from engine.evaluation import pool
-from engine.evaluation.layouts import open_dataset
-from engine.evaluation.sequences import Sequence
 from engine.evaluation.tracking import Settings
 from tests.engine.evaluation import trees
 
@@ -39,4 +39,8 @@ def test_dead_workers(tmp_path):
     outcomes, failures = pool.run(sequences, Settings(str(weights)), tmp_path / "kept", 2, on_progress=seen.append)
     assert list(outcomes) == ["Square0", "Square2", "Square3"]
     assert [(failure.name, "died twice" in failure.reason) for failure in failures] == [("Square1", True)]
-    assert sorted(progress.finished for progress in seen if progress.finished) == ["Square0", "Square2", "Square3"]
+    finished = {progress.finished: progress.result for progress in seen if progress.finished}
+    assert set(finished) == {sequence.name for sequence in sequences}
+    assert finished["Square0"] is outcomes["Square0"]
+    assert finished["Square1"] == failures[0].reason
+    assert max(progress.frames for progress in seen) >= 12

@@ -40,7 +40,13 @@ def test_both_runtimes_agree_with_pytorch(tiny_weights, clip, tmp_path, capsys):
     arguments = ["export", "--onnx", str(target), "--model", str(tiny_weights), "--check", str(clip), "--box", "40,30,20,20"]
     with pytest.raises(SystemExit) as ended:
         main([*arguments, "--runtimes", "onnxruntime,openvino"])
-    assert ended.value.code == 0, capsys.readouterr()
+    shown = capsys.readouterr()
+    assert ended.value.code == 0, shown
+    steps = ["exporting", "checking with onnxruntime", "checking with openvino"]  # a line each on standard error, which is no terminal here
+    assert [line for step in steps for line in shown.err.splitlines() if line.startswith(step)] == [
+        line for line in shown.err.splitlines() if line.startswith(("exporting", "checking"))
+    ]
+    assert all(step in shown.err for step in steps)
     reports = json.loads((tmp_path / "tiny.check.json").read_text())
     assert [(report["runtime"], report["frames"], report["same_tokens"] + report["ties"], report["ok"]) for report in reports] == [
         ("onnxruntime", 3, 3, True),

@@ -17,8 +17,8 @@ from benchmarks.peers.frame import patch_rows
 from conformance import golden
 from engine import Tracker
 from engine.config import ModelConfig
+from engine.datasets.layouts import open_dataset
 from engine.errors import DeviceError
-from engine.evaluation.layouts import open_dataset
 from engine.model.head import CenterHead
 from engine.runners.choice import make_runner
 from engine.runners.cpu.head import Head
@@ -164,7 +164,8 @@ def test_layer_equals_float64(engine, tokens, dim):
     hidden, part = 4 * dim, 768
     assert _native.library().hidden_part(hidden) == part
     int8 = engine.name == "int8"
-    packed = pack_weights(weights.state_dict, weights.config, engine.dtype, part if int8 else None)
+    limits = (part, engine.kernels.int8_weight_limit) if int8 else ()
+    packed = pack_weights(weights.state_dict, weights.config, engine.dtype, *limits)
     encode = engine.kernels.int8_encoder if int8 else engine.kernels.encoder
     encoder = encode(dim, hidden, 768, [layer.addresses() for layer in packed.layers])
     attended, x = _rows(80, dim, 4, engine.dtype), torch.randn(80, dim, generator=torch.Generator().manual_seed(5))

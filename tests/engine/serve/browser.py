@@ -25,18 +25,22 @@ FLAGS = [
 
 
 @contextlib.contextmanager
-def serving(runner: Runner, clips: ClipStore) -> Iterator[str]:
-    """The application as `esat serve` runs it; gives its address."""
+def serving(runner: Runner, clips: ClipStore, below: str = "") -> Iterator[str]:
+    """The application as `esat serve` runs it, below a path as behind a proxy; gives its address."""
     import uvicorn
+    from starlette.applications import Starlette
+    from starlette.routing import Mount
 
     from engine.serve.app import create_app
 
     listener = socket.create_server(("127.0.0.1", 0))
-    server = uvicorn.Server(uvicorn.Config(create_app(runner, clips), log_level="warning"))
+    app = create_app(runner, clips)
+    outer = Starlette(routes=[Mount(below, app)]) if below else app
+    server = uvicorn.Server(uvicorn.Config(outer, log_level="warning"))
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
     thread.start()
     try:
-        yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+        yield f"http://127.0.0.1:{listener.getsockname()[1]}{below}"
     finally:
         server.should_exit = True
         thread.join()

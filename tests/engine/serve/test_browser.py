@@ -12,8 +12,8 @@ from tests.require import require
 
 
 @pytest.fixture
-def address(runner, clip_folder, tmp_path):
-    with serving(runner, ClipStore(clip_folder, tmp_path, 10**6)) as place:
+def address(request, runner, clip_folder, tmp_path):
+    with serving(runner, ClipStore(clip_folder, tmp_path, 10**6), getattr(request, "param", "")) as place:
         yield place
 
 
@@ -25,6 +25,7 @@ def page(address):
         yield opened
 
 
+@pytest.mark.parametrize("address", ["", "/behind/a-proxy"], indirect=True, ids=["alone", "below a path"])
 def test_choose_draw_track(page):
     problems = []
     page.on("pageerror", lambda error: problems.append(str(error)))
@@ -55,6 +56,50 @@ def test_stop_and_a_box_that_is_too_small(page):
     assert page.locator("#start").is_enabled()
 
 
+def _ids(page):
+    return [text.split()[0] for text in page.locator("#targets li span").all_inner_texts()]
+
+
+def test_several_targets_added_corrected_and_removed(page, monkeypatch):
+    """Two boxes before the run, one more while it goes on, a correction by drawing over a target, and a removal."""
+    from playwright.sync_api import expect
+
+    from engine.serve.live import LiveRun
+    from engine.tracking.multi import MultiTracker
+
+    restarted, slow = [], LiveRun._step
+    monkeypatch.setattr(LiveRun, "_step", lambda self, frame: (self._stop.wait(0.6), slow(self, frame))[1])  # time to draw
+    restart = MultiTracker.restart
+    monkeypatch.setattr(MultiTracker, "restart", lambda self, *arguments: (restarted.append(arguments[0]), restart(self, *arguments))[1])
+    problems = []
+    page.on("pageerror", lambda error: problems.append(str(error)))
+    page.select_option("#clips", "clip.mp4")
+    see(page, "#hint", re.compile("^Draw"))
+    for box in ((100, 80, 40, 60), (200, 20, 50, 50), (20, 150, 40, 40)):
+        draw_box(page, *box)
+    assert _ids(page) == ["1", "2", "3"]
+    assert page.locator("#hint").inner_text() == "3 boxes: press track."
+    draw_box(page, 22, 152, 40, 40)  # over the third
+    assert _ids(page) == ["1", "2", "3"]
+    page.get_by_label("remove target 3").dispatch_event("pointerdown")
+    assert _ids(page) == ["1", "2"]
+    page.click("#start")
+    see(page, "#index", re.compile("[1-9]"))
+    assert _ids(page) == ["1", "2"]
+    draw_box(page, 20, 170, 40, 40)
+    see(page, "#hint", re.compile("^A new target"))
+    expect(page.locator("#targets li")).to_have_count(3, timeout=60_000)
+    page.get_by_label("draw target 2 again").dispatch_event("pointerdown")
+    draw_box(page, 250, 180, 40, 40)
+    see(page, "#hint", "Target 2 is followed from its new box 250, 180, 40, 40.")
+    page.get_by_label("remove target 1").dispatch_event("pointerdown")
+    expect(page.locator("#targets li")).to_have_count(2, timeout=60_000)
+    assert _ids(page) == ["2", "3"]
+    see(page, "#hint", "Done: end of the clip.")
+    assert restarted == [1]  # the tracker counts from 0
+    assert problems == []
+
+
 def test_upload(page, clip_folder):
     page.set_input_files("#file", str(clip_folder / "clip.mp4"))
     see(page, "#hint", "Draw a box around the target with the mouse.")
@@ -71,7 +116,7 @@ def test_a_target_is_lost_and_the_overlay_shows_what_was_eliminated(page, monkey
 
     def fading(self, seen, *arguments):
         score = 0.9 if self._frame_index < 5 else 0.01
-        return advance(self, seen.__class__(seen.box, seen.region_side, score, score, seen.kept_tokens), *arguments)
+        return advance(self, seen._replace(score=score, weighted_score=score, features=None), *arguments)
 
     monkeypatch.setattr(Target, "advance", fading)
     page.select_option("#clips", "clip.mp4")

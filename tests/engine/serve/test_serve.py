@@ -13,7 +13,7 @@ def client(runner, clip_folder, tmp_path):
     from engine.serve.app import create_app
     from engine.serve.clips import ClipStore
 
-    return TestClient(create_app(runner, ClipStore(clip_folder, tmp_path, max_bytes=200_000)))
+    return TestClient(create_app(runner, ClipStore(clip_folder, tmp_path, max_bytes=200_000), allowed=("testserver",)))
 
 
 def _track(client, request, stop_after=None):
@@ -67,21 +67,83 @@ def test_a_link_out_of_the_folder_is_not_served(runner, clip_folder, tmp_path):
 
 
 def test_tracking_sends_every_frame(client):
-    bodies, pictures = _track(client, {"clip": "clip.mp4", "box": [100, 80, 40, 60]})
+    bodies, pictures = _track(client, {"clip": "clip.mp4", "boxes": [[100, 80, 40, 60]]})
     assert [body["index"] for body in bodies[:-1]] == list(range(12))
     assert bodies[-1] == {"type": "end", "reason": "end of the clip"}
     assert all(picture.startswith(b"\xff\xd8") for picture in pictures)
-    assert bodies[0]["box"] == [100, 80, 40, 60]
-    assert len(bodies[5]["kept"]) == 89
+    assert bodies[0]["targets"] == [{"id": 1, "box": [100, 80, 40, 60], "score": 1.0, "state": "TRACKING"}]
     assert bodies[5]["grid"] == 16
-    assert bodies[5]["region"][2] > 0
+    (target,) = bodies[5]["targets"]
+    assert len(target["kept"]) == 89
+    assert target["region"][2] > 0
     metrics = client.get("/metrics").text
     assert "esat_frames_total 11.0" in metrics
     assert 'esat_frame_latency_ms_bucket{le="+Inf"} 11.0' in metrics
 
 
+def _converse(client, request, commands):
+    """All JSON messages of a run; commands: what is sent after a frame, by its number."""
+    bodies = []
+    with client.websocket_connect("/api/track") as socket:
+        socket.send_text(json.dumps(request))
+        while not bodies or bodies[-1]["type"] in ("frame", "note"):
+            bodies.append(json.loads(socket.receive_text()))
+            if bodies[-1]["type"] == "frame":
+                socket.receive_bytes()
+                for command in commands.get(bodies[-1]["index"], []):
+                    socket.send_text(json.dumps(command))
+    return bodies
+
+
+def test_targets_are_added_corrected_and_removed_while_it_runs(client):
+    commands = {
+        1: [{"add": [200, 100, 40, 40], "index": 1}],
+        3: [{"restart": 1, "box": [30, 30, 50, 50], "index": 3}, {"remove": 9}, {"add": [900, 9, 5, 5], "index": 3}],
+        5: [{"remove": 2}],
+    }
+    bodies = _converse(client, {"clip": "clip.mp4", "boxes": [[100, 80, 40, 60]]}, commands)
+    frames = [body for body in bodies if body["type"] == "frame"]
+    assert [frame["index"] for frame in frames] == list(range(12))
+    followed = [[target["id"] for target in frame["targets"]] for frame in frames]
+    assert followed[0] == [1]
+    assert followed[-1] == [1]
+    assert [1, 2] in followed
+    notes = [body["reason"] for body in bodies if body["type"] == "note"]
+    assert len(notes) == 2
+    assert "there is no target" in notes[0]
+    assert "lies outside the frame of 320 x 240" in notes[1]
+    centres = [frame["targets"][0]["region"][0] + frame["targets"][0]["region"][2] / 2 for frame in frames[1:]]
+    assert any(abs(centre - 55) < 1 for centre in centres)  # searched around the new box
+
+
+def test_a_paused_run_waits(client):
+    import time
+
+    with client.websocket_connect("/api/track") as socket:
+        socket.send_text(json.dumps({"clip": "clip.mp4", "boxes": [[100, 80, 40, 60]]}))
+        socket.receive_text()
+        socket.receive_bytes()
+        socket.send_text('{"pause": true}')
+        time.sleep(1.0)  # longer than the clip
+        before = client.get("/metrics").text
+        time.sleep(0.3)
+        assert client.get("/metrics").text == before
+        assert "esat_frames_total 11.0" not in before
+        socket.send_text('{"pause": false}')
+        index = 0
+        while (body := json.loads(socket.receive_text()))["type"] == "frame":
+            socket.receive_bytes()
+            index = body["index"]
+        assert (index, body["reason"]) == (11, "end of the clip")
+
+
+def test_what_is_no_command_ends_the_run(client):
+    bodies = _converse(client, {"clip": "clip.mp4", "boxes": [[100, 80, 40, 60]]}, {0: [{"jump": 5}]})
+    assert bodies[-1] == {"type": "end", "reason": "stopped"}
+
+
 def test_stop_ends_the_run(client):
-    bodies, _ = _track(client, {"clip": "clip.mp4", "box": [100, 80, 40, 60]}, stop_after=2)
+    bodies, _ = _track(client, {"clip": "clip.mp4", "boxes": [[100, 80, 40, 60]]}, stop_after=2)
     assert bodies[-1] == {"type": "end", "reason": "stopped"}
     assert len(bodies) < 13
 
@@ -89,10 +151,12 @@ def test_stop_ends_the_run(client):
 @pytest.mark.parametrize(
     ("request_", "reason"),
     [
-        ({"clip": "clip.mp4", "box": [500, 80, 40, 60]}, "lies outside the frame of 320 x 240"),
-        ({"clip": "clip.mp4", "box": [1, 2]}, "four finite numbers"),
-        ({"clip": "../clip.mp4", "box": [1, 2, 3, 4]}, "there is no clip"),
-        ({"box": [1, 2, 3, 4]}, "expected"),
+        ({"clip": "clip.mp4", "boxes": [[500, 80, 40, 60]]}, "lies outside the frame of 320 x 240"),
+        ({"clip": "clip.mp4", "boxes": [[1, 2]]}, "four finite numbers"),
+        ({"clip": "../clip.mp4", "boxes": [[1, 2, 3, 4]]}, "there is no clip"),
+        ({"boxes": [[1, 2, 3, 4]]}, "expected"),
+        ({"clip": "clip.mp4", "boxes": []}, "expected 1 to 64 boxes, got 0"),
+        ({"clip": "clip.mp4", "boxes": 5}, "expected"),
         ("not json", "expected"),
     ],
 )

@@ -8,7 +8,7 @@ from engine.runners.postprocess import Surroundings
 from engine.runners.protocol import Observation
 from engine.tracking.confidence import Usual
 
-HERE = Observation((0.5, 0.5, 0.2, 0.2), 100.0, 0.6, 0.6, None, np.array([1, 0, 0], np.float32))
+HERE = Observation((40.0, 40.0, 20.0, 20.0), (40.0, 40.0, 20.0, 20.0), 100.0, 0.6, 0.6, None, np.array([1, 0, 0], np.float32))
 GONE = HERE._replace(score=0.4, weighted_score=0.1, features=np.array([0, 1, 0], np.float32))
 
 

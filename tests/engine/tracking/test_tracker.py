@@ -7,6 +7,7 @@ import pytest
 
 from engine import EsatError, Tracker, TrackerConfig
 from engine.errors import BoxError, ConfigError, DeviceError, FrameError, StateError
+from engine.tracking.target import LEAST_SIDE
 
 BOX = (50.0, 40.0, 30.0, 24.0)
 
@@ -26,10 +27,10 @@ def test_boxes_are_floats_inside_the_frame(tracker):
         result = tracker.update(_frame(index))
         x, y, w, h = result.box
         assert all(isinstance(value, float) for value in result.box)
-        assert -1e-6 <= x <= 150
-        assert -1e-6 <= y <= 110
-        assert 10 <= w <= 160.001
-        assert 10 <= h <= 120.001
+        assert -1e-6 <= x <= 158
+        assert -1e-6 <= y <= 118
+        assert LEAST_SIDE <= w <= 160.001
+        assert LEAST_SIDE <= h <= 120.001
         assert result.frame_index == index
         assert 0 < result.score < 1
         assert 0 < result.weighted_score <= result.score
@@ -153,3 +154,8 @@ def test_what_is_not_there_is_named(tiny_weights, arguments, error, message):
     with pytest.raises(error, match=message) as caught:
         Tracker(tiny_weights, **arguments)
     assert isinstance(caught.value, EsatError)
+
+
+def test_an_unknown_loop_is_named():
+    with pytest.raises(ConfigError, match="loop must be 'default' or 'public', got 'fast'"):
+        TrackerConfig(loop="fast")

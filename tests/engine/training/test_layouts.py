@@ -82,11 +82,27 @@ def test_coco(tmp_path):
 
 
 def test_wrong_names_empty_folders_and_damaged_pictures(tmp_path):
-    with pytest.raises(ConfigError, match="expected one of coco, lasot, got10k, trackingnet"):
+    with pytest.raises(ConfigError, match="expected one of coco, trackingnet, got10k"):
         read_layouts({"imagenet": tmp_path})
-    with pytest.raises(DatasetError, match="follows the layout got10k"):
+    with pytest.raises(DatasetError, match="no sequence of the layout 'got10k'"):
         read_layouts({"got10k": tmp_path})
     make_got10k(tmp_path)
     (tmp_path / "GOT-10k_Train_000001" / "00000002.jpg").write_bytes(b"no picture")
     with pytest.raises(DatasetError, match=r"cannot read the picture .*00000002\.jpg"):
         read_layouts({"got10k": tmp_path}).clips["got10k"][0].frames[1]
+
+
+def test_sequences_that_cannot_be_used_are_left_out_and_counted(tmp_path):
+    make_lasot(tmp_path)
+    folder = tmp_path / "cat" / "cat-2"
+    write_frames(folder / "img", [f"{t + 1:08d}.jpg" for t in range(5)])
+    for stray in ("._00000001.jpg", "Thumbs.db"):
+        (tmp_path / "cat" / "cat-1" / "img" / stray).write_bytes(b"no picture")
+    (folder / "groundtruth.txt").write_text("1,2,3,4,5\n" * 5)
+    for name in ("full_occlusion.txt", "out_of_view.txt"):
+        (folder / name).write_text("0,0,0,0,0\n")
+    pool = read_layouts({"lasot": tmp_path})
+    assert [len(clip.frames) for clip in pool.clips["lasot"]] == [5]
+    (note,) = pool.notes
+    assert "lasot: 1 of 2 sequences left out, the first is cat-2:" in note
+    assert "line 1" in note

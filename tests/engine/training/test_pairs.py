@@ -6,7 +6,7 @@ import pytest
 from engine.errors import ConfigError, DatasetError
 from engine.training.pairs import PairMaker
 from engine.training.settings import AugmentConfig
-from engine.training.sources import Clip, Pool, read_boxes, read_pool, usable
+from engine.training.sources import Clip, Pool, read_pool, usable
 from tests.engine.training.data import COLOUR, TINY, picture, small_pool, write_folder
 
 PLAIN = {
@@ -122,13 +122,6 @@ def test_missing_data_says_what_is_needed_and_where(tmp_path):
 
 def test_tiny_boxes_are_left_out():
     assert usable(np.array([[0, 0, 4, 90], [0, 0, 12, 12], [0, 0, 16, 17]], float)).tolist() == [False, False, True]
-
-
-def test_box_files_may_have_gaps(tmp_path):
-    (tmp_path / "a.txt").write_text("1,2,3,4\nnan\n\n5.5\t6\t7\t8\n")
-    boxes = read_boxes(tmp_path / "a.txt")
-    assert np.array_equal(boxes[[0, 3]], [[1, 2, 3, 4], [5.5, 6, 7, 8]])
-    assert np.isnan(boxes[[1, 2]]).all()
 
 
 def test_groups_that_are_not_in_the_data_are_refused():

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from engine.training.pseudo import consistent_track, label, overlap
+from engine.training.pseudo import consistent_track, label
 
 
 def frames(count, lost_from=None):
@@ -40,7 +40,3 @@ def test_a_lost_object_ends_the_track():
     boxes = consistent_track(frames(120, lost_from=60), np.array([0.0, 10, 20, 20]), drifting)
     assert np.isfinite(boxes[:40]).all()
     assert np.isnan(boxes[81:]).all()
-
-
-def test_overlap():
-    assert np.allclose(overlap(np.array([[0, 0, 2, 2.0], [0, 0, 1, 1]]), np.array([[1, 0, 2, 2.0], [5, 5, 1, 1]])), [1 / 3, 0])

@@ -6,12 +6,10 @@ import cv2
 import numpy as np
 import pytest
 
-from engine.config import preset
 from engine.errors import DatasetError
 from engine.training.checkpoint import CHECKPOINT
 from engine.training.curves import plot_curves, read_log, smooth
 from engine.training.export import export_checkpoint
-from engine.training.label_plots import plot_labels
 from engine.training.validate import validate
 from tests.engine.training.data import picture
 from tests.engine.training.test_trainer import trainer
@@ -32,11 +30,6 @@ def test_smooth_is_a_running_mean():
     assert smooth(np.array([1.0, 3.0, 5.0, 7.0]), 2).tolist() == [1.0, 2.0, 4.0, 6.0]
 
 
-def test_label_plot(tmp_path):
-    plot_labels([0.5, 0.4, 0.3, 0.4], preset("esat-s-256"), tmp_path / "labels.png")
-    assert cv2.imread(str(tmp_path / "labels.png")).std() > 0
-
-
 def test_validation_tracks_every_sequence(tmp_path):
     run = trainer(tmp_path / "run", steps=1)
     run.run()
@@ -51,5 +44,5 @@ def test_validation_tracks_every_sequence(tmp_path):
     assert set(scores) == {"one", "two", "mean"}
     assert scores["mean"] == pytest.approx((scores["one"] + scores["two"]) / 2)
     assert validate(tmp_path / "w.safetensors", tmp_path / "data", "cpu", frames=1)["mean"] == pytest.approx(95.238, abs=1e-3)
-    with pytest.raises(DatasetError, match="no sequences"):
+    with pytest.raises(DatasetError, match="no sequence of the layout"):
         validate(tmp_path / "w.safetensors", tmp_path / "run", device="cpu")

@@ -37,6 +37,7 @@ def write_clip(
     time_base: Fraction | None = None,
     pts: Callable[[int], int] = lambda index: index,
     rotation: int = 0,
+    pixel_aspect: tuple[int, int] = (1, 1),
     container: str | None = None,
     options: dict[str, str] | None = None,
     container_options: dict[str, str] | None = None,
@@ -51,6 +52,7 @@ def write_clip(
                 stream.height, stream.width = image.shape[:2]
                 stream.pix_fmt = pixels
                 stream.time_base = stream.codec_context.time_base = time_base or 1 / rate
+                stream.codec_context.sample_aspect_ratio = Fraction(*pixel_aspect)
                 if rotation:
                     stream.set_display_rotation(rotation)
             frame = av.VideoFrame.from_ndarray(image, format="bgr24" if image.ndim == 3 else "gray").reformat(format=pixels)
@@ -75,3 +77,16 @@ def collect(source: Source, frames: list[Frame]) -> None:
     """Append the source's frames to `frames`, so that those before an error are seen."""
     for frame in source:
         frames.append(frame)
+
+
+def zero(path: Path, numbers: Iterable[int]) -> Path:
+    """A copy of a file in which the packets with these numbers (in decoding order) are zeros."""
+    data = bytearray(path.read_bytes())
+    with av.open(str(path)) as container:
+        packets = [bytes(packet) for packet in container.demux(video=0) if packet.size]
+    for number in numbers:
+        start = data.index(packets[number])
+        data[start : start + len(packets[number])] = bytes(len(packets[number]))
+    target = path.with_name(f"zero_{path.name}")
+    target.write_bytes(data)
+    return target

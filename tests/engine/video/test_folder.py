@@ -11,7 +11,7 @@ import pytest
 
 from engine.errors import SourceError
 from engine.video import ImageFolder, open_source
-from engine.video.folder import natural_key
+from engine.video.listing import natural_key
 from tests.engine.video.clips import picture
 
 
@@ -33,6 +33,8 @@ def test_frames_follow_the_numbers_and_other_files_are_passed_over(tmp_path: Pat
     folder = fill(tmp_path / "img", ["1.png", "2.png", "10.png"])
     (folder / "groundtruth.txt").write_text("1,2,3,4\n")
     (folder / "._1.png").write_bytes(b"resource fork")
+    for name in (".DS_Store", "Thumbs.db", "desktop.ini"):
+        (folder / name).write_bytes(b"left by a file manager")
     source = open_source(folder)
     frames = list(source)
     assert source.frame_count == len(frames) == 3
@@ -65,10 +67,13 @@ def test_a_folder_above_the_images_gets_a_hint(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("content", [b"", b"not a picture", b"\x89PNG\r\n\x1a\n then nothing"])
-def test_unreadable_image_is_named_with_its_frame(tmp_path: Path, content: bytes) -> None:
+def test_an_unreadable_image_is_passed_over_like_a_packet_of_a_video(tmp_path: Path, content: bytes) -> None:
+    """What was tracked before it is not lost for it; only without the first frame there is nothing to begin with."""
     fill(tmp_path, ["1.png", "2.png", "3.png"])
     (tmp_path / "2.png").write_bytes(content)
-    frames = iter(ImageFolder(tmp_path))
-    assert next(frames).index == 0
-    with pytest.raises(SourceError, match=r"frame 1: .*2\.png is not an image"):
-        next(frames)
+    source = ImageFolder(tmp_path)
+    assert [frame.index for frame in source] == [0, 2]
+    assert source.damaged == 1
+    (tmp_path / "1.png").write_bytes(content)
+    with pytest.raises(SourceError, match=r"frame 0: .*1\.png is not an image"):
+        list(ImageFolder(tmp_path))

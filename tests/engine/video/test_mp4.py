@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from fractions import Fraction
 from pathlib import Path
 
@@ -21,7 +22,7 @@ from tests.engine.video.clips import picture
 RECORD = Record(0, (20.0, 20.0, 24.0, 24.0), 0.9, "TRACKING", 1.0)
 
 
-def plain(image: np.ndarray, record: Record) -> np.ndarray:
+def plain(image: np.ndarray, records: Sequence[Record]) -> np.ndarray:
     return image
 
 
@@ -29,7 +30,7 @@ def write(path: Path, frames: list[Frame], rate: Fraction = Fraction(25), time_b
     height, width = frames[0].image.shape[:2]
     with Sinks([Mp4(path, width, height, rate, time_base, annotate)]) as sinks:
         for frame in frames:
-            sinks.write(frame, RECORD)
+            sinks.write(frame, [RECORD])
         sinks.finish({})
     return path
 
@@ -92,6 +93,14 @@ def test_frames_of_other_sizes_are_fitted_in(tmp_path: Path) -> None:
     assert read[1].image[:, :30].max() < 40
 
 
+@pytest.mark.parametrize("aspect", [Fraction(1), Fraction(4, 3), Fraction(12, 11), Fraction(8, 9)])
+def test_anamorphic_frames_keep_their_shape(tmp_path: Path, aspect: Fraction) -> None:
+    with Sinks([Mp4(tmp_path / "a.mp4", 96, 64, Fraction(25), Fraction(1, 25), plain, aspect)]) as sinks:
+        sinks.write(Frame(0, Fraction(0), picture(0), aspect), RECORD)
+        sinks.finish({})
+    assert [frame.pixel_aspect for frame in VideoFile(tmp_path / "a.mp4")] == [aspect]
+
+
 def test_single_frame(tmp_path: Path) -> None:
     assert len(list(VideoFile(write(tmp_path / "a.mp4", [Frame(0, Fraction(0), picture(0))])))) == 1
 
@@ -118,18 +127,18 @@ def test_wrong_suffix_and_missing_encoder(tmp_path: Path, monkeypatch: pytest.Mo
 
 def test_drawing_leaves_the_frame_alone_and_marks_the_box() -> None:
     image = np.zeros((240, 320, 3), np.uint8)
-    drawn = draw(image, Record(0, (100.4, 80.0, 50.0, 40.0), 0.5, "TRACKING", 1.0), parse_color("#102030"))
+    drawn = draw(image, [Record(0, (100.4, 80.0, 50.0, 40.0), 0.5, "TRACKING", 1.0)], parse_color("#102030"))
     assert not image.any()
     assert tuple(drawn[100, 100]) == (0x30, 0x20, 0x10)
     assert not drawn[85:115, 105:145].any()
-    lost = draw(image, Record(0, (100.0, 80.0, 50.0, 40.0), 0.1, "LOST", 1.0))
+    lost = draw(image, [Record(0, (100.0, 80.0, 50.0, 40.0), 0.1, "LOST", 1.0)])
     assert tuple(lost[100, 100]) == COLORS["red"]
 
 
 @pytest.mark.parametrize("box", [(-1e9, -5.0, 1e12, 3.0), (1e6, 1e6, 10.0, 10.0), (0.0, 0.0, 320.0, 240.0), (315.0, 235.0, 0.1, 0.1)])
 @pytest.mark.parametrize("size", [(240, 320), (1, 1), (3, 2000)])
 def test_any_box_can_be_drawn(box: tuple[float, float, float, float], size: tuple[int, int]) -> None:
-    assert draw(np.zeros((*size, 3), np.uint8), Record(0, box, 0.5, "UNCERTAIN", 1.0)).shape == (*size, 3)
+    assert draw(np.zeros((*size, 3), np.uint8), [Record(0, box, 0.5, "UNCERTAIN", 1.0)]).shape == (*size, 3)
 
 
 @pytest.mark.parametrize("text", ["pink-ish", "#12345", "#12345g", "", "12,3,4"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import os
 import resource
@@ -15,7 +16,7 @@ import pytest
 
 from engine.errors import SinkError
 from engine.video import Frame
-from engine.video.sinks import BoxText, Callback, JsonFile, JsonLines, MotText, Record, Sinks, StdoutJsonLines
+from engine.video.sinks import BoxText, Csv, JsonFile, JsonLines, MotText, Record, Sinks, StdoutJsonLines
 
 FRAME = Frame(0, Fraction(0), np.zeros((4, 4, 3), np.uint8))
 RECORDS = [Record(index, (1.5 + index, 2.25, 10.0, 20.00049), 1 / (1 + index), "TRACKING", 12.3456) for index in range(3)]
@@ -23,7 +24,7 @@ RECORDS = [Record(index, (1.5 + index, 2.25, 10.0, 20.00049), 1 / (1 + index), "
 
 def fill(sinks: Sinks, records: list[Record] = RECORDS) -> None:
     for record in records:
-        sinks.write(FRAME, record)
+        sinks.write(FRAME, [record])
 
 
 def test_json_file_has_the_contract_s_keys(tmp_path: Path) -> None:
@@ -34,7 +35,14 @@ def test_json_file_has_the_contract_s_keys(tmp_path: Path) -> None:
         sinks.finish({"fps": {"network": 10.0}})
     content = json.loads(path.read_text())
     assert list(content) == ["model", "device", "frames", "fps"]
-    assert content["frames"][1] == {"index": 1, "box": [2.5, 2.25, 10.0, 20.0], "score": 0.5, "state": "TRACKING", "latency_ms": 12.346}
+    assert content["frames"][1] == {
+        "index": 1,
+        "time": 0.0,
+        "box": [2.5, 2.25, 10.0, 20.0],
+        "score": 0.5,
+        "state": "TRACKING",
+        "latency_ms": 12.346,
+    }
     assert [frame["index"] for frame in content["frames"]] == [0, 1, 2]
     assert os.listdir(path.parent) == ["a.json"]
 
@@ -55,13 +63,38 @@ def test_lines(tmp_path: Path) -> None:
     assert [json.loads(line)["index"] for line in (tmp_path / "a.jsonl").read_text().splitlines()] == [0, 1, 2]
 
 
-def test_mot_lines_and_callback(tmp_path: Path) -> None:
-    seen = []
-    with Sinks([MotText(tmp_path / "a.txt"), Callback(lambda frame, record: seen.append((frame, record)))]) as sinks:
+PAIR = [Record(4, (1.5, 2.25, 10.0, 20.0), 0.5, "TRACKING", 12.5, target) for target in (3, 8)]
+LATER = Frame(4, Fraction(1001 * 4, 30_000), FRAME.image)
+
+
+def test_several_targets_have_ids_in_every_text(tmp_path: Path) -> None:
+    sinks = [
+        BoxText(tmp_path / "a.txt", with_ids=True),
+        MotText(tmp_path / "a.mot"),
+        Csv(tmp_path / "a.csv"),
+        JsonLines(tmp_path / "a.jsonl", with_ids=True),
+        JsonFile(tmp_path / "a.json", {}, with_ids=True),
+    ]
+    with Sinks(sinks) as together:
+        together.write(FRAME, [])
+        together.write(LATER, PAIR)
+        together.finish({})
+    assert (tmp_path / "a.txt").read_text() == "4,3,1.500,2.250,10.000,20.000\n4,8,1.500,2.250,10.000,20.000\n"
+    assert (tmp_path / "a.mot").read_text().splitlines()[1] == "5,8,1.50,2.25,10.00,20.00,0.5000,-1,-1,-1"
+    rows = json.loads((tmp_path / "a.json").read_text())["frames"]
+    assert rows == [json.loads(line) for line in (tmp_path / "a.jsonl").read_text().splitlines()]
+    assert [(row["index"], row["id"], row["box"]) for row in rows] == [(4, 3, [1.5, 2.25, 10.0, 20.0]), (4, 8, [1.5, 2.25, 10.0, 20.0])]
+    table = list(csv.DictReader((tmp_path / "a.csv").open()))
+    assert [row["id"] for row in table] == ["3", "8"]
+    for row in (*rows, *table):  # the nearest number to the exact time: 1/30000 s is recovered from it
+        assert Fraction(float(row["time"])).limit_denominator(30_000) == LATER.timestamp
+
+
+def test_mot_lines(tmp_path: Path) -> None:
+    with Sinks([MotText(tmp_path / "a.txt")]) as sinks:
         fill(sinks)
         sinks.finish({})
     assert (tmp_path / "a.txt").read_text().splitlines()[1] == "2,1,2.50,2.25,10.00,20.00,0.5000,-1,-1,-1"
-    assert seen == [(FRAME, record) for record in RECORDS]
 
 
 def test_lines_on_standard_output(capsys: pytest.CaptureFixture[str]) -> None:
@@ -113,7 +146,11 @@ from engine.errors import SinkError
 from engine.video import Frame
 from engine.video.draw import draw
 from engine.video.mp4 import Mp4
-from engine.video.sinks import BoxText, JsonFile, JsonLines, MotText, Record, Sinks
+from engine.video.annotations import ClipInfo
+from engine.video.coco import CocoVideo
+from engine.video.cvat import CvatVideo
+from engine.video.label_studio import LabelStudioVideo
+from engine.video.sinks import BoxText, Csv, JsonFile, JsonLines, MotText, Record, Sinks
 target = Path(sys.argv[1])
 random = np.random.default_rng(0)
 try:
@@ -121,11 +158,14 @@ try:
         if target.suffix == ".mp4":
             sinks.add(Mp4(target, 320, 240, Fraction(25), Fraction(1, 25), draw))
         else:
-            kinds = {".jsonl": JsonLines, ".json": lambda path: JsonFile(path, {}), ".txt": BoxText, ".mot": MotText}
+            info = ClipInfo("a.mp4", 320, 240, Fraction(25), None, str)
+            kinds = {".jsonl": JsonLines, ".json": lambda path: JsonFile(path, {}), ".txt": BoxText, ".mot": MotText, ".csv": Csv}
+            kinds |= {".coco": lambda path: CocoVideo(path, info), ".cvat": lambda path: CvatVideo(path, info)}
+            kinds |= {".ls": lambda path: LabelStudioVideo(path, info)}
             sinks.add(kinds[target.suffix](target))
         for index in range(4000 if target.suffix != ".mp4" else 60):
             image = random.integers(0, 255, (240, 320, 3), np.uint8) if target.suffix == ".mp4" else np.zeros((2, 2, 3), np.uint8)
-            sinks.write(Frame(index, Fraction(index, 25), image), Record(index, (1, 2, 3, 4), 1.0, "TRACKING", 1.0))
+            sinks.write(Frame(index, Fraction(index, 25), image), [Record(index, (1, 2, 3, 4), 1.0, "TRACKING", 1.0)])
         sinks.finish({})
 except SinkError as error:
     print(error)
@@ -133,7 +173,7 @@ except SinkError as error:
 """
 
 
-@pytest.mark.parametrize("name", ["a.jsonl", "a.json", "a.txt", "a.mot", "a.mp4"])
+@pytest.mark.parametrize("name", ["a.jsonl", "a.json", "a.txt", "a.mot", "a.csv", "a.coco", "a.cvat", "a.ls", "a.mp4"])
 def test_full_disk_is_an_error_and_leaves_nothing(tmp_path: Path, name: str) -> None:
     """A limit on the size of files stands for the full disk: writes beyond it fail in the same place."""
 

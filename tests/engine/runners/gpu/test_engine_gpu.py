@@ -17,13 +17,12 @@ from engine.runners.gpu.frame import FramePlan
 from engine.runners.gpu.loop import FrameLoop
 from engine.runners.gpu.runner import GpuRunner
 from engine.runners.pytorch import TorchRunner
-from engine.tracking.state import NEVER_LOST
 from tests.engine.runners.gpu import models
 from tests.require import require
 
 pytestmark = pytest.mark.gpu
 BOX, OTHER = (50.0, 40.0, 30.0, 24.0), (12.0, 20.0, 18.0, 30.0)
-CONFIG = TrackerConfig(thresholds=NEVER_LOST)  # random weights follow nothing, and a loop that runs ahead searches later than a tracker
+CONFIG = TrackerConfig(loop="public")  # random weights follow nothing, and a loop that runs ahead searches later than a tracker
 
 
 @pytest.fixture(scope="module", params=["triton", "cuda"])
@@ -77,7 +76,7 @@ def test_float32_equals_the_pytorch_engine():
 def test_the_loop_equals_the_tracker_while_it_runs_ahead(runner):
     """Arrays are overwritten as soon as they are submitted; pinned and device tensors are taken as they are."""
     pictures = [*models.frames(30), *models.frames(4, 200, 70, seed=1)]
-    tracker, loop = Tracker(runner, config=CONFIG), FrameLoop(runner, thresholds=NEVER_LOST, pending=4)
+    tracker, loop = Tracker(runner, config=CONFIG), FrameLoop(runner, config=CONFIG, pending=4)
     tracker.init(pictures[0], BOX)
     loop.init(0, pictures[0], BOX)
     results = []
@@ -99,7 +98,7 @@ def test_the_loop_equals_the_tracker_while_it_runs_ahead(runner):
 
 def test_targets_sizes_and_boxes_change_without_another_capture(runner):
     pictures = models.frames(6)
-    loop = FrameLoop(runner, targets=(2, 1), thresholds=NEVER_LOST)
+    loop = FrameLoop(runner, targets=(2, 1), config=CONFIG)
     loop.init(0, pictures[0], BOX)
     loop.submit(pictures[1], pictures[1])
     loop.submit(pictures[2], pictures[2])

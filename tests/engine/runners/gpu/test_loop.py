@@ -11,11 +11,12 @@ import torch
 from engine import Tracker, TrackerConfig
 from engine.errors import BoxError, ConfigError, FrameError, StateError
 from engine.runners.gpu.loop import FrameLoop
-from engine.tracking.state import NEVER_LOST
+from engine.tracking.state import StateThresholds
 from engine.tracking.target import Target
 from tests.engine.runners.gpu import models
 from tests.engine.runners.gpu.late import POLICIES, LateStreams
 
+PUBLIC = TrackerConfig(loop="public")  # random weights follow nothing
 BOX, OTHER = (50.0, 40.0, 30.0, 24.0), (12.0, 20.0, 18.0, 30.0)
 
 
@@ -25,7 +26,7 @@ def runner():
 
 
 def _alone(runner, pictures, box, **config):
-    tracker = Tracker(runner, config=TrackerConfig(thresholds=NEVER_LOST, **config))
+    tracker = Tracker(runner, config=TrackerConfig(**{"loop": "public", **config}))
     tracker.init(pictures[0], box)
     return [tracker.update(picture) for picture in pictures[1:]]
 
@@ -40,7 +41,7 @@ def _same(found, expected):
 @pytest.mark.parametrize("color", ["bgr", "rgb"])
 def test_the_loop_equals_the_tracker(runner, color):
     pictures = [*models.frames(5), *models.frames(2, 200, 70, seed=1)]
-    loop = FrameLoop(runner, color=color, thresholds=NEVER_LOST)
+    loop = FrameLoop(runner, config=TrackerConfig(color=color, loop="public"))
     loop.init(0, pictures[0], BOX)
     assert [loop.submit(picture) for picture in pictures[1:]] == list(range(6))
     results = loop.results(wait=True)
@@ -54,7 +55,7 @@ def test_boxes_that_are_clipped_are_the_tracker_s_to_the_last_bit():
     """In bf16 the box soon fills the frame's width: half of it lies on a tie of the next region's rounding, where one bit moves a pixel."""
     runner = models.runner("bf16")
     pictures = models.frames(30)[:20]
-    loop = FrameLoop(runner, thresholds=NEVER_LOST)
+    loop = FrameLoop(runner, config=PUBLIC)
     loop.init(0, pictures[0], BOX)
     for picture in pictures[1:]:
         loop.submit(picture)
@@ -66,7 +67,7 @@ def test_boxes_that_are_clipped_are_the_tracker_s_to_the_last_bit():
 def test_several_targets_and_streams_equal_separate_trackers(runner):
     """Two video streams of different sizes, one with two targets."""
     first, second = models.frames(5), models.frames(5, 70, 150, seed=1)
-    loop = FrameLoop(runner, targets=(2, 1), thresholds=NEVER_LOST)
+    loop = FrameLoop(runner, targets=(2, 1), config=PUBLIC)
     loop.init(0, first[0], BOX)
     loop.init(1, first[0], OTHER)
     loop.init(2, second[0], OTHER)
@@ -80,7 +81,7 @@ def test_several_targets_and_streams_equal_separate_trackers(runner):
 
 def test_a_place_gets_another_target_and_loses_it_without_capturing_again(runner):
     pictures = models.frames(7)
-    loop = FrameLoop(runner, targets=(2,), thresholds=NEVER_LOST)
+    loop = FrameLoop(runner, targets=(2,), config=PUBLIC)
     loop.init(0, pictures[0], BOX)
     loop.submit(pictures[1])
     loop.submit(pictures[2])
@@ -102,7 +103,7 @@ def test_a_larger_frame_captures_again_and_the_state_stays(runner):
     pictures = models.frames(5)
     pictures[3] = np.tile(pictures[3], (13, 17, 1))
     assert pictures[3].size > 1920 * 1080 * 3
-    loop = FrameLoop(runner, thresholds=NEVER_LOST)
+    loop = FrameLoop(runner, config=PUBLIC)
     loop.init(0, pictures[0], BOX)
     for picture in pictures[1:]:
         loop.submit(picture)
@@ -113,16 +114,16 @@ def test_a_larger_frame_captures_again_and_the_state_stays(runner):
 
 def test_a_written_box_is_where_the_next_frame_is_searched(runner):
     pictures = models.frames(4)
-    loop = FrameLoop(runner, thresholds=NEVER_LOST)
+    loop = FrameLoop(runner, config=PUBLIC)
     loop.init(0, pictures[0], BOX)
     loop.submit(pictures[1])
     loop.write_box(0, OTHER)
     loop.submit(pictures[2])
     loop.submit(pictures[3])
-    tracker = Tracker(runner, config=TrackerConfig(thresholds=NEVER_LOST))
+    tracker = Tracker(runner, config=TrackerConfig(loop="public"))
     tracker.init(pictures[0], BOX)
     expected = [tracker.update(pictures[1])]
-    tracker._target.search_box = OTHER
+    tracker._target.box = OTHER
     expected += [tracker.update(picture) for picture in pictures[2:]]
     for result, one in zip(loop.results(wait=True), expected, strict=True):
         _same(result.targets[0], one)
@@ -136,11 +137,11 @@ def test_a_box_that_the_host_moves_goes_to_the_device(runner, monkeypatch):
     def moving(self, *arguments):
         result = advance(self, *arguments)
         if result.frame_index == 1:
-            self.search_box = OTHER
+            self.box = OTHER
         return result
 
     monkeypatch.setattr(Target, "advance", moving)
-    loop = FrameLoop(runner, thresholds=NEVER_LOST)
+    loop = FrameLoop(runner, config=PUBLIC)
     loop.init(0, pictures[0], BOX)
     results = []
     for picture in pictures[1:]:
@@ -155,7 +156,7 @@ def test_a_box_that_the_host_moves_goes_to_the_device(runner, monkeypatch):
 
 def test_tensors_are_taken_as_they_are(runner):
     pictures = models.frames(4)
-    loop = FrameLoop(runner, thresholds=NEVER_LOST)
+    loop = FrameLoop(runner, config=PUBLIC)
     loop.init(0, pictures[0], BOX)
     for picture in pictures[1:]:
         loop.submit(torch.from_numpy(picture.copy()))
@@ -166,7 +167,7 @@ def test_tensors_are_taken_as_they_are(runner):
 def test_a_tensor_lives_until_its_result_is_read(runner):
     """The caller's last reference may go at once: memory that is given back would be overwritten before the upload has read it."""
     pictures = models.frames(3)
-    loop = FrameLoop(runner, thresholds=NEVER_LOST)
+    loop = FrameLoop(runner, config=PUBLIC)
     loop.init(0, pictures[0], BOX)
     frame = torch.from_numpy(pictures[1].copy())
     alive = weakref.ref(frame)
@@ -246,7 +247,7 @@ def test_every_wait_is_needed(in_order, ignored):
     ],
 )
 def test_bad_calls_say_what_is_wrong_and_leave_the_loop_usable(runner, call, error, message):
-    loop, pictures = FrameLoop(runner, targets=(2,), thresholds=NEVER_LOST), models.frames(2)
+    loop, pictures = FrameLoop(runner, targets=(2,), config=PUBLIC), models.frames(2)
     with pytest.raises(error, match=message):
         call(loop, pictures[0])
     loop.init(0, pictures[0], BOX)
@@ -254,7 +255,84 @@ def test_bad_calls_say_what_is_wrong_and_leave_the_loop_usable(runner, call, err
     _same(loop.results(wait=True)[-1].targets[0], _alone(runner, pictures, BOX)[0])
 
 
-@pytest.mark.parametrize("arguments", [{"targets": ()}, {"targets": (1, 0)}, {"color": "grey"}, {"pending": 0}])
+@pytest.mark.parametrize("arguments", [{"targets": ()}, {"targets": (1, 0)}, {"pending": 0}])
 def test_bad_arguments_are_refused(runner, arguments):
     with pytest.raises(ConfigError):
         FrameLoop(runner, **arguments)
+
+
+class Judged:
+    """In place of `engine.tracking.confidence.Usual`: a confidence for each frame of each row, told apart by how often it was asked."""
+
+    followed = (0.9, 0.9, 0.1, 0.1, 0.1, 0.1, 0.1, 0.1, 0.9, 0.1)
+    beside = (0.9, 0.9, 0.9, 0.9, 0.2, 0.9, 0.95, 0.95, 0.95, 0.9)
+
+    def __init__(self):
+        self._count = {True: 0, False: 0}
+
+    def learn(self, seen):
+        pass
+
+    def confidence(self, seen, centred=None):
+        scores = self.followed if centred is None else self.beside
+        self._count[centred is None] += 1
+        return scores[(self._count[centred is None] - 1) % len(scores)]
+
+
+LOSING = TrackerConfig(thresholds=StateThresholds(0.5, 0.3, 2, 0.6, 3, margin=0.2, switch_after=2))
+
+
+@pytest.fixture
+def _judged(monkeypatch):
+    monkeypatch.setattr("engine.tracking.target.Usual", Judged)
+    monkeypatch.setattr("engine.tracking.rival.MAX_RESIZE", 1e9)
+    monkeypatch.setattr("engine.tracking.rival.SAME", 2.0)
+
+
+@pytest.mark.usefixtures("_judged")
+def test_lost_targets_that_are_searched_for_found_and_taken_back_equal_separate_trackers(runner):
+    """Read frame by frame: with every loss, search, switch and taking back of `Tracker`."""
+    pictures = models.frames(24)
+    loop = FrameLoop(runner, targets=(2,), config=LOSING)
+    trackers = [Tracker(runner, config=LOSING) for _ in range(2)]
+    for place, (tracker, box) in enumerate(zip(trackers, (BOX, OTHER), strict=True)):
+        tracker.init(pictures[0], box)
+        loop.init(place, pictures[0], box)
+    states = []
+    for picture in pictures[1:]:
+        loop.submit(picture)
+        (result,) = loop.results(wait=True)
+        for place, tracker in enumerate(trackers):
+            _same(result.targets[place], tracker.update(picture))
+        states.append(result.targets[0].state)
+    assert "LOST" in states
+    assert [tracker._target.switches for tracker in trackers] == [loop._followed[place].target.switches for place in range(2)]
+    assert trackers[0]._target.switches >= 2
+
+
+@pytest.mark.usefixtures("_judged")
+@pytest.mark.parametrize("policy", POLICIES, ids=lambda policy: "+".join(policy) or "lazy")
+def test_a_loop_that_runs_ahead_reads_each_hypothesis_from_its_own_row(policy):
+    """Three frames are under way when a switch is decided: until the rows have changed places on the device, they are read the other way."""
+    runner = models.runner(streams=LateStreams(policy), depth=2, elimination_layers=(1,))
+    loop = FrameLoop(runner, config=LOSING, pending=4)
+    pictures = models.frames(26, 60, 80)
+    loop.init(0, pictures[0], (30.0, 20.0, 20.0, 16.0))
+    target = loop._followed[0].target
+    before, boxes, switched, jumped = 0, [(30.0, 20.0, 20.0, 16.0)], [], []
+    for picture in [*pictures[1:], *[None] * 3]:
+        if picture is not None:
+            loop.submit(picture)
+        if len(loop._pending) == 4 or picture is None:
+            loop._collect()
+            result = loop._finished.popleft()
+            # A hypothesis goes on from frame to frame, whichever row computed it: each region lies around the box before it.
+            (x, y, w, h), (left, top, side, _) = boxes[-1], result.targets[0].search_region
+            jumped.append(max(abs(left + side / 2 - x - w / 2), abs(top + side / 2 - y - h / 2)) > 1e-3)
+            switched.append(target.switches != before)
+            before = target.switches
+            boxes.append(target.box)
+    assert len(boxes) == len(pictures)
+    assert sum(switched) >= 2
+    assert any(jumped)
+    assert all(switch for switch, jump in zip(switched, jumped, strict=True) if jump)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,7 +15,6 @@ from engine.runners.choice import make_runner
 from engine.runners.gpu import runner as gpu_runner
 from engine.runners.gpu.runner import GpuRunner
 from engine.runners.pytorch import TorchRunner
-from engine.tracking.state import NEVER_LOST
 from tests.engine.runners.gpu import models
 
 BOX, OTHER = (50.0, 40.0, 30.0, 24.0), (12.0, 20.0, 18.0, 30.0)
@@ -110,7 +108,7 @@ def test_the_golden_loop(shared):
     spec = json.loads(str(golden.load(path.parent / str(content["weights"]))["spec"]))
     config = golden.model_config(spec, **{name: float(content[name]) for name in ("search_factor", "template_factor")})
     engine = GpuRunner(golden.draw_weights(config, spec["seed"], spec["gain"], path), "cpu", "fp32", "reference")
-    tracker = Tracker(engine, config=TrackerConfig(color="rgb", thresholds=NEVER_LOST))
+    tracker = Tracker(engine, config=TrackerConfig(color="rgb", loop="public"))
     import cv2
 
     pictures = [cv2.imread(str(file))[:, :, ::-1] for file in sorted((path.parent / str(content["frames"])).glob("*.jpg"))[:FRAMES]]
@@ -156,12 +154,11 @@ def test_auto_takes_the_engine_where_its_kernels_are_verified(monkeypatch, verif
     """On a machine with CUDA, as `make_runner` sees it."""
     import esat_kernels
     from engine.runners import choice
-    from esat_kernels import _device
 
     made = []
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
-    monkeypatch.setattr(_device, "verified_backends", lambda device: verified)
+    monkeypatch.setattr(esat_kernels, "verified_backends", lambda device: verified)
     monkeypatch.setattr(esat_kernels, "backends", lambda: dict.fromkeys(("cpu", "triton", "cuda", "reference")))
     monkeypatch.setattr(choice, "GpuRunner", lambda weights, device, dtype, kernels: made.append((device, dtype, kernels)))
     monkeypatch.setattr(choice, "TorchRunner", lambda network, device, dtype: made.append((device, dtype, None)))
@@ -173,7 +170,3 @@ def test_the_cuda_attention_needs_triton_around_it(monkeypatch):
     monkeypatch.setattr(gpu_runner.esat_kernels, "backends", lambda: {"cuda": None})
     monkeypatch.setattr(gpu_runner, "find_spec", lambda name: None)
     assert "need Triton" in gpu_runner.unsupported(models.SMALL, "cuda")
-
-
-def test_files_are_where_the_package_looks():
-    assert (Path(gpu_runner.__file__).parent / "choices.json").is_file()

@@ -1,0 +1,175 @@
+"""What tracks say of loss and return, each figure with the number of clips and frames behind it."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from benchmarks.loss.record import Track
+from engine.datasets.text import Floats
+from engine.evaluation.metrics import OVERLAP_THRESHOLDS
+from engine.tracking.confidence import Usual
+from engine.tracking.state import StateMachine, StateThresholds, TargetState
+
+GOOD = 0.5  # IoU above which a loop has its target
+FLAG_WITHIN, RETURN_WITHIN = 15, 30  # frames
+FALSE_LOST = 0.02  # share of the public loop's good frames that may be called LOST, in the mean over sequences
+LEVELS = (0.3, 0.35, 0.4, 0.45, 0.5, 0.55, 0.6)  # of `lost`, for the choice by leaving a scene out
+SIZES = {"under 16 px": (0, 16), "16 to 40 px": (16, 40), "over 40 px": (40, np.inf)}
+_LEAST_GOOD = 10  # frames without which a sequence has no share of false LOST
+
+
+def auc(track: Track, overlap: Floats) -> float:
+    """Percent, over the frames with a truth (OTB's definition)."""
+    counted = overlap[np.array(track.known)]
+    return float(100 * np.mean([(counted > threshold).mean() for threshold in OVERLAP_THRESHOLDS]))
+
+
+def good_frames(track: Track) -> np.ndarray:
+    """[N] where the public loop has its target, in full view."""
+    return (track.public > GOOD) & (np.array(track.visible) > 0.9)
+
+
+def false_lost(track: Track, state: list[str]) -> float:
+    """Share of the public loop's good frames that are LOST; NaN with fewer than ten of them."""
+    good = good_frames(track)
+    return float(np.mean(np.array(state)[good] == "LOST")) if good.sum() >= _LEAST_GOOD else float("nan")
+
+
+def interval(values: list[float], statistic: Callable[[Floats], float] = np.mean) -> list[float]:
+    """The mean's 95 % interval over sequences by 2000 bootstrap samples."""
+    drawn = np.random.default_rng(0).choice(np.array(values), (2000, len(values)))
+    return [float(value) for value in np.quantile([statistic(sample) for sample in drawn], (0.025, 0.975))]
+
+
+def compared(tracks: list[Track]) -> dict[str, Any]:
+    """AUC of both loops and false LOST over plain clips, and by the target's size."""
+    rows = {track.name: (auc(track, track.public), auc(track, track.default)) for track in tracks}
+    differences = {name: default - public for name, (public, default) in rows.items()}
+    shares = {track.name: share for track in tracks if not np.isnan(share := false_lost(track, track.state))}
+    worst, most = min(differences, key=differences.__getitem__), max(shares, key=shares.__getitem__)
+    found = {
+        **_means(tracks),
+        "AUC_difference_interval": interval(list(differences.values())),
+        "AUC_worst": [worst, differences[worst]],
+        "AUC_lose_more_than_2": sum(value < -2 for value in differences.values()),
+        "AUC_lose_more_than_3": sum(value < -3 for value in differences.values()),
+        "false_lost_interval": interval(list(shares.values())),
+        "false_lost_most": [most, shares[most]],
+        "false_lost_over_a_tenth": sum(value > 0.1 for value in shares.values()),
+        "switches": sum(track.switches for track in tracks),
+    }
+    sizes = {name: [track for track in tracks if low <= track.size < high] for name, (low, high) in SIZES.items()}
+    return {**found, "sizes": {name: _means(part) for name, part in sizes.items() if part}}
+
+
+def _means(tracks: list[Track]) -> dict[str, Any]:
+    shares = [share for track in tracks if not np.isnan(share := false_lost(track, track.state))]
+    return {
+        "clips": len(tracks),
+        "frames": sum(len(track.state) for track in tracks),
+        "AUC_public": float(np.mean([auc(track, track.public) for track in tracks])),
+        "AUC_default": float(np.mean([auc(track, track.default) for track in tracks])),
+        "good_frames": sum(int(good_frames(track).sum()) for track in tracks),
+        "false_lost": float(np.mean(shares)) if shares else None,
+    }
+
+
+def had_target(track: Track) -> bool:
+    """Whether the public loop was on its target before a disturbance: else its loss is another matter."""
+    return bool(np.mean(track.public[max(0, track.gone - 9) : track.gone - 3]) > 0.4)
+
+
+def disturbances(tracks: list[Track], states: list[list[str]] | None = None) -> dict[str, Any]:
+    """Counts [found, of] over disturbed clips: LOST within FLAG_WITHIN frames, TRACKING with IoU above GOOD within RETURN_WITHIN of the
+    return, and TRACKING while the target was away, after a loss."""
+    events = [(track, state) for track, state in zip(tracks, states or [t.state for t in tracks], strict=True) if had_target(track)]
+    flagged = sum("LOST" in state[track.gone : track.gone + FLAG_WITHIN] for track, state in events)
+    returned = sum(
+        any(
+            state[index] == "TRACKING" and track.default[index] > GOOD
+            for index in range(track.back, min(track.back + RETURN_WITHIN, len(state)))
+        )
+        for track, state in events
+    )
+    wrong = 0
+    for track, state in events:
+        away = state[track.gone : track.back]
+        wrong += "LOST" in away and "TRACKING" in away[away.index("LOST") :]
+    count = len(events)
+    return {
+        "flagged": [flagged, count],
+        "returned": [returned, count],
+        "wrong_returns": [wrong, count],
+        "without_target_before": len(tracks) - count,
+        "frames": sum(len(track.state) for track, _ in events),
+    }
+
+
+def replay(track: Track, thresholds: StateThresholds) -> list[str]:
+    """The states of what the public loop followed, had these been the thresholds: no network is asked, and no switch happens."""
+    usual, machine, states = Usual(), StateMachine(thresholds), []
+    for seen in track.seen:
+        machine.update(usual.confidence(seen))
+        if machine.state is TargetState.TRACKING:
+            usual.learn(seen)
+        states.append(str(machine.state))
+    return states
+
+
+def left_out(plain: list[Track], disturbed: list[Track]) -> dict[str, Any]:
+    """`lost` chosen without a scene, and what it says of that scene: the highest level whose false LOST over the other scenes is within
+    FALSE_LOST, the lowest one if none is."""
+    levels = [dataclasses.replace(StateThresholds(), lost=level) for level in LEVELS]
+    states = {track.name: [replay(track, level) for level in levels] for track in (*plain, *disturbed)}
+    shares = {track.name: [false_lost(track, state) for state in states[track.name]] for track in plain}
+    chosen = {}
+    for fold in {track.fold for track in (*plain, *disturbed)}:
+        others = np.array([shares[track.name] for track in plain if track.fold != fold])
+        within = [number for number in range(len(LEVELS)) if np.nanmean(others[:, number]) <= FALSE_LOST]
+        chosen[fold] = max(within, default=0)
+    kept = {track.name: share for track in plain if not np.isnan(share := shares[track.name][chosen[track.fold]])}
+    most = max(kept, key=kept.__getitem__)
+    return {
+        "lost": {LEVELS[number]: list(chosen.values()).count(number) for number in sorted(set(chosen.values()))},
+        "folds": len(chosen),
+        "clips": len(kept),
+        "good_frames": sum(int(good_frames(track).sum()) for track in plain),
+        "false_lost": float(np.mean(list(kept.values()))),
+        "false_lost_interval": interval(list(kept.values())),
+        "false_lost_most": [most, kept[most]],
+        "false_lost_over_a_tenth": sum(value > 0.1 for value in kept.values()),
+        **{
+            key: value
+            for key, value in disturbances(disturbed, [states[track.name][chosen[track.fold]] for track in disturbed]).items()
+            if key in ("flagged", "wrong_returns")
+        },
+    }
+
+
+def separation(tracks: list[Track]) -> dict[str, Any]:
+    """Area under the ROC curve of the confidence and of the raw score, single frames and means of five: IoU above GOOD against below 0.1."""
+    values: dict[str, list[list[float]]] = {name: [[], []] for name in ("confidence", "score", "confidence_5", "score_5")}
+    for track in tracks:
+        usual, confidence = Usual(), []
+        for seen in track.seen:
+            confidence.append(usual.confidence(seen))
+            if confidence[-1] >= StateThresholds().confident:
+                usual.learn(seen)
+        signals = {"confidence": np.array(confidence), "score": np.array([seen.score for seen in track.seen])}
+        for name, signal in signals.items():
+            means = np.array([signal[max(0, index - 4) : index + 1].mean() for index in range(len(signal))])
+            for key, one in ((name, signal), (f"{name}_5", means)):
+                values[key][0] += one[good_frames(track)].tolist()
+                values[key][1] += one[track.public < 0.1].tolist()
+    counts = {"good_frames": len(values["score"][0]), "frames_without_target": len(values["score"][1])}
+    return {**{name: _roc(*parts) for name, parts in values.items()}, **counts}
+
+
+def _roc(high: list[float], low: list[float]) -> float:
+    ordered = np.sort(low)
+    below = np.searchsorted(ordered, high, "left") + np.searchsorted(ordered, high, "right")
+    return float(below.mean() / (2 * len(ordered)))

@@ -1,0 +1,66 @@
+"""How data sets lie on disk: one file each. A layout has `detect(root)` and `read(root, training)`.
+
+training: read the part that is there to learn from, where a layout has parts (GOT-10k, TrackingNet, LaSOT).
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from functools import partial
+from pathlib import Path
+
+from engine.datasets.layouts import got10k, lasot, nfs, otb, tnl2k, trackingnet, uav20l, uav123, video
+from engine.datasets.sequences import Broken, Dataset, Sequence, collect
+from engine.errors import ConfigError, DatasetError
+
+# The order in which `auto` tries them: the more particular ones first (LaSOT's folders also look like OTB's).
+LAYOUTS = {
+    "trackingnet": trackingnet,
+    "got10k": got10k,
+    "uav123": uav123,
+    "uav20l": uav20l,
+    "nfs": nfs,
+    "lasot": lasot,
+    "tnl2k": tnl2k,
+    "otb": otb,
+    "video": video,
+}
+_ALIASES = {"lasot_ext": "lasot"}
+
+
+def open_dataset(root: str | Path, layout: str = "auto", training: bool = False) -> Dataset:
+    """Read the sequences in a folder. layout: "auto" or one of LAYOUTS ("lasot_ext" is the same as "lasot").
+
+    training: the part to learn from, in which the first frame needs no box.
+
+    ConfigError for an unknown layout; DatasetError for a folder that is missing or holds no sequence of the layout. Sequences that
+    cannot be used are in `broken`.
+    """
+    root = Path(root)
+    if not root.is_dir():
+        raise DatasetError(f"no such folder: {root}")
+    layout = _ALIASES.get(layout, layout)
+    if layout == "auto":
+        layout = next((name for name, module in LAYOUTS.items() if module.detect(root)), "")
+        if not layout:
+            raise DatasetError(f"{root} follows none of the layouts {', '.join(LAYOUTS)}: see `esat eval --help`")
+    if layout not in LAYOUTS:
+        raise ConfigError(f"unknown layout {layout!r}: expected auto, {', '.join([*LAYOUTS, *_ALIASES])}")
+    found = LAYOUTS[layout].read(root, training)
+    if not found:
+        raise DatasetError(f"{root} holds no sequence of the layout {layout!r}")
+    double = [name for name, count in Counter(entry.name for entry in found).items() if count > 1]
+    if double:
+        raise DatasetError(f"{root}: several sequences are named {', '.join(double[:5])}")
+    unsafe = [entry.name for entry in found if entry.name != Path(entry.name).name or entry.name.startswith(".")]
+    if unsafe:
+        raise DatasetError(f"{root}: a sequence must be named like a file, got {unsafe[0]!r}")
+    if not training:
+        found = [collect(entry.name, partial(_started, entry)) if isinstance(entry, Sequence) else entry for entry in found]
+    sequences = tuple(entry for entry in found if isinstance(entry, Sequence))
+    return Dataset(root, layout, sequences, tuple(entry for entry in found if isinstance(entry, Broken)))
+
+
+def _started(sequence: Sequence) -> Sequence:
+    sequence.check_start()
+    return sequence
