@@ -39,9 +39,7 @@ struct Lanes<float> {
 template <>
 struct Lanes<int8> {
   // Unsigned activations less 128.
-  static float32x4_t row(const float* a) {
-    return vreinterpretq_f32_u8(veorq_u8(vreinterpretq_u8_f32(vld1q_f32(a)), vdupq_n_u8(0x80)));
-  }
+  static float32x4_t row(const float* a) { return vreinterpretq_f32_u8(veorq_u8(vreinterpretq_u8_f32(vld1q_f32(a)), vdupq_n_u8(0x80))); }
   template <int Lane>
   static float32x4_t mac(float32x4_t sum, float32x4_t b, float32x4_t a) {
     const int8x16_t weight = vreinterpretq_s8_f32(b), activation = vreinterpretq_s8_f32(a);
