@@ -13,10 +13,10 @@ step = @start=$$(date +%s); echo "setup: $(1)"; $(2) >> $(LOG) 2>&1 || { tail -n
 	echo "setup: $(1): $$(($$(date +%s) - start)) s"
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check setup native ctest sanitize wheel bench gpu gpu-peers gpu-train clean
+.PHONY: help demo test check setup native ctest ctest-aarch64 sanitize wheel bench gpu gpu-peers gpu-train clean
 
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "%-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 demo: $(VENV)/.installed ## set up, then track an object in a real clip with the shipped weights
 	$(BIN)/esat demo --out out
@@ -72,6 +72,17 @@ ctest: $(VENV)/.tools ## the C++ tests
 	$(CONFIGURE) -B $(BUILD)/ctest -DESAT_TESTS=ON -DESAT_CUDA=0
 	$(BIN)/cmake --build $(BUILD)/ctest --target native_tests
 	$(BIN)/ctest --test-dir $(BUILD)/ctest --output-on-failure
+
+# qemu's names of the processors that the tests run on: everything, NEON alone, NEON with dot products.
+ARM_CPUS ?= max cortex-a72 cortex-a76
+
+ctest-aarch64: $(VENV)/.tools ## the C++ tests for 64-bit ARM, cross-compiled and emulated
+	@command -v aarch64-linux-gnu-g++ >/dev/null && command -v qemu-aarch64 >/dev/null || \
+		{ echo "ctest-aarch64 needs aarch64-linux-gnu-g++ and qemu-aarch64: apt-get install g++-aarch64-linux-gnu qemu-user" >&2; exit 2; }
+	PATH="$(abspath $(BIN)):$$PATH" cmake -S . -G Ninja -B $(BUILD)/aarch64 -DCMAKE_TOOLCHAIN_FILE=cmake/aarch64-linux-gnu.cmake \
+		-DESAT_TESTS=ON -DESAT_PYTHON=OFF -DESAT_CUDA=0
+	$(BIN)/cmake --build $(BUILD)/aarch64 --target native_tests
+	for cpu in $(ARM_CPUS); do QEMU_CPU=$$cpu $(BIN)/ctest --test-dir $(BUILD)/aarch64 --output-on-failure || exit 1; done
 
 # The C++ tests, and the Python tests of the kernels on a copy of the tree whose library is instrumented. The thread sanitizer looks at
 # concurrent calls only, in a build without OpenMP: GNU's OpenMP runtime is not instrumented, so each of its joins would be a false alarm.

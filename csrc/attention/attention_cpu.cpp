@@ -44,6 +44,8 @@ const Table<ForwardKernel, Problem> kForward = {
 #if defined(__x86_64__)
     {sets::amx, &forward_amx, fits_tiles}, {sets::avx512bf16, &forward_avx512bf16, fits_pairs},
     {sets::avx512, &forward_avx512},       {sets::avx2, &forward_avx2},
+#elif defined(__aarch64__)
+    {sets::neon, &forward_neon},
 #endif
     {sets::portable, &forward_portable},
 };
@@ -53,6 +55,8 @@ const Table<BackwardKernel, Problem> kBackward = {
     {sets::amx, &backward_amx, fits_tiles},
     {sets::avx512, &backward_avx512},
     {sets::avx2, &backward_avx2},
+#elif defined(__aarch64__)
+    {sets::neon, &backward_neon},
 #endif
     {sets::portable, &backward_portable},
 };

@@ -30,6 +30,9 @@ extern const ForwardKernel forward_amx;         // bf16 only
 extern const BackwardKernel backward_avx2;
 extern const BackwardKernel backward_avx512;
 extern const BackwardKernel backward_amx;  // bf16 only
+#elif defined(__aarch64__)
+extern const ForwardKernel forward_neon;
+extern const BackwardKernel backward_neon;
 #endif
 
 }  // namespace esat::attention

@@ -117,6 +117,8 @@ class RowPair {
 const Table<RowKernels> kRows = {
 #if defined(__x86_64__)
     {sets::avx2, &crop::rows_avx2},
+#elif defined(__aarch64__)
+    {sets::neon, &crop::rows_neon},
 #endif
     {sets::portable, &crop::rows_portable},
 };

@@ -29,6 +29,8 @@ struct RowKernels {
 extern const RowKernels rows_portable;
 #if defined(__x86_64__)
 extern const RowKernels rows_avx2;
+#elif defined(__aarch64__)
+extern const RowKernels rows_neon;
 #endif
 
 // The first element of row y of the leftmost patch that it crosses, in channel 0.

@@ -1,5 +1,6 @@
 // What happens to a row of 32 sums, which are given by sums.plus(i, x): the sums of columns i and following plus x. Include a
-// common/simd_*.h first; bf16 needs AVX-512 with bf16.
+// common/simd_*.h first; bf16 needs AVX-512 or NEON with
+// bf16.
 #pragma once
 
 #include "linear/linear.h"
@@ -14,6 +15,10 @@ inline void store_pair(float* out, Simd::Vector low, Simd::Vector high) {
 #if defined(__AVX512BF16__)
 inline void store_pair(bf16* out, __m512 low, __m512 high) {
   _mm512_storeu_si512(out, reinterpret_cast<__m512i>(_mm512_cvtne2ps_pbh(high, low)));
+}
+#elif defined(__ARM_FEATURE_BF16_VECTOR_ARITHMETIC)
+inline void store_pair(bf16* out, float32x4_t low, float32x4_t high) {
+  vst1q_u16(out, vreinterpretq_u16_bf16(vcvtq_high_bf16_f32(vcvtq_low_bf16_f32(low), high)));
 }
 #endif
 

@@ -160,6 +160,12 @@ extern const Int8Kernels<float> int8_kernels_avx2vnni;
 extern const Int8Kernels<float> int8_kernels_avx512vnni;
 extern const Int8Kernels<bf16> int8_kernels_avx512bf16;
 extern const Int8Kernels<bf16> int8_kernels_amx;
+#elif defined(__aarch64__)
+extern const Kernels<float> kernels_neon;
+extern const Kernels<bf16> kernels_neonbf16;
+extern const Int8Kernels<float> int8_kernels_neondot;
+extern const Int8Kernels<float> int8_kernels_neoni8mm;
+extern const Int8Kernels<bf16> int8_kernels_neonbf16;
 #endif
 
 // The fastest kernels of a type with these features, or null: there are none.

@@ -7,6 +7,8 @@ const Table<Kernels<float>> kFloat = {
 #if defined(__x86_64__)
     {sets::avx512, &kernels_avx512},
     {sets::avx2, &kernels_avx2},
+#elif defined(__aarch64__)
+    {sets::neon, &kernels_neon},
 #endif
 };
 
@@ -14,6 +16,8 @@ const Table<Kernels<bf16>> kBfloat = {
 #if defined(__x86_64__)
     {sets::amx, &kernels_amx},
     {sets::avx512bf16, &kernels_avx512bf16},
+#elif defined(__aarch64__)
+    {sets::neonbf16, &kernels_neonbf16},
 #endif
 };
 
@@ -21,6 +25,9 @@ const Table<Int8Kernels<float>> kInt8Float = {
 #if defined(__x86_64__)
     {sets::avx512vnni, &int8_kernels_avx512vnni},
     {sets::avx2vnni, &int8_kernels_avx2vnni},
+#elif defined(__aarch64__)
+    {sets::neoni8mm, &int8_kernels_neoni8mm},
+    {sets::neondot, &int8_kernels_neondot},
 #endif
 };
 
@@ -28,6 +35,8 @@ const Table<Int8Kernels<bf16>> kInt8Bfloat = {
 #if defined(__x86_64__)
     {sets::amx, &int8_kernels_amx},
     {sets::avx512bf16, &int8_kernels_avx512bf16},
+#elif defined(__aarch64__)
+    {sets::neonbf16, &int8_kernels_neonbf16},
 #endif
 };
 

@@ -1,4 +1,4 @@
-// Rows to eight bits, and exact sums of their products back to float32. Include a common/simd_*.h first: AVX2 or AVX-512.
+// Rows to eight bits, and exact sums of their products back to float32. Include a common/simd_*.h first: not the portable one.
 #pragma once
 
 #include <algorithm>
@@ -8,7 +8,32 @@
 namespace esat::linear {
 namespace {
 
-#if defined(__AVX512F__)
+#if defined(__aarch64__)
+
+inline int nearest(float x) { return vcvtns_s32_f32(x); }
+
+inline void store_u8(std::uint8_t* out, float32x4_t rounded_to, int zero) {
+  const uint16x4_t words = vqmovun_s32(vaddq_s32(vcvtnq_s32_f32(rounded_to), vdupq_n_s32(zero)));
+  vst1_lane_u32(reinterpret_cast<std::uint32_t*>(out), vreinterpret_u32_u8(vqmovn_u16(vcombine_u16(words, words))), 0);
+}
+
+// SDOT multiplies signed bytes: activations that are 128 too small (block_neon.h), which is taken out with the zero point.
+#if defined(__ARM_FEATURE_MATMUL_INT8)
+constexpr int kActivationShift = 0;
+#else
+constexpr int kActivationShift = 128;
+#endif
+
+inline float32x4_t exact(const float* sums, int zero, const std::int32_t* column_sum) {
+  const int32x4_t integers = vreinterpretq_s32_f32(vld1q_f32(sums));
+  return vcvtq_f32_s32(vmlsq_n_s32(integers, vld1q_s32(column_sum), zero - kActivationShift));
+}
+
+inline float32x4_t load_wide(const bf16* x) { return vreinterpretq_f32_u32(vshll_n_u16(vld1_u16(x), 16)); }
+
+#elif defined(__AVX512F__)
+
+inline int nearest(float x) { return _mm_cvtss_si32(_mm_set_ss(x)); }
 
 inline void store_u8(std::uint8_t* out, __m512 rounded_to, int zero) {
   const __m512i q = _mm512_add_epi32(_mm512_cvtps_epi32(rounded_to), _mm512_set1_epi32(zero));
@@ -27,6 +52,8 @@ inline __m512 load_wide(const bf16* x) {
 }
 
 #else
+
+inline int nearest(float x) { return _mm_cvtss_si32(_mm_set_ss(x)); }
 
 inline void store_u8(std::uint8_t* out, __m256 rounded_to, int zero) {
   const __m256i q = _mm256_add_epi32(_mm256_cvtps_epi32(rounded_to), _mm256_set1_epi32(zero));
@@ -62,7 +89,7 @@ inline void quantise_row(const Value& value, int dim, const QuantisedRows& out, 
   const float least = *std::min_element(lows, lows + kWidth);
   const float width = *std::max_element(highs, highs + kWidth) - least;
   const float steps = width > 1e-35F && nothing == 0 ? 255.0F / width : 0.0F;  // finite
-  const int zero = nothing == 0 ? _mm_cvtss_si32(_mm_set_ss(-least * steps)) : 0;
+  const int zero = nothing == 0 ? nearest(-least * steps) : 0;
   const Simd::Vector factor = Simd::set1(steps);
   std::uint8_t* to = out.values + out.layout.at(row);
   for (int i = 0; i < dim; i += kTileDepth<int8>, to += out.layout.step) {

@@ -4,6 +4,7 @@
 //   cmake -S . -B build/ctest -DESAT_TESTS=ON -DESAT_CUDA=0 && cmake --build build/ctest --target crop_and_attention
 //   build/ctest/crop_and_attention
 
+#include <algorithm>
 #include <cmath>
 #include <cstdint>
 #include <cstdio>
@@ -67,7 +68,9 @@ int main() {
   const int64_t head = 5, row = 13;
   const std::vector<double> expected = expected_row(call.problem, tokens.data(), head, row);
   double error = 0.0;
-  for (int64_t i = 0; i < kHeadDim; ++i) error = std::fmax(error, std::fabs(expected[i] - out[row * kDim + head * kHeadDim + i]));
+  for (int64_t i = 0; i < kHeadDim; ++i) {
+    error = std::max(error, std::fabs(expected[i] - out[row * kDim + head * kHeadDim + i]));
+  }
   std::printf("%lld patches of a %lld x %lld frame, %lld heads: largest error of row %lld in head %lld: %.2g\n",
               static_cast<long long>(kTokens), static_cast<long long>(kWidth), static_cast<long long>(kHeight),
               static_cast<long long>(kHeads), static_cast<long long>(row), static_cast<long long>(head), error);

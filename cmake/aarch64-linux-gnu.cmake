@@ -1,0 +1,18 @@
+# Cross build for 64-bit ARM on Linux: Debian's g++-aarch64-linux-gnu, or clang with -DESAT_CROSS_CLANG=ON (clang and the same package's
+# libraries). Tests run under qemu-user; the environment variable QEMU_CPU names the processor that it plays ("max" has everything).
+set(CMAKE_SYSTEM_NAME Linux)
+set(CMAKE_SYSTEM_PROCESSOR aarch64)
+option(ESAT_CROSS_CLANG "Compile with clang++ instead of g++" OFF)
+list(APPEND CMAKE_TRY_COMPILE_PLATFORM_VARIABLES ESAT_CROSS_CLANG)
+if(ESAT_CROSS_CLANG)
+  set(CMAKE_CXX_COMPILER clang++)
+  set(CMAKE_CXX_COMPILER_TARGET aarch64-linux-gnu)
+else()
+  set(CMAKE_CXX_COMPILER aarch64-linux-gnu-g++)
+  set(CMAKE_STRIP aarch64-linux-gnu-strip)
+endif()
+set(CMAKE_CROSSCOMPILING_EMULATOR qemu-aarch64 -L /usr/aarch64-linux-gnu)
+set(CMAKE_FIND_ROOT_PATH /usr/aarch64-linux-gnu)
+set(CMAKE_FIND_ROOT_PATH_MODE_PROGRAM NEVER)
+set(CMAKE_FIND_ROOT_PATH_MODE_LIBRARY ONLY)
+set(CMAKE_FIND_ROOT_PATH_MODE_INCLUDE ONLY)

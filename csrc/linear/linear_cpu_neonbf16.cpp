@@ -1,0 +1,16 @@
+#include "common/simd_neon.h"
+
+namespace esat::linear {
+namespace {
+constexpr int kBlockRows = 12;
+}
+}  // namespace esat::linear
+
+#include "linear/product_vector.h"
+
+namespace esat::linear {
+
+const Kernels<bf16> kernels_neonbf16 = vector_kernels<bf16>();
+const Int8Kernels<bf16> int8_kernels_neonbf16 = vector_int8_kernels<bf16>();
+
+}  // namespace esat::linear
