@@ -22,11 +22,7 @@ struct Lanes<bf16> {
   }
 };
 #endif
-#if defined(__AVX512F__) || defined(__AVXVNNI__)
 constexpr int kWeightLimit = 127;
-#else
-constexpr int kWeightLimit = 63;
-#endif
 // The integer sums of int8 lie in vectors of floats.
 #if defined(__AVX512VNNI__)
 template <>
@@ -42,16 +38,6 @@ struct Lanes<int8> {
   static Simd::Vector mac(Simd::Vector sum, float a, const float* b) {
     const __m256i four = _mm256_castps_si256(_mm256_set1_ps(a)), weight = _mm256_castps_si256(_mm256_loadu_ps(b));
     return _mm256_castsi256_ps(_mm256_dpbusd_avx_epi32(_mm256_castps_si256(sum), four, weight));
-  }
-};
-#elif defined(__AVX2__) && !defined(__AVX512F__)
-// Pairs of products are added in 16 bits first: 2 * 255 * 64 does not saturate.
-template <>
-struct Lanes<int8> {
-  static Simd::Vector mac(Simd::Vector sum, float a, const float* b) {
-    const __m256i four = _mm256_castps_si256(_mm256_set1_ps(a)), weight = _mm256_castps_si256(_mm256_loadu_ps(b));
-    const __m256i quads = _mm256_madd_epi16(_mm256_maddubs_epi16(four, weight), _mm256_set1_epi16(1));
-    return _mm256_castsi256_ps(_mm256_add_epi32(_mm256_castps_si256(sum), quads));
   }
 };
 #endif

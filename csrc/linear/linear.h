@@ -138,7 +138,7 @@ struct QuantisedRows {
 // One instruction set's products with int8 weights whose results are T, for use beside the Kernels<T> that the same features choose.
 template <class T>
 struct Int8Kernels {
-  int weight_limit;             // weights must lie within -limit .. limit: 127, or 63 where products are added in 16 bits
+  int weight_limit;             // weights must lie within -limit .. limit: 127, less where products are added in 16 bits
   Layout (*layout)(int width);  // of quantised rows
   void (*store)(const Product<int8>& product, const StoreRows<T>& epilogue);
   void (*store_gelu)(const Product<int8>& product, const StoreGelu<T>& epilogue);
@@ -155,7 +155,6 @@ extern const Kernels<float> kernels_avx2;
 extern const Kernels<float> kernels_avx512;
 extern const Kernels<bf16> kernels_avx512bf16;
 extern const Kernels<bf16> kernels_amx;
-extern const Int8Kernels<float> int8_kernels_avx2;
 extern const Int8Kernels<float> int8_kernels_avx2vnni;
 extern const Int8Kernels<float> int8_kernels_avx512vnni;
 extern const Int8Kernels<bf16> int8_kernels_avx512bf16;

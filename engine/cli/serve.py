@@ -8,6 +8,8 @@ from typing import Annotated
 import typer
 
 
+_GRACE = 3  # seconds that pages which are open get when the server ends
+
 def serve(
     folder: Annotated[Path | None, typer.Argument(help="Folder whose videos the page offers.")] = None,
     host: Annotated[str, typer.Option(help="Address to listen on; the default is reachable from this machine only.")] = "127.0.0.1",
@@ -58,4 +60,4 @@ def serve(
         app = create_app(runner, clips, cameras, host, names)
         address = f"http://{f'[{host}]' if ':' in host else host}:{listener.getsockname()[1]}"
         Console().print(f"{runner.config.name} on {runner.device} ({runner.dtype}): open {address}, end with Ctrl-C", highlight=False)
-        uvicorn.Server(uvicorn.Config(app, log_level="warning")).run(sockets=[listener])
+        uvicorn.Server(uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=_GRACE)).run(sockets=[listener])

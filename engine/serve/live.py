@@ -126,18 +126,20 @@ class LiveRun:
                 await asyncio.sleep(0.01)
 
     def _run(self) -> None:
-        end = {"type": "end", "reason": "end of the clip"}
+        end = {"type": "error", "reason": "internal error: the server's output has more"}
         try:
             with self._source as source:
                 self._follow(source)
+            end = {"type": "end", "reason": "end of the clip"}
         except IncompleteError as error:
             end = {"type": "end", "reason": " ".join(str(error).split())}
         except EsatError as error:
             end = {"type": "error", "reason": " ".join(str(error).split())}
-        if self._stop.is_set():
-            end = {"type": "end", "reason": "stopped"}
-        self._put(Message(json.dumps(end)))
-        self._put(None)
+        finally:  # whatever happened: a browser that is not told waits for ever, and so does the server's end
+            if self._stop.is_set():
+                end = {"type": "end", "reason": "stopped"}
+            self._put(Message(json.dumps(end)))
+            self._put(None)
 
     def _follow(self, source: Source) -> None:
         period, next_time = 1 / float(source.rate), time.monotonic()

@@ -50,7 +50,7 @@ KNOWN = (
     ),
 )
 # Tile products take 16 cycles and more each; addresses and flags between them cost nothing, written or read.
-TILES = r"linear/linear_amx"
+TILES = r"linear/linear_cpu_amx"
 
 
 @pytest.fixture(scope="session")
@@ -112,7 +112,7 @@ def test_inner_loops_leave_the_stack_alone(objects: dict[str, Path], source: str
         ("attention/attention_cpu_avx512.cpp", "product<3, false", "vfmadd", 24),
         ("attention/attention_cpu_avx512bf16.cpp", "product<3, false", "vdpbf16ps", 24),
         ("attention/attention_cpu_amx.cpp", "attend<", "tdpbf16ps", 2),
-        ("linear/linear_avx2.cpp", "block<float, 6>", "vfmadd", 12),
+        ("linear/linear_cpu_avx2.cpp", "block<float, 6>", "vfmadd", 12),
     ],
 )
 def test_the_products_are_among_the_loops(objects: dict[str, Path], source: str, function: str, instruction: str, least: int) -> None:

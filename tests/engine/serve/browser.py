@@ -36,14 +36,15 @@ def serving(runner: Runner, clips: ClipStore, below: str = "") -> Iterator[str]:
     listener = socket.create_server(("127.0.0.1", 0))
     app = create_app(runner, clips)
     outer = Starlette(routes=[Mount(below, app)]) if below else app
-    server = uvicorn.Server(uvicorn.Config(outer, log_level="warning"))
+    server = uvicorn.Server(uvicorn.Config(outer, log_level="warning", timeout_graceful_shutdown=3))
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
     thread.start()
     try:
         yield f"http://127.0.0.1:{listener.getsockname()[1]}{below}"
     finally:
         server.should_exit = True
-        thread.join()
+        thread.join(30)
+        assert not thread.is_alive(), "the server did not end"
 
 
 @contextlib.contextmanager

@@ -116,7 +116,8 @@ def test_a_target_is_lost_and_the_overlay_shows_what_was_eliminated(page, monkey
 
     def fading(self, seen, *arguments):
         score = 0.9 if self._frame_index < 5 else 0.01
-        return advance(self, seen._replace(score=score, weighted_score=score, features=None), *arguments)
+        faded = [one._replace(score=score, weighted_score=score, features=None) for one in seen]
+        return advance(self, faded, *arguments)
 
     monkeypatch.setattr(Target, "advance", fading)
     page.select_option("#clips", "clip.mp4")
@@ -131,6 +132,18 @@ def test_a_target_is_lost_and_the_overlay_shows_what_was_eliminated(page, monkey
     shown = page.evaluate("document.getElementById('view').toDataURL()")
     page.uncheck("#tokens")
     assert page.evaluate("document.getElementById('view').toDataURL()") != shown
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_an_internal_error_ends_the_run_and_is_told(page, monkeypatch):
+    from engine.tracking.target import Target
+
+    monkeypatch.setattr(Target, "advance", lambda *arguments: 1 / 0)
+    page.select_option("#clips", "clip.mp4")
+    see(page, "#hint", re.compile("^Draw"))
+    draw_box(page, 100, 80, 40, 60)
+    page.click("#start")
+    see(page, "#hint", re.compile("internal error"))
 
 
 def test_a_clip_above_the_limit_is_refused_before_it_is_sent(page, tmp_path):
