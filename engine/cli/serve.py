@@ -7,8 +7,8 @@ from typing import Annotated
 
 import typer
 
-
 _GRACE = 3  # seconds that pages which are open get when the server ends
+
 
 def serve(
     folder: Annotated[Path | None, typer.Argument(help="Folder whose videos the page offers.")] = None,
