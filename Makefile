@@ -18,8 +18,9 @@ step = @start=$$(date +%s); echo "setup: $(1)"; $(2) >> $(LOG) 2>&1 || { tail -n
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "%-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
+STARTED := $(shell date +%s)
 demo: $(VENV)/.installed ## set up, then track an object in a real clip with the shipped weights
-	$(BIN)/esat demo --out out
+	ESAT_SETUP_STARTED=$(STARTED) $(BIN)/esat demo --out out
 
 # Tests run in a process for each core, each with its share of the threads (tests/conftest.py).
 PARALLEL ?= -n auto --maxprocesses 8 --dist worksteal
