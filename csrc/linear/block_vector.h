@@ -2,6 +2,7 @@
 // dimension; each step loads two vectors of the weight and broadcasts one value (for bf16 a pair, for int8 four) of each row.
 #pragma once
 
+#include "linear/operand.h"
 #include "linear/prefetch.h"
 
 namespace esat::linear {
@@ -47,6 +48,7 @@ constexpr int kBlockColumns = 2 * Simd::kWidth;
 
 // Sums of Rows rows and the 2 Simd::kWidth columns from `column` on -> sums [Rows][kPanel]. Addresses in units of 32 bits.
 template <class T, int Rows>
+  requires(sizeof(Lanes<T>) > 0)
 void block(const float* activation, std::ptrdiff_t row_stride, const Product<T>& product, const float* weight, int column, float* sums,
            Prefetch& prefetch, int lines_per_step) {
   constexpr int kLane = sizeof(float) / sizeof(T);
@@ -80,3 +82,7 @@ void block(const float* activation, std::ptrdiff_t row_stride, const Product<T>&
 
 }  // namespace
 }  // namespace esat::linear
+
+#if defined(__AVX2__) && !defined(__AVX512F__) && !defined(__AVXVNNI__)
+#include "linear/block_words.h"
+#endif

@@ -155,6 +155,7 @@ extern const Kernels<float> kernels_avx2;
 extern const Kernels<float> kernels_avx512;
 extern const Kernels<bf16> kernels_avx512bf16;
 extern const Kernels<bf16> kernels_amx;
+extern const Int8Kernels<float> int8_kernels_avx2;
 extern const Int8Kernels<float> int8_kernels_avx2vnni;
 extern const Int8Kernels<float> int8_kernels_avx512vnni;
 extern const Int8Kernels<bf16> int8_kernels_avx512bf16;

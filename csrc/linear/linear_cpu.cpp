@@ -25,6 +25,7 @@ const Table<Int8Kernels<float>> kInt8Float = {
 #if defined(__x86_64__)
     {sets::avx512vnni, &int8_kernels_avx512vnni},
     {sets::avx2vnni, &int8_kernels_avx2vnni},
+    {sets::avx2, &int8_kernels_avx2},
 #elif defined(__aarch64__)
     {sets::neoni8mm, &int8_kernels_neoni8mm},
     {sets::neondot, &int8_kernels_neondot},

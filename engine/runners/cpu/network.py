@@ -23,7 +23,7 @@ from engine.runners.protocol import DTYPES
 from engine.weights.io import Weights
 from esat_kernels import _native
 
-_NEEDS = {"fp32": "AVX2", "bf16": "AVX-512 and bf16", "int8": "AVX-VNNI or AVX512-VNNI"}
+_NEEDS = {"fp32": "AVX2", "bf16": "AVX-512 and bf16", "int8": "AVX2"}
 
 
 class Template(NamedTuple):
