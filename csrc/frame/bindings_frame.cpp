@@ -79,10 +79,10 @@ void bind_kernels(py::module_& module, const char* name) {
             return encoder<T, T>(self, self, dim, hidden, patch_values, layers);
           },
           py::arg("dim"), py::arg("hidden"), py::arg("patch_values"), py::arg("layers"))
-      .def_property_readonly("int8_weight_limit",
+      .def_property_readonly("int8_pair_limit",
                              [](const Kernels&) {
                                const auto* products = linear::int8_kernels<T>(active_features());
-                               return products == nullptr ? 0 : products->weight_limit;  // 0: there are none
+                               return products == nullptr ? 0 : products->pair_limit;  // 0: there are none
                              })
       .def(
           "int8_encoder",

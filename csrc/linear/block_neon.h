@@ -19,7 +19,7 @@ template <class T>
 constexpr bool kTiles = false;
 #endif
 
-constexpr int kWeightLimit = 127;
+constexpr int kPairLimit = kNoPairLimit;
 
 template <class T>
 constexpr int kBlockColumns = kTiles<T> ? 8 : 16;

@@ -2,7 +2,6 @@
 // dimension; each step loads two vectors of the weight and broadcasts one value (for bf16 a pair, for int8 four) of each row.
 #pragma once
 
-#include "linear/operand.h"
 #include "linear/prefetch.h"
 
 namespace esat::linear {
@@ -23,7 +22,11 @@ struct Lanes<bf16> {
   }
 };
 #endif
-constexpr int kWeightLimit = 127;
+#if defined(__AVX512F__) || defined(__AVXVNNI__)
+constexpr int kPairLimit = kNoPairLimit;
+#else
+constexpr int kPairLimit = 128;  // 255 x 128 is a word
+#endif
 // The integer sums of int8 lie in vectors of floats.
 #if defined(__AVX512VNNI__)
 template <>
@@ -41,6 +44,16 @@ struct Lanes<int8> {
     return _mm256_castsi256_ps(_mm256_dpbusd_avx_epi32(_mm256_castps_si256(sum), four, weight));
   }
 };
+#elif defined(__AVX2__) && !defined(__AVX512F__)
+// Two products are added in 16 bits first, which kPairLimit keeps from saturating.
+template <>
+struct Lanes<int8> {
+  static Simd::Vector mac(Simd::Vector sum, float a, const float* b) {
+    const __m256i four = _mm256_castps_si256(_mm256_set1_ps(a)), weight = _mm256_castps_si256(_mm256_loadu_ps(b));
+    const __m256i quads = _mm256_madd_epi16(_mm256_maddubs_epi16(four, weight), _mm256_set1_epi16(1));
+    return _mm256_castsi256_ps(_mm256_add_epi32(_mm256_castps_si256(sum), quads));
+  }
+};
 #endif
 
 template <class T>
@@ -48,7 +61,6 @@ constexpr int kBlockColumns = 2 * Simd::kWidth;
 
 // Sums of Rows rows and the 2 Simd::kWidth columns from `column` on -> sums [Rows][kPanel]. Addresses in units of 32 bits.
 template <class T, int Rows>
-  requires(sizeof(Lanes<T>) > 0)
 void block(const float* activation, std::ptrdiff_t row_stride, const Product<T>& product, const float* weight, int column, float* sums,
            Prefetch& prefetch, int lines_per_step) {
   constexpr int kLane = sizeof(float) / sizeof(T);
@@ -82,7 +94,3 @@ void block(const float* activation, std::ptrdiff_t row_stride, const Product<T>&
 
 }  // namespace
 }  // namespace esat::linear
-
-#if defined(__AVX2__) && !defined(__AVX512F__) && !defined(__AVXVNNI__)
-#include "linear/block_words.h"
-#endif

@@ -135,10 +135,14 @@ struct QuantisedRows {
   RowScale* scale;  // [rows]
 };
 
+constexpr int kNoPairLimit = 2 * 127;
+
 // One instruction set's products with int8 weights whose results are T, for use beside the Kernels<T> that the same features choose.
 template <class T>
 struct Int8Kernels {
-  int weight_limit;             // weights must lie within -limit .. limit: 127, less where products are added in 16 bits
+  // Weights lie within -127 .. 127, and the sum of those of inputs 2 i and 2 i + 1 within -pair_limit .. pair_limit: kNoPairLimit, or
+  // less where pairs of products are added in 16 bits.
+  int pair_limit;
   Layout (*layout)(int width);  // of quantised rows
   void (*store)(const Product<int8>& product, const StoreRows<T>& epilogue);
   void (*store_gelu)(const Product<int8>& product, const StoreGelu<T>& epilogue);

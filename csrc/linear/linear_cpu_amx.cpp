@@ -192,7 +192,7 @@ const Kernels<bf16> kernels_amx{kTileRows,
                                 normalise_to_rows<bf16>};
 
 const Int8Kernels<bf16> int8_kernels_amx{
-    127,           tiles_layout<int8>, run<int8, StoreRows<bf16>>, run<int8, StoreGelu<bf16>>, run<int8, AddRows>, normalise_quantised,
-    quantise<bf16>};
+    kNoPairLimit,        tiles_layout<int8>, run<int8, StoreRows<bf16>>, run<int8, StoreGelu<bf16>>, run<int8, AddRows>,
+    normalise_quantised, quantise<bf16>};
 
 }  // namespace esat::linear

@@ -2,7 +2,7 @@
 
 namespace esat::linear {
 namespace {
-constexpr int kBlockRows = 6;
+constexpr int kBlockRows = 4;
 }
 }  // namespace esat::linear
 

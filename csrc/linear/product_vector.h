@@ -7,7 +7,6 @@
 
 #include <utility>
 
-#include "linear/operand.h"
 #include "linear/quantise.h"
 //
 #if defined(__aarch64__)
@@ -33,8 +32,9 @@ BlockFunction<T> block_of(int rows, std::integer_sequence<int, Height...>) {
 
 template <class T, class Epilogue>
 void multiply(const Product<T>& product, const Epilogue& epilogue) {
+  constexpr int kLane = sizeof(float) / sizeof(T);
   alignas(64) float sums[kBlockRows * kPanel];
-  const Operand<T> operand(product);
+  const std::ptrdiff_t row_stride = product.row_stride / kLane;
   const std::ptrdiff_t panel_bytes = product.steps * static_cast<std::ptrdiff_t>(kPanelStep<T> * sizeof(T));
   const int chunks = (product.rows + kChunkRows<T> - 1) / kChunkRows<T>;
   for (int chunk = 0; chunk < chunks; ++chunk) {
@@ -54,9 +54,9 @@ void multiply(const Product<T>& product, const Epilogue& epilogue) {
         const int row = first + rows * b / blocks;  // heights differ by at most one
         const int height = first + rows * (b + 1) / blocks - row;
         const auto run = block_of<T>(height, std::make_integer_sequence<int, kBlockRows>{});
-        const float* activation = operand.first + row * operand.stride;
+        const float* activation = reinterpret_cast<const float*>(product.activation) + row * row_stride;
         for (int column = 0; column < kPanel; column += kBlockColumns<T>) {
-          run(activation, operand.stride, product, reinterpret_cast<const float*>(weight), column, sums + column, prefetch, lines_per_step);
+          run(activation, row_stride, product, reinterpret_cast<const float*>(weight), column, sums + column, prefetch, lines_per_step);
         }
         for (int r = 0; r < height; ++r) finish_row(epilogue, sums_of(product, sums + r * kPanel, row + r, panel), row + r, panel);
       }
@@ -82,7 +82,7 @@ constexpr Kernels<T> vector_kernels() {
 
 template <class T>
 constexpr Int8Kernels<T> vector_int8_kernels() {
-  return {kWeightLimit,        rows_layout<int8>, multiply<int8, StoreRows<T>>, multiply<int8, StoreGelu<T>>, multiply<int8, AddRows>,
+  return {kPairLimit,          rows_layout<int8>, multiply<int8, StoreRows<T>>, multiply<int8, StoreGelu<T>>, multiply<int8, AddRows>,
           normalise_quantised, quantise<T>};
 }
 

@@ -112,13 +112,17 @@ void check_not_finite(const linear::Int8Kernels<T>& kernels) {
 // The largest sums that there can be are exact: no pair of products saturates on its way.
 template <class T>
 void check_extremes(const linear::Int8Kernels<T>& kernels) {
-  const int limit = kernels.weight_limit;
-  for (const int w : {limit, -limit}) {
+  const int limit = kernels.pair_limit, half = limit / 2;
+  CHECK(limit >= 127 && limit <= linear::kNoPairLimit);
+  const std::pair<int, int> pairs[] = {{127, limit - 127}, {limit - 127, 127},  {half, limit - half}, {127, -127},
+                                       {-127, 127},        {-127, 127 - limit}, {127 - limit, -127},  {-half, half - limit}};
+  for (const auto& [even, odd] : pairs) {
     Quantised rows(kernels.layout(kTileDepth<int8>), kTileRows, kTileDepth<int8>);
     std::fill(rows.values.begin(), rows.values.end(), std::uint8_t{255});
-    const std::vector<int8> weight(linear::kPanelStep<int8>, static_cast<int8>(w));
+    std::vector<int8> weight(linear::kPanelStep<int8>);  // neighbours in memory are neighbours among the inputs
+    for (std::size_t i = 0; i < weight.size(); ++i) weight[i] = static_cast<int8>(i % 2 == 0 ? even : odd);
     const std::vector<float> one(kPanel, 1.0F), nothing(static_cast<std::size_t>(kTileRows) * kPanel, 0.0F);
-    const std::vector<std::int32_t> sums(kPanel, kTileDepth<int8> * w), offsets = {0};
+    const std::vector<std::int32_t> sums(kPanel, kTileDepth<int8> / 2 * (even + odd)), offsets = {0};
     std::vector<float> out(nothing.size());
     linear::Product<int8> p{};
     p.activation = rows.values.data();
@@ -134,7 +138,7 @@ void check_extremes(const linear::Int8Kernels<T>& kernels) {
     p.column_scale = one.data();
     p.column_sum = sums.data();
     kernels.add(p, {out.data(), nothing.data(), kPanel, nullptr});
-    for (const float sum : out) CHECK(sum == 255.0F * kTileDepth<int8> * static_cast<float>(w));
+    for (const float sum : out) CHECK(sum == 255.0F * kTileDepth<int8> / 2 * static_cast<float>(even + odd));
   }
 }
 
@@ -154,9 +158,13 @@ void check_products(const linear::Kernels<T>& base, const linear::Int8Kernels<T>
   for (auto* values : {&column_scale, &bias, &residual}) std::generate(values->begin(), values->end(), [&] { return normal(random); });
   for (int s = 0; s < steps; ++s) offsets.push_back(static_cast<std::int32_t>(s * activation.layout.step));
   std::vector<double> sums(residual.size(), 0);
+  int before = 0;
   for (int n = 0; n < columns; ++n) {
     for (int k = 0; k < width; ++k) {
-      const int w = std::clamp(byte(random) - 128, -kernels.weight_limit, kernels.weight_limit);
+      const int neighbour = k % 2 == 0 ? 0 : before;
+      const int w =
+          std::clamp(byte(random) - 128, std::max(-127, -kernels.pair_limit - neighbour), std::min(127, kernels.pair_limit - neighbour));
+      before = w;
       const std::size_t block = (static_cast<std::size_t>(n / 32) * steps + k / 64) * 2 + n % 32 / 16;
       weight[((block * 16 + k % 64 / 4) * 16 + n % 16) * 4 + k % 4] = static_cast<int8>(w);
       column_sum[n] += w;

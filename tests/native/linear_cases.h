@@ -173,6 +173,96 @@ void check_relu(const Case<T>& c) {
   CHECK(excess <= 0);
 }
 
+// Row `bad` is NaN throughout, the others are bit for bit what they were.
+template <class T>
+void check_only_row(const std::vector<T>& seen, const std::vector<T>& before, int bad, int columns) {
+  for (std::size_t i = 0; i < seen.size(); ++i) {
+    if (static_cast<int>(i) / columns == bad) {
+      CHECK(std::isnan(widen(seen[i])));
+    } else {
+      CHECK(seen[i] == before[i]);
+    }
+  }
+}
+
+// A NaN among a row's activations reaches all of its results, and no other row's.
+template <class T>
+void check_not_a_number(const linear::Kernels<T>& kernels) {
+  constexpr int kRows = 21;
+  const Case<T> clean(kernels, kRows, 2, 2, 99);
+  const int columns = clean.columns(), width = 2 * kTileDepth<T>;
+  const linear::Layout plain = linear::rows_layout<T>(columns);
+  const std::vector<std::uint8_t> valid(clean.written, 1);
+  const std::size_t size = clean.sums.size();
+  const auto results = [&](const Case<T>& c, std::vector<T>(&out)[3], std::vector<float>(&added)[2]) {
+    for (auto& values : out) values.assign(size, T{});
+    for (auto& values : added) values.assign(size, 0.0F);
+    const linear::Product<T> product = c.product(0, c.written);
+    kernels.store(product, {out[0].data(), columns, c.bias.data()});
+    kernels.store_gelu(product, {out[1].data(), plain, c.bias.data()});
+    kernels.store_relu(product, {out[2].data(), columns, c.bias.data(), valid.data(), c.written});
+    kernels.add(product, {added[0].data(), c.residual.data(), columns, c.bias.data()});
+    kernels.add(product, {added[1].data(), c.residual.data(), columns, nullptr});
+  };
+  std::vector<T> out[3], out_before[3];
+  std::vector<float> added[2], added_before[2];
+  results(clean, out_before, added_before);
+  for (const int bad : {0, 3, 16, kRows - 1}) {
+    for (const int k : {0, 1, 31, 32, width - 1}) {
+      Case<T> c = clean;
+      c.activation[c.layout.at(bad) + k / 32 * c.layout.step + k % 32] = not_a_number<T>();
+      results(c, out, added);
+      for (int i = 0; i < 3; ++i) check_only_row(out[i], out_before[i], bad, columns);
+      for (int i = 0; i < 2; ++i) check_only_row(added[i], added_before[i], bad, columns);
+    }
+    Case<T> c = clean;  // in the residual it stays where it is
+    c.residual[static_cast<std::size_t>(bad) * columns + 5] = std::nanf("");
+    results(c, out, added);
+    for (int i = 0; i < 2; ++i) {
+      for (std::size_t at = 0; at < size; ++at) {
+        CHECK(at == static_cast<std::size_t>(bad) * columns + 5 ? std::isnan(added[i][at]) : added[i][at] == added_before[i][at]);
+      }
+    }
+  }
+}
+
+// The same through LayerNorm.
+template <class T>
+void check_norms_not_a_number(const linear::Kernels<T>& kernels) {
+  constexpr int kRows = 5, kDim = 96;
+  std::mt19937 random(8);
+  std::normal_distribution<float> normal;
+  std::vector<float> x(kRows * kDim), gain(kDim), bias(kDim);
+  for (auto* values : {&x, &gain, &bias}) std::generate(values->begin(), values->end(), [&] { return normal(random); });
+  const std::vector<std::int32_t> place = {3, 0, 4, 1, 2};
+  const linear::Layout layout = kernels.layout(kDim);
+  const auto results = [&](std::vector<T>& rows, std::vector<T>& placed) {
+    std::vector<T> tiles(kTileRows * kDim);
+    kernels.normalise(x.data(), kRows, kDim, tiles.data(), layout);
+    rows.clear();
+    for (int r = 0; r < kRows; ++r) {
+      for (int i = 0; i < kDim; ++i) rows.push_back(tiles[layout.at(r) + i / 32 * layout.step + i % 32]);
+    }
+    placed.assign(kRows * kDim, T{});
+    kernels.normalise_to_rows(x.data(), kRows, kDim, gain.data(), bias.data(), place.data(), placed.data());
+  };
+  std::vector<T> rows, placed, rows_before, placed_before;
+  results(rows_before, placed_before);
+  for (int bad = 0; bad < kRows; ++bad) {
+    for (const int k : {0, 7, 8, kDim - 1}) {
+      for (const float value : {std::nanf(""), INFINITY, -INFINITY}) {
+        float& at = x[bad * kDim + k];
+        const float before = at;
+        at = value;
+        results(rows, placed);
+        check_only_row(rows, rows_before, bad, kDim);
+        check_only_row(placed, placed_before, place[bad], kDim);
+        at = before;
+      }
+    }
+  }
+}
+
 template <class T>
 void check_norms(const linear::Kernels<T>& kernels, int rows, int dim) {
   std::mt19937 random(5);
@@ -216,7 +306,9 @@ void check_kernels(const linear::Kernels<T>& kernels) {
       check_relu(c);
     }
   }
+  check_not_a_number(kernels);
   kernels.end();
+  check_norms_not_a_number(kernels);
   for (const int dim : {32, 96, 768}) check_norms(kernels, 19, dim);
 }
 

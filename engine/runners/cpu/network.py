@@ -61,7 +61,7 @@ def unsupported(config: ModelConfig, dtype: str) -> str | None:
         return f"the CPU engine computes in {', '.join(_NEEDS)}, not in {dtype}"
     in_use = kernels_in_use()
     kernels = _kernels(dtype)
-    if kernels is None or (dtype == "int8" and not kernels.int8_weight_limit):
+    if kernels is None or (dtype == "int8" and not kernels.int8_pair_limit):
         return f"{dtype} needs a processor with {_NEEDS[dtype]}, the kernels use {in_use}"
     unit = INT8_STEP if dtype == "int8" else PANEL
     if config.dim % unit or int(config.dim * config.mlp_ratio) % unit or config.num_template % TILE_ROWS:
@@ -95,7 +95,7 @@ class CpuNetwork:
         hidden = int(config.dim * config.mlp_ratio)
         part = _native.library().hidden_part(hidden)
         self._packed = pack_weights(
-            weights.state_dict, config, self.dtype, *((part, self._kernels.int8_weight_limit) if dtype == "int8" else ())
+            weights.state_dict, config, self.dtype, *((part, self._kernels.int8_pair_limit) if dtype == "int8" else ())
         )
         self._patch_values = 3 * config.patch_size**2
         make_encoder = self._kernels.int8_encoder if dtype == "int8" else self._kernels.encoder

@@ -18,6 +18,7 @@ _HUGE_PAGE = 2 << 20
 PANEL = 32  # outputs of a panel and inputs of a step: both are padded to multiples of it
 INT8_STEP = 64  # inputs of a step where weights are int8
 TILE_ROWS = 16
+NO_PAIR_LIMIT = 2 * 127
 
 
 def padded(count: int, unit: int = PANEL) -> int:
@@ -58,6 +59,36 @@ def pad_bias(bias: Tensor) -> Tensor:
     return out
 
 
+def rounded_to_int8(weight: Tensor, pair_limit: int) -> tuple[Tensor, Tensor]:
+    """The scale of each output, float32 [N], and the weights [N, K] over it, int8: see `PackedProduct.int8`.
+
+    Where pairs are limited, the scale is the one of seventeen up to twice the finest whose squared error is least: a finer one rounds
+    better, a coarser one leaves fewer pairs to cut. At twice the finest hardly any is cut.
+    """
+    finest = weight.abs().amax(dim=1).clamp_min(torch.finfo(torch.float32).tiny) / 127
+    if pair_limit >= NO_PAIR_LIMIT:
+        return finest, (weight / finest[:, None]).round().to(torch.int8)
+    scale, rounded = finest, torch.zeros_like(weight)
+    least = torch.full_like(finest, math.inf)
+    for sixteenths in range(16, 33):
+        tried = finest * (sixteenths / 16)
+        values = weight / tried[:, None]
+        cut = _cut_pairs(values.round(), pair_limit)
+        error = (cut - values).square().sum(dim=1) * (sixteenths / 16) ** 2
+        better = error < least
+        least, scale = torch.where(better, error, least), torch.where(better, tried, scale)
+        rounded = torch.where(better[:, None], cut, rounded)
+    return scale, rounded.to(torch.int8)
+
+
+def _cut_pairs(rounded: Tensor, limit: int) -> Tensor:
+    """What two neighbours have too much, taken from both in halves: a sum beyond the limit has summands of one sign, and larger ones."""
+    pairs = rounded.view(rounded.shape[0], -1, 2)
+    total = pairs.sum(dim=2)
+    excess = (total.abs() - limit).clamp_min(0) / 2
+    return (pairs - total.sign()[:, :, None] * torch.stack([excess.floor(), excess.ceil()], dim=2)).view_as(rounded)
+
+
 @dataclasses.dataclass
 class PackedProduct:
     """weight packed, bias float32, both padded. For int8 also the scale of each output's weights and, for each part of the inputs, the
@@ -73,10 +104,10 @@ class PackedProduct:
         return cls(pack(weight, dtype), pad_bias(bias))
 
     @classmethod
-    def int8(cls, weight: Tensor, bias: Tensor, part: int, limit: int = 127) -> PackedProduct:
-        """Symmetric within -limit .. limit, one scale an output. `part`: inputs that are multiplied at a time."""
-        scale = weight.abs().amax(dim=1).clamp_min(torch.finfo(torch.float32).tiny) / limit
-        rounded = (weight / scale[:, None]).round().to(torch.int8)
+    def int8(cls, weight: Tensor, bias: Tensor, part: int, pair_limit: int = NO_PAIR_LIMIT) -> PackedProduct:
+        """Symmetric within -127 .. 127, one scale an output. `part`: inputs that are multiplied at a time. `pair_limit`: the largest
+        magnitude that the sum of two neighbours' weights, inputs 2 i and 2 i + 1, may have, at least 127."""
+        scale, rounded = rounded_to_int8(weight, pair_limit)
         sums = rounded.view(weight.shape[0], -1, part).sum(dim=2, dtype=torch.int32).t().contiguous()
         return cls(pack(rounded, torch.int8), pad_bias(bias), scale, sums)
 
@@ -154,18 +185,18 @@ def _whole_tiles(rows: Tensor) -> Tensor:
 
 
 def pack_weights(
-    state: Mapping[str, Tensor], config: ModelConfig, dtype: torch.dtype, int8_part: int | None = None, int8_limit: int = 127
+    state: Mapping[str, Tensor], config: ModelConfig, dtype: torch.dtype, int8_part: int | None = None, int8_pair_limit: int = NO_PAIR_LIMIT
 ) -> PackedWeights:
     """The state dict of `build_model(config)` (float32) for products in `dtype`, bfloat16 or float32.
 
-    `int8_part`: q, k, v and the MLP in int8 instead; the hidden columns that the MLP's second product takes at a time; `int8_limit`: the
-    largest magnitude that the products allow, `int8_weight_limit` of the kernels.
+    `int8_part`: q, k, v and the MLP in int8 instead; the hidden columns that the MLP's second product takes at a time; `int8_pair_limit`:
+    of the kernels, see `PackedProduct.int8`.
     """
     embedding_bias = state["backbone.patch_embed.proj.bias"]
 
     def product(name: str, norm: str | None = None, part: int | None = None) -> PackedProduct:
         weight, bias = folded_linear(state, name, norm)
-        return PackedProduct.of(weight, bias, dtype) if part is None else PackedProduct.int8(weight, bias, part, int8_limit)
+        return PackedProduct.of(weight, bias, dtype) if part is None else PackedProduct.int8(weight, bias, part, int8_pair_limit)
 
     layers = []
     for index in range(config.depth):

@@ -112,6 +112,31 @@ def test_int8_weights_are_rounded_to_half_a_step_of_each_output():
     assert torch.equal(product.column_sum.double(), torch.stack([rounded[:, :64].sum(1), rounded[:, 64:].sum(1)]))
 
 
+def test_int8_weights_whose_pairs_are_limited_lose_little():
+    weight = torch.randn(64, 384, generator=torch.Generator().manual_seed(1)) * torch.logspace(-3, 3, 64)[:, None]
+    weight[0], weight[1], weight[2] = 0, 1, weight[2].abs()
+
+    def rounded(limit: int) -> tuple[Tensor, Tensor]:
+        product = PackedProduct.int8(weight, torch.zeros(64), 384, limit)
+        assert product.column_scale is not None
+        assert product.column_sum is not None
+        integers = _unpacked(product.weight)
+        assert torch.equal(product.column_sum[0].double(), integers.sum(1))
+        return integers, (integers * product.column_scale[:, None] - weight).pow(2).sum(1)
+
+    integers, error = rounded(128)
+    assert (integers.view(64, -1, 2).sum(2).abs() <= 128).all()
+    assert integers.abs().max() <= 127
+    free, least = rounded(254)
+    assert (free.view(64, -1, 2).sum(2).abs() > 128).any()
+    step = weight.abs().amax(dim=1) / 63
+    seven_bits = ((weight / step.clamp_min(1e-30)[:, None]).round() * step[:, None] - weight).pow(2).sum(1)
+    assert error[3:].sum() < 0.5 * seven_bits[3:].sum()
+    assert error[3:].sum() < 2 * least[3:].sum()
+    assert error[0] == 0
+    assert error[1] < 384 * (0.51 / 64) ** 2  # as much as a pair can lose
+
+
 def _unpacked(weight: Tensor) -> Tensor:
     panels, steps, _, lanes, _, lane = weight.shape
     return weight.permute(0, 2, 4, 1, 3, 5).reshape(panels * 32, steps * lanes * lane).double()
@@ -165,7 +190,7 @@ def test_layer_equals_float64(engine, tokens, dim):
     hidden, part = 4 * dim, 768
     assert _native.library().hidden_part(hidden) == part
     int8 = engine.name == "int8"
-    limits = (part, engine.kernels.int8_weight_limit) if int8 else ()
+    limits = (part, engine.kernels.int8_pair_limit) if int8 else ()
     packed = pack_weights(weights.state_dict, weights.config, engine.dtype, *limits)
     encode = engine.kernels.int8_encoder if int8 else engine.kernels.encoder
     encoder = encode(dim, hidden, 768, [layer.addresses() for layer in packed.layers])
