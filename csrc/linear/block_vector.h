@@ -74,6 +74,7 @@ void block(const float* activation, std::ptrdiff_t row_stride, const Product<T>&
   for (int r = 0; r < Rows; ++r) low[r] = high[r] = Simd::zero();
   for (int step = 0; step < product.steps; ++step, weight += kPanelStep<T> / kLane) {
     const float* a = activation + product.step_offset[step] / kLane;
+#pragma GCC unroll 1  // g++ would unroll a block of one row as a whole, more than registers hold
     for (int k = 0; k < kDepth; ++k) {
       const float* b = weight + k * kHalf;
 #pragma GCC unroll 16

@@ -113,6 +113,7 @@ def test_inner_loops_leave_the_stack_alone(objects: dict[str, Path], source: str
         ("attention/attention_cpu_avx512bf16.cpp", "product<3, false", "vdpbf16ps", 24),
         ("attention/attention_cpu_amx.cpp", "attend<", "tdpbf16ps", 2),
         ("linear/linear_cpu_avx2.cpp", "block<float, 6>", "vfmadd", 12),
+        ("linear/linear_int8_cpu_avx2.cpp", "block<signed char, 4>", "vpmaddubsw", 8),
     ],
 )
 def test_the_products_are_among_the_loops(objects: dict[str, Path], source: str, function: str, instruction: str, least: int) -> None:
