@@ -19,6 +19,7 @@ PANEL = 32  # outputs of a panel and inputs of a step: both are padded to multip
 INT8_STEP = 64  # inputs of a step where weights are int8
 TILE_ROWS = 16
 NO_PAIR_LIMIT = 2 * 127
+_ROWS_AT_A_TIME = 256  # of a weight that is rounded: they stay in the cache
 
 
 def padded(count: int, unit: int = PANEL) -> int:
@@ -68,11 +69,15 @@ def rounded_to_int8(weight: Tensor, pair_limit: int) -> tuple[Tensor, Tensor]:
     finest = weight.abs().amax(dim=1).clamp_min(torch.finfo(torch.float32).tiny) / 127
     if pair_limit >= NO_PAIR_LIMIT:
         return finest, (weight / finest[:, None]).round().to(torch.int8)
-    values = weight / finest[:, None]
     factors = torch.arange(8, 17) / 8
-    errors = torch.stack([(_rounded_pairs(values / factor, pair_limit) * factor - values).square_().sum(dim=1) for factor in factors])
-    best = factors[errors.argmin(dim=0)]
-    return finest * best, _rounded_pairs(values / best[:, None], pair_limit).to(torch.int8)
+    scales, parts = [], []
+    for rows, unit in zip(weight.split(_ROWS_AT_A_TIME), finest.split(_ROWS_AT_A_TIME), strict=True):
+        values = rows / unit[:, None]
+        errors = torch.stack([(_rounded_pairs(values / factor, pair_limit) * factor - values).square_().sum(dim=1) for factor in factors])
+        best = factors[errors.argmin(dim=0)]
+        scales.append(unit * best)
+        parts.append(_rounded_pairs(values / best[:, None], pair_limit).to(torch.int8))
+    return torch.cat(scales), torch.cat(parts)
 
 
 def _rounded_pairs(values: Tensor, limit: int) -> Tensor:
