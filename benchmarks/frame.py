@@ -166,7 +166,11 @@ def _stage_table(spent: dict[str, dict[str, float]], rooflines: dict[str, Any]) 
     for dtype, found in spent.items():
         for stage, value in found.items():
             row = rooflines[dtype]["stages"].get(stage)
-            rest = (f"{row['gflop']:.1f}", f"{row['gflop_per_s']:.0f}", f"{row['share']:.0%}") if row else ("", "", "")
+            rest = (
+                (f"{row['gflop']:.1f}", f"{row['gflop_per_s']:.0f}", "" if row["share"] is None else f"{row['share']:.0%}")
+                if row
+                else ("", "", "")
+            )
             table.add_row(dtype, stage, f"{value:.2f}", *rest)
     return table
 

@@ -2,11 +2,12 @@
 
 FLOPs count every product the engine makes, two for a multiply-accumulate. Bytes are the least that has to move: weights, inputs and outputs
 of the stage once. The machine's rates are the fastest product and copy seen in this run, not a data sheet's. For int8, the products in eight
-bits (q, k, v and the MLP) have a rate of their own, and everything else counts as bf16.
+bits (q, k, v and the MLP) have a rate of their own, and everything else counts as what the engine computes it in.
 """
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
@@ -14,7 +15,7 @@ from typing import Any, NamedTuple
 import torch
 
 from engine.config import ModelConfig
-from engine.runners.protocol import DTYPES
+from engine.runners.cpu.network import activations
 from engine.weights.io import Weights
 
 _WINDOW_SIDES = (7, 5, 3, 1)  # outputs of the offset and size branches around the one cell
@@ -47,7 +48,7 @@ def stage_work(weights: Weights, dtype: str) -> dict[str, Work]:
 
 
 def _size(dtype: str) -> int:
-    return 2 if dtype == "int8" else DTYPES[dtype].itemsize
+    return activations(dtype).itemsize
 
 
 def _encoder(config: ModelConfig) -> tuple[float, float, float]:
@@ -89,7 +90,7 @@ def _best_seconds(run: Callable[[], object], seconds: float) -> float:
 def machine_rates(dtype: str, seconds: float) -> dict[str, float]:
     """The fastest of PyTorch's products of 1024 x 1024 matrices, and of copies of 256 MB (read and written bytes), in this run."""
     work = 2 * 1024.0**3
-    a, b = torch.randn(2, 1024, 1024, dtype=torch.bfloat16 if dtype == "int8" else DTYPES[dtype]).unbind()
+    a, b = torch.randn(2, 1024, 1024, dtype=activations(dtype)).unbind()
     source = torch.zeros(1 << 26)
     target = torch.empty_like(source)
     rates = {
@@ -103,8 +104,10 @@ def machine_rates(dtype: str, seconds: float) -> dict[str, float]:
 
 
 def roofline(weights: Weights, dtype: str, stages_ms: Mapping[str, float], seconds: float = 1.0) -> dict[str, Any]:
-    """Each stage's work, rate, and share of what the machine's rates allow (its bound's time over its time)."""
+    """Each stage's work, rate, and share of what the machine's rates allow (its bound's time over its time). No share is known of int8
+    where PyTorch's integer product is slower than its floating-point one: it has no kernel for this processor, and is not the bound."""
     rates = machine_rates(dtype, seconds)
+    known = rates.get("int8_flops_per_s", math.inf) > rates["flops_per_s"]
     rows: dict[str, Any] = {}
     for stage, work in stage_work(weights, dtype).items():
         computing = (work.flops - work.int8_flops) / rates["flops_per_s"]
@@ -117,6 +120,6 @@ def roofline(weights: Weights, dtype: str, stages_ms: Mapping[str, float], secon
             "gflop": work.flops / 1e9,
             "mbytes": work.bytes / 1e6,
             "gflop_per_s": work.flops / spent / 1e6,
-            "share": bound_ms / spent,
+            "share": bound_ms / spent if known or not work.int8_flops else None,
         }
     return {"machine": rates, "stages": rows}

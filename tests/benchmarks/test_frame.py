@@ -99,7 +99,9 @@ def test_stages_and_their_roofline(weights, dtype):
         assert set(spent) == {"embed", "layers", "attention", "elimination", "head"}
         found = roofline.roofline(weights, dtype, spent, 0.01)
         assert set(found["stages"]) == set(spent) - {"elimination"}
-        assert all(row["share"] > 0 for row in found["stages"].values())
+        for stage, row in found["stages"].items():
+            unknown = stage == "layers" and found["machine"].get("int8_flops_per_s", 1e30) <= found["machine"]["flops_per_s"]
+            assert row["share"] is None if unknown else row["share"] > 0
 
 
 def test_the_paper_model_needs_the_flops_that_the_closed_form_counts():

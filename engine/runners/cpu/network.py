@@ -69,7 +69,7 @@ def unsupported(config: ModelConfig, dtype: str) -> str | None:
     return None
 
 
-def _activations(dtype: str) -> torch.dtype:
+def activations(dtype: str) -> torch.dtype:
     """What everything but the products of int8 is computed in: for int8, bfloat16 where there is one."""
     if dtype != "int8":
         return DTYPES[dtype]
@@ -77,7 +77,7 @@ def _activations(dtype: str) -> torch.dtype:
 
 
 def _kernels(dtype: str) -> Any:
-    return _native.library().kernels(str(_activations(dtype)).removeprefix("torch."))
+    return _native.library().kernels(str(activations(dtype)).removeprefix("torch."))
 
 
 class CpuNetwork:
@@ -89,7 +89,7 @@ class CpuNetwork:
 
     def __init__(self, weights: Weights, dtype: str):
         config = self.config = weights.config
-        self.dtype = _activations(dtype)
+        self.dtype = activations(dtype)
         self._dtype_name = str(self.dtype).removeprefix("torch.")
         self._kernels = _kernels(dtype)
         hidden = int(config.dim * config.mlp_ratio)
