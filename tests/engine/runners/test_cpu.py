@@ -134,7 +134,7 @@ def test_int8_weights_whose_pairs_are_limited_lose_little():
     assert error[3:].sum() < 0.5 * seven_bits[3:].sum()
     assert error[3:].sum() < 2 * least[3:].sum()
     assert error[0] == 0
-    assert error[1] < 384 * (0.51 / 64) ** 2  # as much as a pair can lose
+    assert error[1] < 384 * (0.51 / 64) ** 2  # weights alike, all of which the limit concerns
 
 
 def _unpacked(weight: Tensor) -> Tensor:
