@@ -13,7 +13,7 @@ step = @start=$$(date +%s); echo "setup: $(1)"; $(2) >> $(LOG) 2>&1 || { tail -n
 	echo "setup: $(1): $$(($$(date +%s) - start)) s"
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check setup native cuda ctest ctest-aarch64 sanitize wheel bench gpu gpu-peers gpu-train clean
+.PHONY: help demo test check setup native cuda ctest ctest-aarch64 sanitize wheel bench gpu gpu-train clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "%-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -113,11 +113,8 @@ wheel: $(VENV)/.tools ## a manylinux wheel in dist/
 
 # The machine's own Python, whose PyTorch has CUDA; .venv's where it has none.
 GPU_PYTHON = $(if $(shell $(PYTHON) -c "import torch" 2>/dev/null && echo yes),$(PYTHON),$(if $(wildcard $(RUN)),$(RUN),$(PYTHON)))
-gpu: ## on a CUDA machine: build, test, sanitise and time the GPU kernels (says what it would do where there is no GPU)
-	$(GPU_PYTHON) -m benchmarks.gpu
-
-gpu-peers: ## the slow peers: torch.compile and FlexAttention, autotuned
-	$(GPU_PYTHON) -m benchmarks.gpu --peers
+gpu: ## on a CUDA machine: check and time the GPU kernels and the engine (says what it would do where there is no GPU); PEERS=1: compiled peers too
+	$(GPU_PYTHON) -m benchmarks.gpu $(if $(PEERS),--peers) $(GPU_OPTIONS)
 
 SHARDS ?= carry/shards
 MINUTES ?= 9

@@ -11,7 +11,13 @@ from esat_kernels import _cuda, _device
 from esat_kernels.attention.common import Forces, Scores, address, empty_out, gpu_unsupported
 
 HEAD_DIMS = (32, 64, 96, 128)
+_HEIGHTS = (32, 48, 64, 80)
 _DTYPES = {torch.bfloat16: 0, torch.float16: 1}
+
+
+def heights(head_dim: int) -> tuple[int, ...]:
+    """How many queries a thread block may take."""
+    return _HEIGHTS if head_dim <= 64 else _HEIGHTS[:-1]
 
 
 class Strides(ctypes.Structure):
@@ -77,7 +83,7 @@ def unsupported(q: Tensor, k: Tensor, v: Tensor) -> str | None:
 def forward(q: Tensor, k: Tensor, v: Tensor, forces: Forces, wanted: Scores, rows: int = 0) -> tuple[Tensor, Tensor, Tensor]:
     """out [B, H, N, D] (stored as [B, N, H, D]), the wanted scores, lse float32 [B, H, N].
 
-    rows: queries per thread block, 32, 48, 64 or 80 (80 up to D = 64); 0 lets the launcher choose. Inputs as `unsupported` allows them.
+    rows: queries per thread block, of `heights`; 0 lets the launcher choose. Inputs as `unsupported` allows them.
     """
     out, scores = empty_out(q), wanted.empty(q)
     lse = q.new_empty(q.shape[:3], dtype=torch.float32)
