@@ -81,8 +81,9 @@ class Shape:
     def key(self) -> str:
         return linear_tiles.shape_key(self.rows, self.inner, self.columns, DTYPE, DTYPE)
 
-    def operands(self, device: torch.device = DEVICE) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
+    def operands(self, device: torch.device | None = None) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
         """x, weight, bias, residual: fresh random values."""
+        device = device or DEVICE
         x = torch.randn(self.rows, self.inner, device=device, dtype=DTYPE)
         weight = torch.randn(self.columns, self.inner, device=device, dtype=DTYPE) * self.inner**-0.5
         bias = torch.randn(self.columns, device=device, dtype=DTYPE)
