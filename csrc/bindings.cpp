@@ -13,7 +13,7 @@
 namespace py = pybind11;
 
 // One line for each op that has a folder csrc/<op> with bindings_<op>.cpp.
-#define ESAT_FOR_EACH_OP(OP) OP(attention) OP(crop) OP(decode) OP(elimination) OP(frame)
+#define ESAT_FOR_EACH_OP(OP) OP(attention) OP(crop) OP(decode) OP(elimination) OP(linear) OP(layers)
 
 #define ESAT_DECLARE(op)               \
   namespace esat {                     \
