@@ -12,6 +12,7 @@ from esat_kernels.attention.common import Forces, Scores, address, empty_out, gp
 
 HEAD_DIMS = (32, 64, 96, 128)
 _HEIGHTS = (32, 48, 64, 80)
+_SHARED: dict[int, int] = {}  # head dimension -> bytes of shared memory that a block takes
 _DTYPES = {torch.bfloat16: 0, torch.float16: 1}
 
 
@@ -44,14 +45,19 @@ def _open() -> tuple[ctypes.CDLL | None, str | None]:
     if reason is not None:
         return None, reason
     library = _cuda.library()
-    size, own = int(library.esat_fda_forward_size()), ctypes.sizeof(Forward)
+    try:
+        size, own = int(library.esat_fda_forward_size()), ctypes.sizeof(Forward)
+        _SHARED.update({head_dim: int(library.esat_fda_forward_shared(head_dim)) for head_dim in HEAD_DIMS})
+    except AttributeError as error:
+        return None, f"not built: {_cuda.FILE.name} is of other sources ({error}); `make cuda` builds it"
     if size != own:
         return None, f"not built: {_cuda.FILE.name} takes calls of {size} bytes, this package makes calls of {own}; `make cuda` builds it"
     library.esat_fda_forward.argtypes = [ctypes.POINTER(Forward), ctypes.c_int, ctypes.c_int, ctypes.c_int, ctypes.c_void_p]
     return library, None
 
 
-_LIBRARY, _REASON = _open()  # at once: torch.compile traces `available`
+# At once: torch.compile traces what follows.
+_LIBRARY, _REASON = _open()
 
 
 def available(device: torch.device | None = None) -> str | None:
@@ -69,6 +75,11 @@ def unsupported(q: Tensor, k: Tensor, v: Tensor) -> str | None:
     reason = gpu_unsupported(q, _DTYPES, "bfloat16 or float16", HEAD_DIMS, "be 32, 64, 96 or 128")
     if reason is not None:
         return reason
+    shared, most = _SHARED.get(q.shape[-1], 0), _device.shared_memory(q.device)
+    if shared > most:
+        return (
+            f"a head dimension of {q.shape[-1]} takes {shared} bytes of shared memory, a block of this device can have {most}: use triton"
+        )
     if torch.is_grad_enabled() and any(t.requires_grad for t in (q, k, v)):
         return "it has no backward, use triton"
     for name, tensor in (("query", q), ("key", k), ("value", v)):

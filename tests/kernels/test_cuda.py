@@ -81,9 +81,14 @@ def test_a_library_that_does_not_load_says_so(tmp_path, monkeypatch):
 
 
 def test_a_library_for_other_calls_is_refused(monkeypatch):
+    monkeypatch.setattr(cuda, "_SHARED", {})
+
     class Library:
         def esat_fda_forward_size(self):
             return ctypes.sizeof(cuda.Forward) + 8
+
+        def esat_fda_forward_shared(self, head_dim):
+            return 0
 
     monkeypatch.setattr(_cuda, "unavailable", lambda: None)
     monkeypatch.setattr(_cuda, "library", Library)
