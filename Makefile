@@ -79,14 +79,15 @@ ctest: $(VENV)/.tools ## the C++ tests
 
 # qemu's names of the processors that the tests run on: everything, NEON alone, NEON with dot products.
 ARM_CPUS ?= max cortex-a72 cortex-a76
+space := $() $()
 
 ctest-aarch64: $(VENV)/.tools ## the C++ tests for 64-bit ARM, cross-compiled and emulated
 	@command -v aarch64-linux-gnu-g++ >/dev/null && command -v qemu-aarch64 >/dev/null || \
 		{ echo "ctest-aarch64 needs aarch64-linux-gnu-g++ and qemu-aarch64: apt-get install g++-aarch64-linux-gnu qemu-user" >&2; exit 2; }
 	PATH="$(abspath $(BIN)):$$PATH" cmake -S . -G Ninja -B $(BUILD)/aarch64 -DCMAKE_TOOLCHAIN_FILE=cmake/aarch64-linux-gnu.cmake \
-		-DESAT_TESTS=ON -DESAT_PYTHON=OFF
+		-DESAT_TESTS=ON -DESAT_PYTHON=OFF "-DESAT_EMULATED_CPUS=$(subst $(space),;,$(strip $(ARM_CPUS)))"
 	$(BIN)/cmake --build $(BUILD)/aarch64 --target native_tests
-	for cpu in $(ARM_CPUS); do QEMU_CPU=$$cpu $(BIN)/ctest --test-dir $(BUILD)/aarch64 --output-on-failure || exit 1; done
+	$(BIN)/ctest --test-dir $(BUILD)/aarch64 --output-on-failure --parallel $$(nproc)
 
 # The C++ tests, and the Python tests of the kernels on a copy of the tree whose library is instrumented. The thread sanitizer looks at
 # concurrent calls only, in a build without OpenMP: GNU's OpenMP runtime is not instrumented, so each of its joins would be a false alarm.
