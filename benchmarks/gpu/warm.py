@@ -103,7 +103,7 @@ JOBS: dict[str, dict[str, Callable[[], None]]] = {
         "products": _products,
         **{
             f"frame {model} x {batch}": functools.partial(_frame, model, batch)
-            for model, batch in (("ostrack-384", 1), ("esat-s-256", 1), ("esat-384", 4), ("esat-384", 16))
+            for model, batch in (("ostrack-384", 1), *(("esat-s-256", batch) for batch in (1, 4, 16)), ("esat-384", 4), ("esat-384", 16))
         },
         **{f"golden {dtype}": functools.partial(_golden, dtype) for dtype in ("bf16", "fp16", "fp32")},
         **{f"sanitize {backend}": functools.partial(_sanitized, backend) for backend in ("triton", "frame")},

@@ -36,10 +36,9 @@ def linear(
     with _triton.on_device_of(x):
         if norm_eps is not None:  # by itself: every column of tiles would read the wide stream again, and normalise it again
             x = normalise(x, norm_eps, weight.dtype)
-        tiles = tiling.product_tiles(
-            *(*x.shape, weight.shape[0], x.dtype, weight.dtype, _triton.multiprocessors(x.device)),
-            *(_tuned.device_name(x.device), _triton.shared_memory(x.device)),
-        )
+        rows, inner, columns = *x.shape, weight.shape[0]
+        processors, device, shared = _triton.multiprocessors(x.device), _tuned.device_name(x.device), _triton.shared_memory(x.device)
+        tiles = tiling.product_tiles(rows, inner, columns, x.dtype, weight.dtype, processors, device, shared)
         return run(x, weight, bias, activation, residual, dtype, tiles)
 
 
