@@ -10,7 +10,6 @@ import dataclasses
 import re
 import shutil
 import subprocess
-import sys
 import tempfile
 from collections import Counter
 from collections.abc import Sequence
@@ -91,16 +90,15 @@ def find_tool(name: str) -> str | None:
     return found
 
 
-def compile_kernels(architecture: str, folder: Path, eighths: int | None = None) -> Path:
-    """attention_sm80.cu as a cubin in `folder`; eighths: of the attraction's exponentials by the polynomial, None for the default."""
+def compile_kernels(architecture: str, folder: Path) -> Path:
+    """attention_sm80.cu as a cubin in `folder`."""
     path = folder / f"attention_{architecture}.cubin"
     code = f"-gencode=arch=compute_{architecture},code=sm_{architecture}"
-    define = [] if eighths is None else [f"-DESAT_POLYNOMIAL_EIGHTHS={eighths}"]
     source = ROOT / "csrc" / "attention" / "attention_sm80.cu"
     nvcc = find_tool("nvcc")
     if nvcc is None:
         raise FileNotFoundError("nvcc is neither on the PATH nor in /usr/local/cuda")
-    subprocess.run([nvcc, "-std=c++17", "-O3", f"-I{ROOT / 'csrc'}", code, *define, "-cubin", "-o", path, source], check=True, timeout=600)
+    subprocess.run([nvcc, "-std=c++17", "-O3", f"-I{ROOT / 'csrc'}", code, "-cubin", "-o", path, source], check=True, timeout=600)
     return path
 
 
@@ -128,7 +126,9 @@ def rounds(code: Sequence[Instruction]) -> dict[tuple[int, int], Round]:
     index = {instruction.address: i for i, instruction in enumerate(code)}
     loops = [(index[each.target], i) for i, each in enumerate(code) if each.target is not None and each.target <= each.address]
     start, end = max(loops, key=lambda loop: (sum(code[i].opcode == "HMMA" for i in range(loop[0], loop[1] + 1)), loop[0]))
-    ways: dict[int, dict[tuple[int, int], tuple[int, int]]] = {}  # instruction -> (copies, products) from there on -> slots, next instruction
+    ways: dict[
+        int, dict[tuple[int, int], tuple[int, int]]
+    ] = {}  # instruction -> (copies, products) from there on -> slots, next instruction
     for i in range(end, start - 1, -1):
         here = code[i]
         after = [] if i == end else [i + 1]
@@ -183,7 +183,7 @@ def instances(cubin: Path) -> dict[tuple[int, bool, int], list[Instruction]]:
 def main() -> None:
     for architecture in ARCHITECTURES:
         with tempfile.TemporaryDirectory() as folder:
-            code = instances(compile_kernels(architecture, Path(folder), int(sys.argv[1]) if len(sys.argv) > 1 else None))
+            code = instances(compile_kernels(architecture, Path(folder)))
         for (head_dim, attract, warps), instructions in code.items():
             way = usual(instructions, head_dim)
             parts = ", ".join(f"{name} {count}" for name, count in way.classes().items())

@@ -21,8 +21,8 @@ struct Forward {
   Strides key_strides;
   Strides value_strides;
   Strides out_strides;
-  float* key_norms;      // [batch, heads, tokens]: |k|^2 of each key as it was rounded; in and, with make_norms, written first
-  Strides norm_strides;  // any
+  float* key_norms;  // [batch, heads, tokens]: |k|^2 of each key as it was rounded; null if alpha and beta are 0
+  Strides norm_strides;
   float* row_logits;  // [batch, heads, tokens] or null: the logits of query template_token, base 2
   float* scores;      // with row_logits: [batch, tokens - num_template], mean over heads of that row's probabilities
   int batch;
@@ -30,7 +30,7 @@ struct Forward {
   int tokens;
   int num_template;
   int template_token;
-  int make_norms;
+  int make_norms;  // not 0: a kernel of their own writes key_norms first
   float alpha;
   float beta;
   float delta;

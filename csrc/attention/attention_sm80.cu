@@ -92,7 +92,9 @@ const char* refusal(const Forward& call, int head_dim) {
     return "addresses and strides must be multiples of 16 bytes";
   }
   if (!short_step(call.key_strides) || !short_step(call.value_strides)) return "a token's stride must be less than 2^30 elements";
-  if (call.key_norms == nullptr) return "key_norms must not be null";
+  if (call.key_norms == nullptr && (call.make_norms != 0 || call.alpha > 0.0f || call.beta > 0.0f)) {
+    return "key_norms may be null only if alpha and beta are 0";
+  }
   if ((call.row_logits == nullptr) != (call.scores == nullptr)) return "row_logits and scores go together";
   if (call.row_logits != nullptr && call.heads > kMaxHeads) return "scores are made for at most 1024 heads";
   if (call.row_logits != nullptr &&

@@ -1,7 +1,7 @@
 // The body of the attention kernel. Include sm80_primitives.cuh before it (or, for the host, an emulation of the same functions).
 //
-// Base-2 exponents throughout. With S = q . k, c = (scale + 2 beta delta) log2 e, d = delta log2 e, b = beta d and a = alpha log2 e, the logit
-// of key j is
+// Base-2 exponents throughout. With S = q . k, c = (scale + 2 beta delta) log2 e, d = delta log2 e, b = beta d and a = alpha log2 e, the
+// logit of key j is
 //   c S - b |k_j|^2 + a 2^-(d |q_i - k_j|^2);  the repulsion's |q_i|^2 is constant along a row and softmax does not see it.
 // A row has a reference m, subtracted before the exponential: any number does that keeps the row's sum within [2^-60, 2^60]. It starts at 0
 // and stays, no maximum is taken. Only a tile that takes a sum out of that range is done again with its exact maximum (`exact_tile`).
@@ -19,7 +19,7 @@ using cuda::Strides;
 
 inline constexpr float kLog2E = 1.4426950408889634f;
 inline constexpr float kSmallestSum = 8.673617379884035e-19f, kLargestSum = 1.152921504606847e18f;  // 2^-60, 2^60
-inline constexpr float kLargestExponent = 110.0f;  // of a factor that is split off an exponential
+inline constexpr float kLargestExponent = 110.0f;    // of a factor that is split off an exponential
 inline constexpr std::uint32_t kOnes = 0x3f803f80u;  // two ones in bf16
 inline constexpr int kColumns = kKeysPerTile / 8;
 
@@ -27,7 +27,8 @@ ESAT_DEVICE const unsigned char* slice(const void* base, const Strides& strides,
   return static_cast<const unsigned char*>(base) + 2 * (batch * strides.batch + head * strides.head);
 }
 
-// What a thread copies of every tile: 16 bytes of some rows, whose numbers rise by a constant. 8 lanes share a row, 4 where it has 64 bytes.
+// What a thread copies of every tile: 16 bytes of some rows, whose numbers rise by a constant. 8 lanes share a row, 4 where it has 64
+// bytes.
 template <int D, int Warps>
 struct Copies {
   static constexpr int kLanes = D / 8;
@@ -137,7 +138,8 @@ ESAT_DEVICE void fda_forward_block(const Forward& call) {
     float* terms = reinterpret_cast<float*>(smem + key_terms(D, key));
     const bool valid = key < tokens;
     const std::int64_t at = batch * call.norm_strides.batch + head * call.norm_strides.head + key * call.norm_strides.token;
-    const float exponent = valid ? -force * call.key_norms[at] : -INFINITY;
+    const float norm = valid && call.key_norms != nullptr ? call.key_norms[at] : 0.0f;
+    const float exponent = valid ? -force * norm : -INFINITY;
     terms[0] = exponent;
     terms[1] = valid ? call.beta * exponent : -INFINITY;
   }
@@ -172,7 +174,7 @@ ESAT_DEVICE void fda_forward_block(const Forward& call) {
   // The row of this warp that the elimination asks for, if this lane has a part of it, else -1.
   int wanted = call.row_logits != nullptr ? call.template_token - first_row : -1;
   if (wanted >= kRowsPerWarp || wanted % 8 != group) wanted = -1;
-  const auto keep_logits = [&](const float(&s)[kColumns][4], int tile, float low_reference, float high_reference) {
+  const auto keep_logits = [&](const float (&s)[kColumns][4], int tile, float low_reference, float high_reference) {
     if (wanted < 0) return;
     float* logits = call.row_logits + static_cast<std::int64_t>(block_row()) * tokens;
     const float offset = wanted < 8 ? low_reference + call.beta * q_force[0] : high_reference + call.beta * q_force[1];
@@ -185,7 +187,7 @@ ESAT_DEVICE void fda_forward_block(const Forward& call) {
       }
     }
   };
-  const auto probabilities = [&](std::uint32_t(&p)[kColumns / 2][4], const float(&s)[kColumns][4]) {
+  const auto probabilities = [&](std::uint32_t (&p)[kColumns / 2][4], const float (&s)[kColumns][4]) {
 #pragma unroll
     for (int n = 0; n < kColumns; ++n) {
       p[n / 2][n % 2 * 2] = pack(exp2_fast(s[n][0]), exp2_fast(s[n][1]));
@@ -325,8 +327,8 @@ ESAT_DEVICE void fda_forward_block(const Forward& call) {
   }
 }
 
-// |k|^2 of the values that the products see, where no one else has left them. Eight lanes (four for D = 32) share a key; block_column counts
-// blocks of thread_count() / lanes keys.
+// |k|^2 of the values that the products see, where no one else has left them. Eight lanes (four for D = 32) share a key; block_column
+// counts blocks of thread_count() / lanes keys.
 template <int D>
 ESAT_DEVICE void fda_key_norms_thread(const Forward& call) {
   constexpr int kLanes = D / 8;

@@ -59,9 +59,9 @@ ESAT_HOST_DEVICE constexpr int resident_blocks(int head_dim, int tokens, int war
 
 // Warps of a half, a sixteenth of the block's rows: those with which the busiest multiprocessor is done first, the taller block of equals,
 // because it reads the keys less often. A step of one tile in each half takes, in tens of cycles, what holds a unit longest
-// (`python -m benchmarks.sass`): 17 for each warp (shared memory), 51 for each warp of the fullest scheduler (special functions), 50 for each
-// block (copies from L2, 64 bytes a cycle), and 80 at least (latencies). 12 heads: N = 720, 548, 427, 343 give 80, 64, 48, 48 rows on 108
-// multiprocessors and 80, 64, 48, 32 on 132.
+// (`python -m benchmarks.sass`): 17 for each warp (shared memory), 51 for each warp of the fullest scheduler (special functions), 50 for
+// each block (copies from L2, 64 bytes a cycle), and 80 at least (latencies). 12 heads: N = 720, 548, 427, 343 give 80, 64, 48, 48 rows on
+// 108 multiprocessors and 80, 64, 48, 32 on 132.
 ESAT_HOST_DEVICE constexpr int step_cost(int blocks, int warps) {
   const int all = blocks * kHalves * warps;
   int cost = 80;

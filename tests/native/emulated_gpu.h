@@ -139,8 +139,7 @@ inline void execute(Warp& w) {
       const int column = in_group * 2 + (i & 1) + (i >= 4 ? 8 : 0);
       a[row][column] = widen(w.lanes[l].a[i / 2] >> (16 * (i & 1)) & 0xffff);
     }
-    for (int i = 0; i < 4; ++i)
-      b[in_group * 2 + (i & 1) + (i >= 2 ? 8 : 0)][group] = widen(w.lanes[l].b[i / 2] >> (16 * (i & 1)) & 0xffff);
+    for (int i = 0; i < 4; ++i) b[in_group * 2 + (i & 1) + (i >= 2 ? 8 : 0)][group] = widen(w.lanes[l].b[i / 2] >> (16 * (i & 1)) & 0xffff);
   }
   for (int l = 0; l < 32; ++l) {
     for (int i = 0; i < 4; ++i) {

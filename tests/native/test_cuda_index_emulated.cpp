@@ -20,7 +20,7 @@ namespace {
 struct Case {
   int batch = 1, heads = 1, tokens = 64, head_dim = 64, rows = 32;
   float alpha = 1.0f, beta = 1.0f, delta = 0.02f;
-  float length = 0.0f;  // of every query and key; 0: k = stretched, permuted q + noise, where every term matters
+  float length = 0.0f;      // of every query and key; 0: k = stretched, permuted q + noise, where every term matters
   int long_keys = 1 << 30;  // keys from here on are eight times as long
   unsigned seed = 1;
 };
@@ -211,8 +211,8 @@ void check(const Case& c) {
     }
   }
   const double rounding = 1e-5 + 2e-7 * c.alpha + 2e-6 * c.length * c.length * (scale + c.beta * c.delta);
-  const bool good = ours.max <= 2.0 * yardstick.max && ours.mean() <= 1.1 * yardstick.mean() &&
-                    (scores.count == 0 || scores.max <= 4.0 * rounding);
+  const bool good =
+      ours.max <= 2.0 * yardstick.max && ours.mean() <= 1.1 * yardstick.mean() && (scores.count == 0 || scores.max <= 4.0 * rounding);
   if (!good) {
     std::fprintf(stderr, "B %d H %d N %d D %d rows %d length %g: max %.3g of %.3g, mean %.3g of %.3g, scores %.3g\n", c.batch, c.heads,
                  c.tokens, c.head_dim, c.rows, c.length, ours.max, yardstick.max, ours.mean(), yardstick.mean(), scores.max);
