@@ -20,8 +20,8 @@ namespace {
 struct Case {
   int batch = 1, heads = 1, tokens = 64, head_dim = 64, rows = 32;
   float alpha = 1.0f, beta = 1.0f, delta = 0.02f;
-  float length = 0.0f;      // of every query and key; 0: k = stretched, permuted q + noise, where every term matters
-  int long_keys = 1 << 30;  // keys from here on are eight times as long
+  float length = 0.0f;                // of every query and key; 0: k = stretched, permuted q + noise, where every term matters
+  int first_long = 0, last_long = 0;  // keys [first, last) are eight times as long
   unsigned seed = 1;
 };
 
@@ -56,7 +56,7 @@ struct Data {
             *at(1, b, h, n, d) = narrow(c.length > 0 ? noise : factor * value(0, b, h, source, d) + 0.1f * noise);
           }
         }
-        for (int n = c.long_keys; n < c.tokens; ++n) {
+        for (int n = c.first_long; n < c.last_long; ++n) {
           for (int d = 0; d < c.head_dim; ++d) *at(1, b, h, n, d) = narrow(8.0f * value(1, b, h, n, d));
         }
         if (c.length > 0) {
@@ -247,15 +247,19 @@ long failed_votes(const Case& c) {
 void exact_tiles() {
   const int warps = 8 * 2;  // of a case with 255 tokens and 32 rows, and two tiles for each
   CHECK_EQUAL(failed_votes({.tokens = 255}), 0L);
-  // Sums that leave the range upwards: from the first tile on, and only in the second one of a half.
+  CHECK_EQUAL(failed_votes({.tokens = 65, .beta = 0.0f, .delta = 0.5f}), 0L);  // also where the repeated last key's exponent would overflow
+  // Sums that leave the range upwards: in every tile, in a half's last, and in its first, whose reference the usual ones then take over.
   CHECK(failed_votes({.tokens = 255, .length = 40.0f}) >= warps / 2);
-  CHECK(failed_votes({.tokens = 255, .beta = 0.0f, .long_keys = 192}) > 0);
+  CHECK(failed_votes({.tokens = 255, .beta = 0.0f, .first_long = 192, .last_long = 255}) > 0);
+  const long first = failed_votes({.tokens = 383, .beta = 0.0f, .first_long = 0, .last_long = 64});
+  CHECK(first > 0 && first <= 24);  // once for each warp of the first halves
   CHECK(failed_votes({.tokens = 255, .alpha = 100.0f, .delta = 0.005f}) >= warps);
   // Downwards: the repulsion of long keys.
   CHECK(failed_votes({.tokens = 255, .beta = 1.0f, .delta = 0.5f, .length = 14.0f}) >= warps);
   // A factor beyond the exponent's range, of the start or of every tile.
   CHECK(failed_votes({.tokens = 255, .alpha = 0.1f, .beta = 0.1f, .delta = 0.125f, .length = 30.0f}) >= warps);
   CHECK(failed_votes({.tokens = 255, .alpha = 0.1f, .beta = 0.0f, .delta = 2.0f, .length = 12.0f}) >= 2 * warps);
+  for (const float delta : {3.0f, 3.5f, 4.0f, 4.5f, 5.0f}) check({.tokens = 255, .beta = 0.0f, .delta = delta});
 }
 
 void nan_goes_where_the_formula_takes_it() {
