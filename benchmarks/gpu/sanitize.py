@@ -40,7 +40,7 @@ def calls(backend: str) -> None:
             out, _, lse = triton.forward(q, k, v, case.forces, wanted)
             triton.backward(torch.ones_like(out), q, k, v, out, lse, case.forces)
         else:
-            for rows in cuda.heights(head_dim):
+            for rows in cuda.HEIGHTS:
                 cuda.forward(q, k, v, case.forces, wanted, rows=rows)
     torch.cuda.synchronize()
 

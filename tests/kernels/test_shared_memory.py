@@ -1,4 +1,4 @@
-"""Shared memory of devices that have less than those the kernels are made for: lower tiles, or a refusal with the reason before the launch."""
+"""Shared memory of devices that have less than those the Triton kernels are made for: they get lower tiles."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ import pytest
 import torch
 
 from esat_kernels import _device, _triton
-from esat_kernels.attention import cuda
 from esat_kernels.attention import triton_tiles as attention_tiles
 from esat_kernels.linear import triton_tiles as linear_tiles
 
@@ -54,23 +53,3 @@ def test_tiles_of_attention_fit(device, head_dim):
             assert held < device
     if head_dim <= 64:  # those that a model uses are the same everywhere
         assert attention_tiles.forward_candidates(head_dim, BFLOAT16, device) == attention_tiles.forward_candidates(head_dim, BFLOAT16)
-
-
-@pytest.mark.parametrize("device", ["RTX 4090", "H100"], indirect=True)
-def test_a_head_that_does_not_fit_is_refused_by_the_cuda_kernel(device, monkeypatch):
-    monkeypatch.setattr(cuda, "_REASON", None)
-    monkeypatch.setattr(cuda, "_SHARED", {64: 74752, 96: 107520})
-
-    def query(head_dim):
-        shape, strides = (1, 2, 8, head_dim), (8 * 2 * head_dim, head_dim, 2 * head_dim, 1)
-        return SimpleNamespace(
-            **{"device": torch.device("cuda"), "dtype": BFLOAT16, "shape": shape, "requires_grad": False, "data_ptr": lambda: 4096},
-            stride=lambda dim=None: strides if dim is None else strides[dim],
-        )
-
-    assert cuda.unsupported(*[query(64)] * 3) is None
-    reason = cuda.unsupported(*[query(96)] * 3)
-    if device > 107520:
-        assert reason is None
-    else:
-        assert reason == "a head dimension of 96 takes 107520 bytes of shared memory, a block of this device can have 101376: use triton"

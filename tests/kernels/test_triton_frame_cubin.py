@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from benchmarks.gpu.products import frame_shapes
+from benchmarks.sass import find_tool
 from esat_kernels.crop import triton as crop
 from esat_kernels.decode import triton as decode
 from esat_kernels.elimination import triton as elimination
@@ -25,7 +26,7 @@ MULTIPROCESSORS = {80: 108, 90: 132}
 @pytest.fixture(scope="module", autouse=True)
 def _triton():
     require("triton", None if importlib.util.find_spec("triton") else "Triton is not installed")
-    require("triton", None if cubin.find_tool("cuobjdump") else "no cuobjdump")
+    require("triton", None if find_tool("cuobjdump") else "no cuobjdump")
 
 
 def compiled(kernel, architecture, constants, num_warps, num_stages=3, dtype="bf16", types=None, fp_fusion=True):
