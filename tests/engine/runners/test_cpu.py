@@ -48,7 +48,7 @@ def _engine(param: str, monkeypatch) -> Engine:
     require("cpu", _native.unavailable())
     require(isa, None if isa in _native.cpu_sets() else f"this machine has {', '.join(_native.cpu_sets())}")
     monkeypatch.setenv("ESAT_CPU", isa)
-    dtype = DTYPES[name] if name != "int8" else torch.bfloat16 if isa in ("avx512bf16", "amx") else torch.float32
+    dtype = DTYPES[name] if name != "int8" else torch.bfloat16 if isa in ("avx512bf16", "amx", "neonbf16") else torch.float32
     dtype_name = str(dtype).removeprefix("torch.")
     operation = f"products int8, {dtype_name} around" if name == "int8" else f"products {dtype_name}"
     assert {row.operation: row.chosen for row in _native.kernel_table()}[operation] == isa
@@ -56,8 +56,8 @@ def _engine(param: str, monkeypatch) -> Engine:
     return Engine(kernels, name, dtype, torch.finfo(dtype).eps)
 
 
-PLAIN = ["fp32-avx2", "fp32-avx512", "bf16-avx512bf16", "bf16-amx"]
-INT8 = ["int8-avx2", "int8-avx2vnni", "int8-avx512vnni", "int8-avx512bf16", "int8-amx"]
+PLAIN = ["fp32-avx2", "fp32-avx512", "bf16-avx512bf16", "bf16-amx", "fp32-neon", "bf16-neonbf16"]
+INT8 = [f"int8-{name}" for name in ("avx2", "avx2vnni", "avx512vnni", "avx512bf16", "amx", "neondot", "neoni8mm", "neonbf16")]
 
 
 @pytest.fixture(params=PLAIN)
@@ -156,14 +156,14 @@ def test_product_equals_float64(plain, rows, inputs, outputs, threads):
     added = torch.randn(a.shape[0], outputs, generator=generator)
     out = torch.full((a.shape[0], outputs), float("nan"))
     layer = [[packed.data_ptr(), added.data_ptr(), 0, 0]] * 4
-    encoder = plain.kernels.encoder(outputs, 32, inputs, [layer])
-    encoder.embed(a.data_ptr(), rows, inputs, packed.data_ptr(), added.data_ptr(), out.data_ptr())
+    encoder = _native.library().encoder(plain.kernels, outputs, 32, inputs, packed.data_ptr(), [layer], [0] * 5)
+    encoder.embed(a.data_ptr(), rows, added.data_ptr(), out.data_ptr())
     exact = added.double() + a.double() @ weight.double().t()
     assert (out - exact)[:rows].abs().max() < 1e-6 * inputs
     if plain.name == "fp32" and a.shape[0] > rows:
         assert out[rows:].isnan().all()  # only whole tiles write rows behind the last one
     again = torch.full_like(out, float("nan"))
-    encoder.embed(a.data_ptr(), rows, inputs, packed.data_ptr(), added.data_ptr(), again.data_ptr())
+    encoder.embed(a.data_ptr(), rows, added.data_ptr(), again.data_ptr())
     assert torch.equal(out[:rows], again[:rows])
 
 
@@ -192,13 +192,13 @@ def test_layer_equals_float64(engine, tokens, dim):
     int8 = engine.name == "int8"
     limits = (part, engine.kernels.int8_pair_limit) if int8 else ()
     packed = pack_weights(weights.state_dict, weights.config, engine.dtype, *limits)
-    encode = engine.kernels.int8_encoder if int8 else engine.kernels.encoder
-    encoder = encode(dim, hidden, 768, [layer.addresses() for layer in packed.layers])
     attended, x = _rows(80, dim, 4, engine.dtype), torch.randn(80, dim, generator=torch.Generator().manual_seed(5))
     qkv, hidden_rows = (huge_zeros((80, width), engine.dtype) for width in (3 * dim, part))
     tiles = huge_zeros((80, dim), torch.uint8 if int8 else engine.dtype)
     quantised, scales = huge_zeros((80, part), torch.uint8), huge_zeros((2, 80, 2), torch.int32)
     work = [buffer.data_ptr() for buffer in (tiles, hidden_rows, quantised, *scales)]
+    encode = _native.library().int8_encoder if int8 else _native.library().encoder
+    encoder = encode(engine.kernels, dim, hidden, 768, 0, [layer.addresses() for layer in packed.layers], work)
 
     def norm(values: Tensor) -> Tensor:
         rows = torch.nn.functional.layer_norm(values, (dim,), eps=1e-6)
@@ -217,7 +217,7 @@ def test_layer_equals_float64(engine, tokens, dim):
         inner = torch.cat([_quantised(columns.float()) for columns in inner.split(part, dim=1)], dim=1)
     exact = exact + linear(inner, layer.mlp_out)
     exact_qkv = linear(norm(exact), following.qkv)
-    encoder.finish_layer(1, attended.data_ptr(), x.data_ptr(), 0, tokens, qkv.data_ptr(), work)
+    encoder.finish_layer(1, attended.data_ptr(), x.data_ptr(), 0, tokens, qkv.data_ptr())
     scale = exact.abs().max()
     rough = engine.name != "fp32"
     assert (x - exact)[:tokens].abs().max() < (4e-3 if rough else 2e-6) * scale  # a bf16 that rounds the other way is 2^-8 of one term
@@ -234,9 +234,11 @@ def test_gelu_is_the_exact_one(plain, value):
     no_bias = torch.zeros(3 * dim)
     bias, tokens = torch.full((dim,), value), torch.zeros(16, dim)
     layer = [(zero, no_bias), (zero, no_bias), (zero, bias), (identity, no_bias)]
-    encoder = plain.kernels.encoder(dim, dim, dim, [[[weight.data_ptr(), shift.data_ptr(), 0, 0] for weight, shift in layer]])
+    addresses = [[weight.data_ptr(), shift.data_ptr(), 0, 0] for weight, shift in layer]
     rows, tiles, hidden = (huge_zeros((16, dim), plain.dtype) for _ in range(3))
-    encoder.finish_layer(0, rows.data_ptr(), tokens.data_ptr(), 0, 16, 0, [tiles.data_ptr(), hidden.data_ptr(), 0, 0, 0])
+    work = [tiles.data_ptr(), hidden.data_ptr(), 0, 0, 0]
+    encoder = _native.library().encoder(plain.kernels, dim, dim, dim, 0, [addresses], work)
+    encoder.finish_layer(0, rows.data_ptr(), tokens.data_ptr(), 0, 16, 0)
     exact = float(torch.nn.functional.gelu(torch.tensor(value, dtype=torch.float64)))
     assert (tokens == tokens[0, 0]).all()
     fit, slope = (6e-5, 1.4e-5) if plain.name == "bf16" else (8e-7, 2e-7)
@@ -332,10 +334,10 @@ def test_what_the_engine_cannot_do_goes_to_pytorch_with_a_reason(monkeypatch):
     require("cpu", _native.unavailable())
     weights = _weights()
     monkeypatch.setenv("ESAT_CPU", "portable")
-    assert unsupported(weights.config, "fp32") == "fp32 needs a processor with AVX2, the kernels use portable"
-    assert unsupported(weights.config, "bf16") == "bf16 needs a processor with AVX-512 and bf16, the kernels use portable"
+    assert unsupported(weights.config, "fp32") == "fp32 needs a processor with AVX2 or NEON, the kernels use portable"
+    assert unsupported(weights.config, "bf16") == "bf16 needs a processor with bf16 and AVX-512 or NEON, the kernels use portable"
     assert "fp32, bf16, int8, not in fp16" in (unsupported(weights.config, "fp16") or "")
-    with pytest.raises(DeviceError, match="int8 needs a processor with AVX2, the kernels use portable"):
+    with pytest.raises(DeviceError, match="int8 needs a processor with AVX2 or NEON's dot products, the kernels use portable"):
         make_runner(weights, "cpu", "int8")
     runner = make_runner(weights, "cpu")
     assert isinstance(runner, TorchRunner)
@@ -414,7 +416,8 @@ def test_models_that_do_not_fit_the_products_run_elsewhere(engine):
     assert "multiples" in (unsupported(config, engine.name) or "")
 
 
-def test_a_named_dtype_that_only_pytorch_computes_is_told(tiny_weights):
+def test_a_named_dtype_that_only_pytorch_computes_is_told(tiny_weights, monkeypatch):
+    monkeypatch.delenv("ESAT_CPU", raising=False)
     weights = load_weights(tiny_weights)
     require("cpu", unsupported(weights.config, "fp32"))
     with pytest.warns(
