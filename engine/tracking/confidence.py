@@ -5,7 +5,7 @@ What the encoder makes of the place where the box was read tells more, so the co
 
     min(1, score / its usual value) * max(0, cosine(features there, the usual ones there))
 
-where "usual" is a running mean over this target's own sure frames, its baseline: no threshold of the weights' own is needed.
+where "usual" is a running mean over this target's own sure frames. It needs no threshold of the weights' own: each target is its own yardstick.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _FIRST = 16  # frames whose plain mean is the first yardstick
 _SLOW = 1 / 100  # share of each later frame: fast enough for a target that turns, too slow for what covers it
 
 
-class Baseline:
+class AppearanceModel:
     """The running means over a target's sure frames. Without features (an engine that gives none) the scores decide alone."""
 
     def __init__(self) -> None:
@@ -42,8 +42,8 @@ class Baseline:
         """0 to 1; 1 before anything was learnt. centred: the region lies around the last box, so that the Hann-weighted score counts."""
         if self._frames == 0:
             return 1.0
-        now, mean = (seen.weighted_score, self._weighted) if centred else (seen.score, self._score)
-        ratio = min(1.0, now / mean) if mean > 0 else 0.0
+        now, usual = (seen.weighted_score, self._weighted) if centred else (seen.score, self._score)
+        ratio = min(1.0, now / usual) if usual > 0 else 0.0
         if self._features is None or seen.features is None:
             return ratio
         return ratio * max(0.0, float(_unit(seen.features) @ _unit(self._features)))
