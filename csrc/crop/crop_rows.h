@@ -22,9 +22,8 @@ struct RowKernels {
   void (*horizontal)(const uint8_t* row, int pixel_stride, const Columns& columns, int16_t* out);
   // out[i] = (upper * weight / 2^16 + lower * weight / 2^16 + 2) / 4, each division rounding down.
   void (*vertical)(const int16_t* upper, const int16_t* lower, int upper_weight, int lower_weight, int count, uint8_t* out);
-  // One row of `size` pixels, number y of the crop, into the patches that it crosses, as float32 or bfloat16.
-  using ToPatches = void(const uint8_t* pixels, int y, int size, const PatchParams& patches);
-  ToPatches *to_float, *to_bfloat16;
+  // One row of `size` pixels, number y of the crop, into the patches that it crosses.
+  void (*to_patches)(const uint8_t* pixels, int y, int size, const PatchParams& patches);
 };
 
 extern const RowKernels rows_portable;
