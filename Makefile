@@ -102,7 +102,7 @@ ctest-aarch64: $(VENV)/.tools $(GOLDEN)/.made ## the C++ tests for 64-bit ARM, c
 # The C++ tests, and the Python tests of the kernels on a copy of the tree whose library is instrumented. The thread sanitizer looks at
 # concurrent calls only, in a build without OpenMP: GNU's OpenMP runtime is not instrumented, so each of its joins would be a false alarm.
 # --capture=sys lets a sanitizer's report through: it is written past Python.
-sanitize: $(VENV)/.test ## address, undefined behaviour and thread sanitizers over the native code
+sanitize: $(VENV)/.test $(GOLDEN)/.made ## address, undefined behaviour and thread sanitizers over the native code
 	$(CONFIGURE) -B $(BUILD)/tsan -DESAT_TESTS=ON -DCMAKE_BUILD_TYPE=Sanitize -DESAT_SANITIZE=thread -DESAT_USE_OPENMP=OFF
 	$(BIN)/cmake --build $(BUILD)/tsan --target test_concurrent_calls
 	$(BUILD)/tsan/test_concurrent_calls
@@ -112,7 +112,7 @@ sanitize: $(VENV)/.test ## address, undefined behaviour and thread sanitizers ov
 	$(CONFIGURE) -B $(SANITIZED) -DESAT_TESTS=ON -DCMAKE_BUILD_TYPE=Sanitize -DESAT_SANITIZE=address,undefined \
 		-DESAT_OUTPUT_DIR="$(abspath $(SANITIZED))/tree/esat_kernels"
 	$(BIN)/cmake --build $(SANITIZED)
-	$(BIN)/ctest --test-dir $(SANITIZED) --output-on-failure
+	ESAT_GOLDEN=$(abspath $(GOLDEN)) $(BIN)/ctest --test-dir $(SANITIZED) --output-on-failure
 	cd $(SANITIZED)/tree && ESAT_SHARED="$${ESAT_SHARED:-$(abspath ../shared)}" ESAT_REQUIRE=cpu PYTHONPATH=. ASAN_OPTIONS=detect_leaks=0 \
 		LD_PRELOAD="$$(g++ -print-file-name=libasan.so) $$(g++ -print-file-name=libstdc++.so)" \
 		$(abspath $(RUN)) -m pytest tests/kernels $(PARALLEL) --capture=sys -p no:cacheprovider -m "not slow and not cubin and not gpu" \

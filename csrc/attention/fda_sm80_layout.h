@@ -49,6 +49,7 @@ ESAT_HOST_DEVICE constexpr int key_terms(int head_dim, int key) {
 ESAT_HOST_DEVICE constexpr int shared_bytes(int head_dim, int tokens) {
   return key_terms(head_dim, ceil_div(tokens, kKeysPerTile) * kKeysPerTile);
 }
+static_assert(shared_bytes(64, kMaxTokens) <= 99 * 1024, "what a block of sm_86, sm_89 and sm_120 can have");
 
 // Blocks that a multiprocessor is promised room for, by registers (the kernel's launch bounds) and shared memory.
 inline constexpr int kSharedBytes = 163 * 1024, kReservedBytes = 1024;  // of a multiprocessor of sm_80; the system's in each block

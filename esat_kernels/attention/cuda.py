@@ -41,14 +41,18 @@ def _open() -> tuple[ctypes.CDLL | None, str | None]:
     if reason is not None:
         return None, reason
     library = _cuda.library()
-    size, own = int(library.esat_fda_forward_size()), ctypes.sizeof(Forward)
+    try:
+        size, own = int(library.esat_fda_forward_size()), ctypes.sizeof(Forward)
+    except AttributeError as error:
+        return None, f"not built: {_cuda.FILE.name} is of other sources ({error}); `make cuda` builds it"
     if size != own:
         return None, f"not built: {_cuda.FILE.name} takes calls of {size} bytes, this package makes calls of {own}; `make cuda` builds it"
     library.esat_fda_forward.argtypes = [ctypes.POINTER(Forward), ctypes.c_int, ctypes.c_int, ctypes.c_void_p]
     return library, None
 
 
-_LIBRARY, _REASON = _open()  # at once: torch.compile traces `available`
+# At once: torch.compile traces what follows.
+_LIBRARY, _REASON = _open()
 
 
 def available(device: torch.device | None = None) -> str | None:

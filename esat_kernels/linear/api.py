@@ -50,31 +50,31 @@ def linear_with_squares(
     *,
     first: int,
     width: int,
-    count: int,
+    groups: int,
     norm_eps: float | None = None,
     dtype: torch.dtype | None = None,
     backend: str = "auto",
 ) -> tuple[Tensor, Tensor]:
-    """`linear` without activation and residual, and from the same pass float32 [M, count]: for each row the sums of squares, as they were
-    rounded, of `count` groups of `width` columns from column `first` on. With x and weight of q, k and v these are |k|^2 of each head.
+    """`linear` without activation and residual, and from the same pass float32 [M, groups]: for each row the sums of squares, as they were
+    rounded, of `groups` groups of `width` columns from column `first` on. With x and weight of q, k and v these are |k|^2 of each head.
 
     backend: "auto", "triton" (a weight in 16 bits, groups of 16, 32 or 64 columns that start at a multiple of it) or "reference".
     Raises as `linear`; ValueError for groups that do not lie in the N columns.
     """
     _check(x, weight, bias, norm_eps, None, None, dtype)
-    if width < 1 or count < 1 or first < 0 or first + width * count > weight.shape[0]:
-        raise ValueError(f"linear: {count} groups of {width} columns from {first} on must lie in {weight.shape[0]} columns")
+    if width < 1 or groups < 1 or first < 0 or first + width * groups > weight.shape[0]:
+        raise ValueError(f"linear: {groups} groups of {width} columns from {first} on must lie in {weight.shape[0]} columns")
     chosen = _dispatch.choose(
         "linear",
         backend,
         {
-            "triton": lambda: triton.unsupported(x, weight, bias) or triton.squares_unsupported(weight, Squares(first, width, count)),
+            "triton": lambda: triton.unsupported(x, weight, bias) or triton.squares_unsupported(weight, Squares(first, width, groups)),
             "reference": lambda: reference.unsupported(x),
         },
         auto=(*_device.verified_backends(x.device), "reference"),
     )
     of = triton if chosen == "triton" else reference
-    return of.linear_with_squares(x, weight, bias, norm_eps, x.dtype if dtype is None else dtype, first, width, count)
+    return of.linear_with_squares(x, weight, bias, norm_eps, x.dtype if dtype is None else dtype, first, width, groups)
 
 
 def _check(

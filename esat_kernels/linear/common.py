@@ -6,8 +6,8 @@ from typing import NamedTuple
 
 
 class Squares(NamedTuple):
-    """Which sums of squares a product leaves: of `count` groups of `width` columns, the first group at column `first`."""
+    """Which sums of squares a product leaves: of `groups` groups of `width` columns, the first group at column `first`."""
 
     first: int
     width: int
-    count: int
+    groups: int

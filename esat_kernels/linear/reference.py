@@ -38,11 +38,11 @@ def linear(
 
 
 def linear_with_squares(
-    x: Tensor, weight: Tensor, bias: Tensor | None, norm_eps: float | None, dtype: torch.dtype, first: int, width: int, count: int
+    x: Tensor, weight: Tensor, bias: Tensor | None, norm_eps: float | None, dtype: torch.dtype, first: int, width: int, groups: int
 ) -> tuple[Tensor, Tensor]:
-    """`linear`, and float32 [M, count]: the sums of squares of groups of its columns as they were rounded."""
+    """`linear`, and float32 [M, groups]: the sums of squares of groups of its columns as they were rounded."""
     out = linear(x, weight, bias, norm_eps, None, None, dtype)
-    return out, out[:, first : first + width * count].unflatten(1, (count, width)).float().square().sum(2)
+    return out, out[:, first : first + width * groups].unflatten(1, (groups, width)).float().square().sum(2)
 
 
 def _product(x: Tensor, weight: Tensor, wide: torch.dtype) -> Tensor:

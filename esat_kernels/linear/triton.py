@@ -54,15 +54,15 @@ def _(x, weight, bias, norm_eps, activation, residual, dtype):  # type: ignore[n
 
 @torch.library.custom_op("esat::linear_with_squares", mutates_args=())
 def linear_with_squares(
-    x: Tensor, weight: Tensor, bias: Tensor | None, norm_eps: float | None, dtype: torch.dtype, first: int, width: int, count: int
+    x: Tensor, weight: Tensor, bias: Tensor | None, norm_eps: float | None, dtype: torch.dtype, first: int, width: int, groups: int
 ) -> tuple[Tensor, Tensor]:
     """As the reference."""
-    return _linear(x, weight, bias, norm_eps, None, None, dtype, Squares(first, width, count))
+    return _linear(x, weight, bias, norm_eps, None, None, dtype, Squares(first, width, groups))
 
 
 @linear_with_squares.register_fake
-def _(x, weight, bias, norm_eps, dtype, first, width, count):  # type: ignore[no-untyped-def]
-    return x.new_empty(x.shape[0], weight.shape[0], dtype=dtype), x.new_empty(x.shape[0], count, dtype=torch.float32)
+def _(x, weight, bias, norm_eps, dtype, first, width, groups):  # type: ignore[no-untyped-def]
+    return x.new_empty(x.shape[0], weight.shape[0], dtype=dtype), x.new_empty(x.shape[0], groups, dtype=torch.float32)
 
 
 def _linear(
@@ -75,16 +75,13 @@ def _linear(
     dtype: torch.dtype,
     squares: Squares | None,
 ) -> tuple[Tensor, Tensor]:
-    rows, inner, columns = *x.shape, weight.shape[0]
-    processors, device = _triton.multiprocessors(x.device), _tuned.device_name(x.device)
-    tiles = tiling.product_tiles(rows, inner, columns, x.dtype if norm_eps is None else weight.dtype, weight.dtype, processors, device)
-    fused = norm_eps is not None and tiling.fuse_norm(rows, inner, columns, tiles, x.dtype, weight.dtype, processors)
-    if fused:
-        tiles = tiling.product_tiles(rows, inner, columns, x.dtype, weight.dtype, processors, device, True)
     with _triton.on_device_of(x):
-        if norm_eps is not None and not fused:
-            x, norm_eps = normalise(x, norm_eps, weight.dtype), None
-        return run_with_squares(x, weight, bias, norm_eps, activation, residual, dtype, tiles, squares)
+        if norm_eps is not None:  # by itself: every column of tiles would read the wide stream again, and normalise it again
+            x = normalise(x, norm_eps, weight.dtype)
+        rows, inner, columns = *x.shape, weight.shape[0]
+        processors, device, shared = _triton.multiprocessors(x.device), _tuned.device_name(x.device), _triton.shared_memory(x.device)
+        tiles = tiling.product_tiles(rows, inner, columns, x.dtype, weight.dtype, processors, device, shared)
+        return run_with_squares(x, weight, bias, activation, residual, dtype, tiles, squares)
 
 
 def normalise(x: Tensor, eps: float, dtype: torch.dtype) -> Tensor:
@@ -104,47 +101,45 @@ def run(
     x: Tensor,
     weight: Tensor,
     bias: Tensor | None,
-    norm_eps: float | None,
     activation: str | None,
     residual: Tensor | None,
     dtype: torch.dtype,
     tiles: Tiles,
 ) -> Tensor:
-    """The linear layer with these tiles, which compute the statistics of x themselves unless norm_eps is None."""
-    return run_with_squares(x, weight, bias, norm_eps, activation, residual, dtype, tiles, None)[0]
+    """activation(x weight^T + bias) + residual with these tiles."""
+    return run_with_squares(x, weight, bias, activation, residual, dtype, tiles, None)[0]
 
 
 def run_with_squares(
     x: Tensor,
     weight: Tensor,
     bias: Tensor | None,
-    norm_eps: float | None,
     activation: str | None,
     residual: Tensor | None,
     dtype: torch.dtype,
     tiles: Tiles,
     squares: Squares | None,
 ) -> tuple[Tensor, Tensor]:
-    """`run`, and the sums of squares float32 [M, count], [M, 0] without `squares`."""
+    """`run`, and the sums of squares float32 [M, groups], [M, 0] without `squares`."""
     from esat_kernels.linear.triton_kernels import product_kernel, sum_kernel
 
     rows, inner, columns = *x.shape, weight.shape[0]
-    first, width, count = squares or (0, 1, 0)
+    first, width, groups = squares or (0, 1, 0)
     out = x.new_empty(rows, columns, dtype=dtype)
-    found = x.new_empty(rows, count, dtype=torch.float32)
+    found = x.new_empty(rows, groups, dtype=torch.float32)
     sums = out if tiles.splits == 1 else x.new_empty(tiles.splits, rows, columns, dtype=torch.float32)
     residual_stride = 0 if residual is None else residual.stride(0)
     product_kernel[(cdiv(rows, tiles.block_m) * cdiv(columns, tiles.block_n), tiles.splits)](
         x, weight, bias, residual, sums, found if squares and tiles.splits == 1 else None, x.stride(0), weight.stride(0), residual_stride,
-        rows, inner, columns, first, norm_eps or 0.0,
-        NORM=norm_eps is not None, ACTIVATION=activation, WIDTH=width, COUNT=count, SPLITS=tiles.splits, WHOLE_K=inner % tiles.block_k == 0,
+        rows, inner, columns, first,
+        ACTIVATION=activation, WIDTH=width, GROUPS=groups, SPLITS=tiles.splits, WHOLE_K=inner % tiles.block_k == 0,
         BLOCK_M=tiles.block_m, BLOCK_N=tiles.block_n, BLOCK_K=tiles.block_k,
         num_warps=tiles.num_warps, num_stages=tiles.num_stages, enable_fp_fusion=True,
     )  # fmt: skip
     if tiles.splits > 1:
         sum_kernel[(cdiv(rows, tiling.SUM_BLOCK_M), cdiv(columns, tiling.SUM_BLOCK_N))](
             sums, bias, residual, out, found if squares else None, residual_stride, rows, columns, first,
-            ACTIVATION=activation, WIDTH=width, COUNT=count, SPLITS=tiles.splits,
+            ACTIVATION=activation, WIDTH=width, GROUPS=groups, SPLITS=tiles.splits,
             BLOCK_M=tiling.SUM_BLOCK_M, BLOCK_N=tiling.SUM_BLOCK_N, num_warps=tiling.SUM_WARPS, enable_fp_fusion=True,
         )  # fmt: skip
     return out, found

@@ -81,6 +81,7 @@ def test_a_library_that_does_not_load_says_so(tmp_path, monkeypatch):
 
 
 def test_a_library_for_other_calls_is_refused(monkeypatch):
+
     class Library:
         def esat_fda_forward_size(self):
             return ctypes.sizeof(cuda.Forward) + 8

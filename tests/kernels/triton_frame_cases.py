@@ -182,28 +182,39 @@ def test_products_of_any_inner_dimension_and_dtype(inner, dtype, stream):
     within_budget(operands(18, inner, 40, dtype, stream), activation="relu")
 
 
-@pytest.mark.parametrize("fused", [True, False])
+@pytest.mark.parametrize(
+    "tiles", triton_tiles.candidates(3072, BFLOAT16, BFLOAT16), ids=lambda tiles: "x".join(map(str, vars(tiles).values()))
+)
+def test_every_tile_of_a_frame_s_products(tiles, monkeypatch):
+    """Two tiles each way, the second one ragged, and parts of the inner dimension that are not equally long."""
+    monkeypatch.setattr(triton_tiles, "product_tiles", lambda *_: tiles)
+    rows, inner, columns = tiles.block_m + 7, tiles.block_k * (2 * tiles.splits + 1), tiles.block_n + 9
+    given = operands(rows, inner, columns, BFLOAT16, BFLOAT16)
+    if tiles.splits % 2:
+        within_budget(given, activation="gelu")
+    else:
+        within_budget({**given, "residual": given["residual"].float()})
+
+
 @pytest.mark.parametrize("splits", [1, 3])
 @pytest.mark.parametrize("columns", [40, 300])
-def test_every_way_of_making_a_product(fused, splits, columns, monkeypatch):
+def test_products_whose_inner_dimension_is_ragged(splits, columns, monkeypatch):
     tiles = Tiles(16, 256 if columns == 300 else 32, 32, splits, 4, 2)
     monkeypatch.setattr(triton_tiles, "product_tiles", lambda *_: tiles)
-    monkeypatch.setattr(triton_tiles, "fuse_norm", lambda *_: fused)
     for inner in (96, 100):
         within_budget(operands(33, inner, columns, BFLOAT16), 1e-6, "gelu")
         without = {name: tensor for name, tensor in operands(33, inner, columns, BFLOAT16).items() if name in ("x", "weight")}
         within_budget(without)
 
 
-@pytest.mark.parametrize(("fused", "splits", "block_n"), [(True, 1, 64), (False, 1, 256), (False, 3, 64)])
-def test_a_product_leaves_the_norms_of_its_keys(fused, splits, block_n, monkeypatch):
+@pytest.mark.parametrize(("splits", "block_n"), [(1, 64), (1, 256), (3, 64)])
+def test_a_product_leaves_the_norms_of_its_keys(splits, block_n, monkeypatch):
     tiles = Tiles(16, block_n, 32, splits, 4, 2)
     monkeypatch.setattr(triton_tiles, "product_tiles", lambda *_: tiles)
-    monkeypatch.setattr(triton_tiles, "fuse_norm", lambda *_: fused)
     for width, count in ((64, 3), (32, 2)):
         dim = width * count
         given = {name: t.to(DEVICE) for name, t in operands(33, 96, 3 * dim, BFLOAT16).items() if name != "residual"}
-        out, norms = esat_kernels.linear_with_squares(**given, first=dim, width=width, count=count, norm_eps=1e-6, backend="triton")
+        out, norms = esat_kernels.linear_with_squares(**given, first=dim, width=width, groups=count, norm_eps=1e-6, backend="triton")
         assert torch.equal(out, esat_kernels.linear(**given, norm_eps=1e-6, backend="triton"))
         keys = out[:, dim : 2 * dim].double().unflatten(1, (count, width))
         torch.testing.assert_close(norms.double(), keys.square().sum(2), rtol=1e-6, atol=0)

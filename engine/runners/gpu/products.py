@@ -44,7 +44,7 @@ class Product:
             self._bias,
             first=dim,
             width=dim // heads,
-            count=heads,
+            groups=heads,
             norm_eps=NORM_EPS if self._norm else None,
             dtype=self._weight.dtype,
             backend=self._backend,
