@@ -66,7 +66,7 @@ def _finish(
         sums += tl.load(residual_ptr + row * residual_stride_m + column[None, :], mask=inside, other=0.0).to(tl.float32)
     rounded = sums.to(out_ptr.dtype.element_ty)
     tl.store(out_ptr + row * columns + column[None, :], rounded, mask=inside)
-    if squares_ptr is not None:
+    if squares_ptr is not None:  # noqa: SIM102  (known when this is compiled, the next one is not)
         if (first + BLOCK_N > squares_first) & (first < squares_first + GROUPS * WIDTH):
             wide = rounded.to(tl.float32)
             groups = tl.sum(tl.reshape(wide * wide, [BLOCK_M, BLOCK_N // WIDTH, WIDTH]), 2)
