@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import functools
+import math
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -170,6 +171,14 @@ def say(row: dict[str, Any]) -> None:
     print(f"N = {row['tokens']} {row['impl']}:{row['backend'] or ''} {took}", flush=True)
 
 
+def best(tokens: int, rows: list[dict[str, Any]]) -> str:
+    """Ours and the fastest plain one at this size, in one line."""
+    times = {f"{row['impl']}:{row['backend']}": row.get("median_us", math.inf) for row in rows if row["tokens"] == tokens}
+    plain = min(((us, name) for name, us in times.items() if name.startswith("sdpa")), default=(math.inf, "none"))
+    ours = ", ".join(f"{name.removeprefix('ours:')} {times.get(name, math.inf):.2f}" for name in ("ours:cuda", "ours:triton"))
+    return f"N = {tokens}: {ours}, best plain {plain[1]} {plain[0]:.2f} us"
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description="Attention against its peers on a GPU.")
     group = parser.add_mutually_exclusive_group()
@@ -194,6 +203,8 @@ def main() -> int:
             say(row)
         good = {"ours:triton", "ours:cuda"} <= set(ours) and all(row["ok"] for row in rows if row["impl"] == "ours")
         write(options.output, {"ok": good and tokens == TOKENS[-1], "rows": rows})
+    for tokens in TOKENS:
+        print(best(tokens, rows))
     return 0 if good else 1
 
 

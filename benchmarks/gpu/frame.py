@@ -227,13 +227,13 @@ class Report:
 
     def end(self) -> int:
         """0 if all that was measured is right."""
+        for backend, found in self.content["stages_us"].items():
+            print("\n".join(f"{backend} {what}: {us:.1f} us" for what, us in found.items()))
+        for name, errors in self.content["score_map_errors"].items():
+            print(f"{name} score map against float32: {errors}")
         for row in self.rows:
             took = f"{row['median_ms']:.3f} ms, {row['fps']:.0f} frames/s" if row["ok"] else f"wrong: {row}"
             print(f"{row['model']} {row['impl']} {row['backend']} {row['mode']} {row['scope']} batch {row['batch']}: {took}")
-        for name, errors in self.content["score_map_errors"].items():
-            print(f"{name} score map against float32: {errors}")
-        for backend, found in self.content["stages_us"].items():
-            print("\n".join(f"{backend} {what}: {us:.1f} us" for what, us in found.items()))
         good = bool(self.rows) and all(row["ok"] for row in self.rows)
         self.write(good)
         return 0 if good else 1

@@ -11,6 +11,7 @@ from esat_kernels.linear import triton_tiles as tiling
 from esat_kernels.linear.common import Squares
 from esat_kernels.linear.triton_tiles import Tiles
 
+_NO_SQUARES = Squares(0, 1, 0)
 SQUARES_WIDTHS = (16, 32, 64)  # which every tile of a 16-bit product holds whole
 _MAX_ROWS = 2**31 - 2**8  # row numbers are 32-bit, offsets 64-bit
 
@@ -121,25 +122,45 @@ def run_with_squares(
     squares: Squares | None,
 ) -> tuple[Tensor, Tensor]:
     """`run`, and the sums of squares float32 [M, groups], [M, 0] without `squares`."""
-    from esat_kernels.linear.triton_kernels import product_kernel, sum_kernel
+    from esat_kernels.linear.triton_kernels import sum_kernel
+
+    rows, columns = x.shape[0], weight.shape[0]
+    out = x.new_empty(rows, columns, dtype=dtype)
+    first, width, groups = squares or _NO_SQUARES
+    found = x.new_empty(rows, groups, dtype=torch.float32)
+    if tiles.splits == 1:
+        _product(x, weight, bias, residual, out, found if squares else None, squares or _NO_SQUARES, activation, tiles)
+        return out, found
+    # What stands behind the product is left to the sum: one kernel serves all split products.
+    parts = x.new_empty(tiles.splits, rows, columns, dtype=torch.float32)
+    _product(x, weight, None, None, parts, None, _NO_SQUARES, None, tiles)
+    sum_kernel[(cdiv(rows, tiling.SUM_BLOCK_M), cdiv(columns, tiling.SUM_BLOCK_N))](
+        parts, bias, residual, out, found if squares else None, 0 if residual is None else residual.stride(0), rows, columns, first,
+        ACTIVATION=activation, WIDTH=width, GROUPS=groups, SPLITS=tiles.splits,
+        BLOCK_M=tiling.SUM_BLOCK_M, BLOCK_N=tiling.SUM_BLOCK_N, num_warps=tiling.SUM_WARPS, enable_fp_fusion=True,
+    )  # fmt: skip
+    return out, found
+
+
+def _product(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    residual: Tensor | None,
+    out: Tensor,
+    found: Tensor | None,
+    squares: Squares,
+    activation: str | None,
+    tiles: Tiles,
+) -> None:
+    """The launch: into out [M, N], or the parts' sums into float32 [splits, M, N]."""
+    from esat_kernels.linear.triton_kernels import product_kernel
 
     rows, inner, columns = *x.shape, weight.shape[0]
-    first, width, groups = squares or (0, 1, 0)
-    out = x.new_empty(rows, columns, dtype=dtype)
-    found = x.new_empty(rows, groups, dtype=torch.float32)
-    sums = out if tiles.splits == 1 else x.new_empty(tiles.splits, rows, columns, dtype=torch.float32)
-    residual_stride = 0 if residual is None else residual.stride(0)
     product_kernel[(cdiv(rows, tiles.block_m) * cdiv(columns, tiles.block_n), tiles.splits)](
-        x, weight, bias, residual, sums, found if squares and tiles.splits == 1 else None, x.stride(0), weight.stride(0), residual_stride,
-        rows, inner, columns, first,
-        ACTIVATION=activation, WIDTH=width, GROUPS=groups, SPLITS=tiles.splits, WHOLE_K=inner % tiles.block_k == 0,
+        x, weight, bias, residual, out, found, x.stride(0), weight.stride(0), 0 if residual is None else residual.stride(0),
+        rows, inner, columns, squares.first,
+        ACTIVATION=activation, WIDTH=squares.width, GROUPS=squares.groups, SPLITS=tiles.splits, WHOLE_K=inner % tiles.block_k == 0,
         BLOCK_M=tiles.block_m, BLOCK_N=tiles.block_n, BLOCK_K=tiles.block_k,
         num_warps=tiles.num_warps, num_stages=tiles.num_stages, enable_fp_fusion=True,
     )  # fmt: skip
-    if tiles.splits > 1:
-        sum_kernel[(cdiv(rows, tiling.SUM_BLOCK_M), cdiv(columns, tiling.SUM_BLOCK_N))](
-            sums, bias, residual, out, found if squares else None, residual_stride, rows, columns, first,
-            ACTIVATION=activation, WIDTH=width, GROUPS=groups, SPLITS=tiles.splits,
-            BLOCK_M=tiling.SUM_BLOCK_M, BLOCK_N=tiling.SUM_BLOCK_N, num_warps=tiling.SUM_WARPS, enable_fp_fusion=True,
-        )  # fmt: skip
-    return out, found
