@@ -124,7 +124,7 @@ wheel: $(VENV)/.tools ## a manylinux wheel in dist/
 	PATH="$(abspath $(BIN)):$$PATH" auditwheel repair --plat auto --wheel-dir dist $(BUILD)/wheel/*.whl
 
 # The machine's own Python, whose PyTorch has CUDA; .venv's where it has none.
-GPU_PYTHON = $(if $(shell $(PYTHON) -c "import torch" 2>/dev/null && echo yes),$(PYTHON),$(if $(wildcard $(RUN)),$(RUN),$(PYTHON)))
+GPU_PYTHON = $(if $(shell $(PYTHON) -c "from importlib.util import find_spec; print('yes' if find_spec('torch') else '')" 2>/dev/null),$(PYTHON),$(if $(wildcard $(RUN)),$(RUN),$(PYTHON)))
 gpu: ## on a CUDA machine: check and time the GPU kernels and the engine (says what it would do where there is no GPU); PEERS=1: compiled peers too
 	$(GPU_PYTHON) -m benchmarks.gpu $(if $(PEERS),--peers) $(GPU_OPTIONS)
 

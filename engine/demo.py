@@ -103,14 +103,14 @@ class MovingPicture(FileSink):
         split, sink = graph.add("split"), graph.add("buffersink")
         palette = graph.add("palettegen", f"max_colors={self._colors}")
         use = graph.add("paletteuse", "dither=none:diff_mode=rectangle")
-        for start, output, end, place in (
+        for start, output, end, pad in (
             (source, 0, split, 0),
             (split, 0, palette, 0),
             (split, 1, use, 0),
             (palette, 0, use, 1),
             (use, 0, sink, 0),
         ):
-            start.link_to(end, output, place)
+            start.link_to(end, output, pad)
         graph.configure()
         stream = container.add_stream("gif", rate=100)
         stream.width, stream.height, stream.pix_fmt = width, height, "pal8"

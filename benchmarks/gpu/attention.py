@@ -46,9 +46,9 @@ def ours_triton(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
 
 def _ours() -> dict[str, Attention]:
     found: dict[str, Attention] = {}
-    if triton.available() is None:
+    if triton.unavailable() is None:
         found["ours:triton"] = ours_triton
-    if cuda.available() is None:
+    if cuda.unavailable() is None:
         found["ours:cuda"] = lambda q, k, v: cuda.forward(q, k, v, FORCES, Scores())[0]
         for rows in cuda.HEIGHTS:
             found[f"ours:cuda:rows={rows}"] = lambda q, k, v, rows=rows: cuda.forward(q, k, v, FORCES, Scores(), rows=rows)[0]  # type: ignore[misc]
@@ -188,7 +188,7 @@ def main() -> int:
     options = parser.parse_args()
     torch.manual_seed(0)
     if options.training:
-        reason = triton.available()
+        reason = triton.unavailable()
         rows = [] if reason else [row for tokens in TRAINING for row in _backward(tokens)]
         write(options.output, {"ok": bool(rows), "why": reason, "rows": rows})
         return 0 if rows else 1

@@ -57,9 +57,9 @@ STAGES: dict[str, tuple[Part, ...]] = {
         Part("attention", "attention", "CUDA and Triton attention right, and timed against every plain SDPA backend, at four sizes", 40),
     ),
     "b": (
-        Part("compile", "warm", "Triton compiles the kernels of an esat-384 frame, in several processes", 30, ("--frame",), TRITON_CACHE),
-        Part("frame", "frame", "esat-384, batch 1: right at every number of tokens, one graph, its time, its 25 longest kernels", 60),
-        Part("counters", "counters", "Nsight Compute's full set for one attention and three products", 30),
+        Part("compile", "warm", "Triton compiles the kernels of an esat-384 frame, in several processes", 25, ("--frame",), TRITON_CACHE),
+        Part("frame", "frame", "esat-384, batch 1: right at every number of tokens, one graph, its time, its 25 longest kernels", 50),
+        Part("counters", "counters", "Nsight Compute's full set for one attention and three products", 45),
     ),
     "c": (
         Part("compile-rest", "warm", "Triton compiles what the parts below run, in several processes", 45, ("--rest",), TRITON_CACHE),

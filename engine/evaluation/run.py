@@ -141,7 +141,7 @@ def evaluate(
         known = {failure.name for failure in failures}
         missed = [failure for failure in unreadable if failure.name not in known]
         own = report.score(settings.name, preset, truths, boxes, fps, [*dataset.broken, *failures, *missed])
-    others = tuple(_other_tracker(name, place, preset, dataset, truths) for name, place in (compare or {}).items())
+    others = tuple(_other_tracker(name, path, preset, dataset, truths) for name, path in (compare or {}).items())
     notes = (*dataset.notes, *_notes(preset, truths))
     return Evaluation(dataset, preset, own, others, outcomes, folder if settings else None, notes)
 

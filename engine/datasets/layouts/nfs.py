@@ -32,8 +32,8 @@ def read(root: Path, training: bool = False) -> list[Sequence | Failure]:
 
 def _published(root: Path) -> list[Path]:
     """The files of boxes, of one rate for each sequence."""
-    places = [[folder / rate / f"{folder.name}.txt" for rate in _RATES] for folder in folders(root)]
-    return [next(path for path in paths if path.is_file()) for paths in places if any(path.is_file() for path in paths)]
+    candidates = [[folder / rate / f"{folder.name}.txt" for rate in _RATES] for folder in folders(root)]
+    return [next(path for path in paths if path.is_file()) for paths in candidates if any(path.is_file() for path in paths)]
 
 
 def _kept(root: Path) -> dict[str, tuple[Path, Path]]:
