@@ -6,12 +6,14 @@ from esat_kernels._native import cpu_isa, kernel_table
 from esat_kernels._tuned import measured
 from esat_kernels.attention.api import fda_attention, fda_attention_with_scores
 from esat_kernels.crop.api import crop_patches, crop_regions, crop_resize
+from esat_kernels.crop.nv12 import Nv12
 from esat_kernels.decode.api import Decoded, advance_boxes, decode_maps
 from esat_kernels.elimination.api import eliminate_tokens, gather_tokens, scatter_tokens, select_tokens
 from esat_kernels.linear.api import linear
 
 __all__ = [
     "Decoded",
+    "Nv12",
     "advance_boxes",
     "backends",
     "cpu_isa",

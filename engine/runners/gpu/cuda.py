@@ -37,8 +37,6 @@ class CudaStreams:
 
     def run(self, queue: Queue, work: Callable[[], object], after: Sequence[Mark] = ()) -> Mark:
         stream = self._streams[queue]
-        if queue == "upload":  # a frame may come from the caller's own work on the device
-            stream.wait_stream(torch.cuda.current_stream(self._device))
         with torch.cuda.stream(stream):
             for mark in after:
                 if isinstance(mark, CudaMark):
@@ -48,6 +46,11 @@ class CudaStreams:
             work()
             event = torch.cuda.Event()
             event.record(stream)
+        return CudaMark(event)
+
+    def caller(self) -> Mark:
+        event = torch.cuda.Event()
+        event.record(torch.cuda.current_stream(self._device))
         return CudaMark(event)
 
     def staging(self, size: int, dtype: torch.dtype) -> Tensor:

@@ -6,44 +6,19 @@ import itertools
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 import esat_kernels
 from engine.boxes import Box
 from engine.runners.gpu.head import Maps
+from engine.runners.gpu.memory import FrameMemory
 from engine.runners.gpu.network import GpuNetwork, Template
 from engine.runners.gpu.streams import Streams
 from engine.runners.postprocess import Surroundings, hann_window
 
-_HEADER = 256  # bytes in front of the pixels: height and width, and pixels that start at a multiple of what a kernel reads at once
-_LEAST_CAPACITY = 1920 * 1080 * 3  # bytes of pixels for which memory is there from the start
 RECORD = 12  # values of a target in a frame's record
 IDLE_BOX = (0.0, 0.0, 16.0, 16.0)  # of a place without a target
-
-
-class FrameMemory:
-    """One frame: uint8 [header + capacity], height and width as int32 in front of the pixels, so that one copy moves both."""
-
-    def __init__(self, memory: Tensor):
-        self.memory = memory
-        self.size = memory[:8].view(torch.int32)  # [2]
-        self.pixels = memory[_HEADER:]
-
-    @staticmethod
-    def bytes_for(capacity: int) -> int:
-        """The length of the memory for so many bytes of pixels."""
-        return _HEADER + max(capacity, _LEAST_CAPACITY)
-
-    def fill(self, frame: NDArray[np.uint8]) -> int:
-        """Write a frame [H, W, 3] of any strides (memory of the host only). Returns the bytes of `memory` that are in use."""
-        height, width, _ = frame.shape
-        self.size[0], self.size[1] = height, width
-        count = 3 * height * width
-        np.copyto(self.pixels[:count].numpy().reshape(height, width, 3), frame)
-        return _HEADER + count
 
 
 class FrameResult(NamedTuple):
@@ -91,7 +66,7 @@ class FramePlan:
         self._streams.synchronize()
         self._captured.clear()
         length = FrameMemory.bytes_for(size)
-        self._capacity = length - _HEADER
+        self._capacity = FrameMemory.capacity_of(length)
 
         def allocate() -> None:
             self.frames = [
