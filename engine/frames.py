@@ -51,10 +51,30 @@ def check_frame(frame: Any, *tensors_on: torch.device) -> Frame:
     return image[:, :, :3] if image.shape[2] == 4 else image
 
 
+def host_frame(frame: Frame) -> NDArray[np.uint8] | Nv12:
+    """`check_frame` for those who read arrays alone."""
+    checked = check_frame(frame)
+    assert not isinstance(checked, Tensor)
+    return checked
+
+
 def _placed(plane: NDArray[np.uint8] | Tensor, tensors_on: tuple[torch.device, ...]) -> NDArray[np.uint8] | Tensor:
     if isinstance(plane, np.ndarray) or plane.device in tensors_on:
         return plane
     return plane.detach().cpu().numpy()
+
+
+def matrix_of(frame: Frame) -> str | None:
+    """The matrix of an `Nv12` frame, whose crops are RGB whatever a tracker's colour order; None: the frame has three channels."""
+    return frame.matrix if isinstance(frame, Nv12) else None
+
+
+def flat_pixels(frame: Frame) -> Tensor | None:
+    """A frame of tensors as `esat_kernels.crop_regions` reads it, uint8 [bytes]; None: it consists of arrays."""
+    if isinstance(frame, Nv12):
+        planes = [plane.reshape(-1) for plane in (frame.luma, frame.chroma) if isinstance(plane, Tensor)]
+        return torch.cat(planes) if planes else None
+    return frame.reshape(-1) if isinstance(frame, Tensor) else None
 
 
 def made_by(ready: Any, device: torch.device | None = None) -> contextlib.AbstractContextManager[object]:

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from esat_kernels.crop import triton as crop
+from esat_kernels.crop.nv12 import MATRICES
 from esat_kernels.decode import triton as decode
 from esat_kernels.elimination import triton as elimination
 from esat_kernels.linear import triton_tiles
@@ -41,7 +42,8 @@ def test_crop(architecture):
     types = {"frame_ptr": "*u8", "frame_size_ptr": "*i32", "boxes_ptr": "*fp64", "regions_ptr": "*fp64", "frame_bytes": "i64"}
     types |= {f"{name}_{channel}": "fp32" for name in ("scale", "bias") for channel in range(3)}
     constants = {"FACTOR": 4.1, "LARGEST_SIDE": 2**40, "SIZE": 384, "PATCH": 16, "REVERSE": True, "boxes_stride_b": 4, "boxes_stride_x": 1}
-    for dtype in ("bf16", "fp32"):
+    for dtype, matrix in (("bf16", None), ("fp32", None), ("bf16", tuple(MATRICES["bt709"]))):
+        constants["MATRIX"] = matrix
         found = compiled(crop_kernel, architecture, constants, crop.WARPS, dtype=dtype, types=types, fp_fusion=False)
         # As many roundings as in geometry.py: a whole double as factor, exact square root and division, no fused step in float64.
         assert "0d4010666666666666" in found.ptx.lower()

@@ -67,10 +67,11 @@ def test_products(launched, rows, inner, columns, dtype, stream):
 
 
 @pytest.mark.parametrize(("batch", "size", "dtype"), [(1, 384, BFLOAT16), (2, 16, FLOAT32)])
-def test_crops(launched, batch, size, dtype):
+@pytest.mark.parametrize("matrix", [None, "bt709"])
+def test_crops(launched, batch, size, dtype, matrix):
     frame, frame_size, boxes = torch.zeros(3000, dtype=torch.uint8), torch.zeros(2, dtype=torch.int32), torch.zeros(batch, 4).double()
     out = torch.zeros(batch, (size // 16) ** 2, 768, dtype=dtype)
-    crop.crop_regions(frame, frame_size, boxes, 4.1, size, 16, out, True, [1 / 3, 2.0, 1.0], [0.0, 1.0, -0.1])
+    crop.crop_regions(frame, frame_size, boxes, 4.1, size, 16, out, True, [1 / 3, 2.0, 1.0], [0.0, 1.0, -0.1], matrix)
     (launch,) = launched
     _keeps_every_rounding(launch)
     assert "0d4010666666666666" in launch.compiled.asm["ptx"].lower(), "4.1 as a double"

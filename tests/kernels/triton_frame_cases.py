@@ -16,6 +16,7 @@ from esat_kernels.elimination import triton as elimination
 from esat_kernels.linear import triton as linear
 from esat_kernels.linear import triton_tiles
 from esat_kernels.linear.triton_tiles import Tiles
+from tests.kernels.nv12_frames import buffer_of, nv12_of
 from tests.kernels.test_advance import state
 from tests.kernels.test_linear import operands
 from tests.kernels.test_regions import boxes_in, frame_of
@@ -56,12 +57,24 @@ def test_crops_of_several_patches(dtype, bgr, factor):
     same_crops(60, 81, far, factor, 16, dtype, bgr)
 
 
-def test_a_crop_reads_nothing_behind_a_buffer_that_is_too_short():
+@pytest.mark.parametrize(("height", "width"), [(1, 1), (1, 40), (33, 1), (60, 81)])
+@pytest.mark.parametrize("matrix", ["bt601", "bt709"])
+def test_crops_of_two_planes(height, width, matrix):
+    buffer, frame_size = buffer_of(nv12_of(height, width, matrix)), torch.tensor([height, width], dtype=torch.int32)
+    tensors = device(buffer, frame_size, torch.tensor(boxes_in(height, width), dtype=torch.float64))
+    outs = [torch.empty(tensors[2].shape[0], 4, 768, device=DEVICE) for _ in range(2)]
+    for out, backend in zip(outs, ("triton", "reference"), strict=True):
+        esat_kernels.crop_regions(*tensors, 4.0, 32, out, backend=backend, matrix=matrix)
+    assert equal(*outs)
+
+
+@pytest.mark.parametrize("matrix", [None, "bt601"])
+def test_a_crop_reads_nothing_behind_a_buffer_that_is_too_short(matrix):
     frame = torch.full((300,), 255, dtype=torch.uint8, device=DEVICE)[:150]
     box, frame_size = device(torch.tensor([(0.0, 0.0, 8.0, 8.0)]).double(), torch.tensor([10, 10], dtype=torch.int32))
     outs = [torch.empty(1, 1, 768, device=DEVICE) for _ in range(2)]
     for out, backend in zip(outs, ("triton", "reference"), strict=True):
-        esat_kernels.crop_regions(frame, frame_size, box, 1.0, 16, out, backend=backend)
+        esat_kernels.crop_regions(frame, frame_size, box, 1.0, 16, out, backend=backend, matrix=matrix)
     assert torch.equal(*outs)
 
 
@@ -224,7 +237,7 @@ def test_the_operators_keep_their_promises():
     given = operands(3, 16, 8, BFLOAT16)
     scores, tokens, kept = torch.rand(1, 6), torch.rand(1, 8, 4), torch.tensor([[1, 3]])
     calls = [
-        (crop.crop_regions, (frame, frame_size, boxes, 2.0, 16, 16, out, True, [1.0, 1.0, 1.0], [0.0, 0.0, 0.0])),
+        (crop.crop_regions, (frame, frame_size, boxes, 2.0, 16, 16, out, True, [1.0, 1.0, 1.0], [0.0, 0.0, 0.0], None)),
         (decode.advance_boxes, (*maps, regions, state_boxes, frame_size, 10)),
         (elimination.select_tokens, (scores, 2)),
         (elimination.gather_tokens, (tokens, kept, 2)),

@@ -18,6 +18,7 @@ from engine.runners.gpu.streams import Streams
 from engine.runners.postprocess import Surroundings, hann_window
 
 RECORD = 12  # values of a target in a frame's record
+Matrices = tuple[str | None, ...]
 IDLE_BOX = (0.0, 0.0, 16.0, 16.0)  # of a place without a target
 
 
@@ -44,7 +45,7 @@ class FramePlan:
         self.rows = self.batch * (2 if beside else 1)
         self.captures = 0  # how often a frame has been captured
         self._network, self._streams = network, streams
-        self._captured: dict[tuple[int, bool, bool], Callable[[], FrameResult]] = {}
+        self._captured: dict[tuple[int, bool, bool, Matrices], Callable[[], FrameResult]] = {}
         self._capacity = 0
         self.frames: list[list[FrameMemory]] = []  # [slot][video stream]
 
@@ -87,16 +88,19 @@ class FramePlan:
             for row in range(index, self.rows, self.batch):
                 part[row, :count].copy_(value)
 
-    def executable(self, slot: int, bgr: bool, beside: bool = False) -> Callable[[], FrameResult]:
-        """The frame of a slot, captured at the first call; to be called by the compute queue. beside: with the second regions."""
-        key = (slot, bgr, beside)
+    def executable(self, slot: int, bgr: bool, beside: bool = False, matrices: Matrices = ()) -> Callable[[], FrameResult]:
+        """The frame of a slot, captured at the first call; to be called by the compute queue. beside: with the second regions.
+
+        matrices: for each video stream, the matrix of its `Nv12` frame or None; empty for none.
+        """
+        key = (slot, bgr, beside, matrices if any(matrices) else ())
         if key not in self._captured:
-            self._captured[key] = self._streams.capture(lambda: self.step(slot, bgr, beside), (self.boxes,))
+            self._captured[key] = self._streams.capture(lambda: self.step(*key), (self.boxes,))
             self.captures += 1
         return self._captured[key]
 
     @torch.no_grad()
-    def step(self, slot: int, bgr: bool, beside: bool = False) -> FrameResult:
+    def step(self, slot: int, bgr: bool, beside: bool = False, matrices: Matrices = ()) -> FrameResult:
         """One frame: the boxes become the next boxes. Nothing is read by the host."""
         config, others = self._network.config, self._network.kernels.others
         crop = (config.search_factor, config.search_size)
@@ -104,12 +108,13 @@ class FramePlan:
         bounds = list(itertools.pairwise([0, *itertools.accumulate(self.targets)]))
         parts = [slice(first + start, first + end) for first in range(0, rows, self.batch) for start, end in bounds]
         frames = self.frames[slot] * (rows // self.batch)
+        matrices = (matrices or (None,) * len(self.targets)) * (rows // self.batch)
         with torch.profiler.record_function("crop"):
             regions = [
                 esat_kernels.crop_regions(
-                    frame.pixels, frame.size, self.boxes[part], *crop, out=self._patches[part], bgr=bgr, backend=others
+                    frame.pixels, frame.size, self.boxes[part], *crop, out=self._patches[part], bgr=bgr, backend=others, matrix=matrix
                 )
-                for frame, part in zip(frames, parts, strict=True)
+                for frame, part, matrix in zip(frames, parts, matrices, strict=True)
             ]
         maps, kept, features = self._network.run(self._patches[:rows], Template(*(part[:rows] for part in self._inputs)))
         with torch.profiler.record_function("decode"):
@@ -123,13 +128,13 @@ class FramePlan:
         return FrameResult(record, kept, self._surroundings(features, record[:, 7].long()), maps)
 
 
-def crop_template(network: GpuNetwork, frame: FrameMemory, box: Box, bgr: bool) -> Template:
+def crop_template(network: GpuNetwork, frame: FrameMemory, box: Box, bgr: bool, matrix: str | None = None) -> Template:
     """The template of a target in a frame that lies on the device (work of the compute queue)."""
     config = network.config
     patches = torch.empty(1, config.num_template, network.patch_values, device=network.device, dtype=network.dtype)
     boxes = torch.tensor([box], dtype=torch.float64).to(network.device)
     with torch.no_grad():
         esat_kernels.crop_regions(
-            frame.pixels, frame.size, boxes, config.template_factor, config.template_size, patches, bgr, network.kernels.others
+            frame.pixels, frame.size, boxes, config.template_factor, config.template_size, patches, bgr, network.kernels.others, matrix
         )
         return network.encode_template(patches[0])

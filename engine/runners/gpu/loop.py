@@ -26,7 +26,7 @@ from torch import Tensor
 
 from engine.boxes import Box
 from engine.errors import BoxError, ConfigError, FrameError, StateError
-from engine.frames import Frame, check_frame, made_by
+from engine.frames import Frame, check_frame, made_by, matrix_of
 from engine.runners.gpu.followed import Change, Followed
 from engine.runners.gpu.frame import IDLE_BOX, RECORD, FramePlan, FrameResult
 from engine.runners.gpu.memory import Rows, bytes_of, rows_read, tensors_of
@@ -149,7 +149,7 @@ class FrameLoop:
         record, features = self._records[ring], self._features[ring]
         self._uploaded[slot].wait()  # the frame before last has left the host's memory
         beside = {place for place, followed in self._followed.items() if followed.target.beside is not None}
-        execute = self.plan.executable(slot, self._bgr, bool(beside))
+        execute = self.plan.executable(slot, self._bgr, bool(beside), tuple(matrix_of(frame) for frame in frames))
         copies = []
         for stream, frame in enumerate(frames):
             memory, staging = self.plan.frames[slot][stream], self._staging[slot][stream]

@@ -16,7 +16,7 @@ import esat_kernels
 from engine.boxes import Box
 from engine.config import ModelConfig
 from engine.errors import DeviceError
-from engine.frames import Frame
+from engine.frames import Frame, matrix_of
 from engine.runners.device import frames_device
 from engine.runners.gpu.cuda import streams_for
 from engine.runners.gpu.frame import RECORD, FramePlan, FrameResult, crop_template
@@ -97,10 +97,13 @@ class _TemplateFrames:
             self._capacity = FrameMemory.capacity_of(length)
             self._staging = FrameMemory(self._streams.staging(length, torch.uint8))
             self._streams.run("compute", lambda: self._allocate(length)).wait()
+        matrix = matrix_of(frame)
         rows = rows_read([box], self._network.config.template_factor, frame.shape[0])
         uploaded = upload(self._streams, self._frame.bring(frame, self._staging, rows), tensors_of(frame))
         made: list[Template] = []
-        done = self._streams.run("compute", lambda: made.append(crop_template(self._network, self._frame, box, bgr)), after=[uploaded])
+        done = self._streams.run(
+            "compute", lambda: made.append(crop_template(self._network, self._frame, box, bgr, matrix)), after=[uploaded]
+        )
         done.wait()
         return made[0]
 
@@ -131,7 +134,7 @@ class _HostPlan:
             self._staging = self._plan.staging()
         rows = rows_read(boxes, self._search_factor, frame.shape[0])
         uploaded = upload(self._streams, self._plan.frames[0][0].bring(frame, self._staging, rows), tensors_of(frame))
-        execute = self._plan.executable(0, bgr)
+        execute = self._plan.executable(0, bgr, matrices=(matrix_of(frame),))
         self._boxes.copy_(torch.tensor(boxes, dtype=torch.float64))
         given = time.perf_counter()
         self._streams.run("compute", lambda: self._frame(execute, templates), after=[uploaded]).wait()
