@@ -13,7 +13,7 @@ step = @start=$$(date +%s); echo "setup: $(1)"; $(2) >> $(LOG) 2>&1 || { tail -n
 	echo "setup: $(1): $$(($$(date +%s) - start)) s"
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check setup native ctest ctest-aarch64 sanitize wheel bench gpu gpu-peers gpu-train clean
+.PHONY: help demo test check setup native cuda ctest ctest-aarch64 sanitize wheel bench gpu gpu-train clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "%-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -69,8 +69,11 @@ native: $(VENV)/.tools ## build the native library again, into the source tree
 	$(CONFIGURE) -B $(BUILD)/native
 	$(BIN)/cmake --build $(BUILD)/native
 
+cuda: ## the CUDA kernels with nvcc, into the source tree; one build serves every Python
+	$(PYTHON) csrc/build_cuda.py
+
 ctest: $(VENV)/.tools ## the C++ tests
-	$(CONFIGURE) -B $(BUILD)/ctest -DESAT_TESTS=ON -DESAT_CUDA=0
+	$(CONFIGURE) -B $(BUILD)/ctest -DESAT_TESTS=ON
 	$(BIN)/cmake --build $(BUILD)/ctest --target native_tests
 	$(BIN)/ctest --test-dir $(BUILD)/ctest --output-on-failure
 
@@ -81,26 +84,27 @@ ctest-aarch64: $(VENV)/.tools ## the C++ tests for 64-bit ARM, cross-compiled an
 	@command -v aarch64-linux-gnu-g++ >/dev/null && command -v qemu-aarch64 >/dev/null || \
 		{ echo "ctest-aarch64 needs aarch64-linux-gnu-g++ and qemu-aarch64: apt-get install g++-aarch64-linux-gnu qemu-user" >&2; exit 2; }
 	PATH="$(abspath $(BIN)):$$PATH" cmake -S . -G Ninja -B $(BUILD)/aarch64 -DCMAKE_TOOLCHAIN_FILE=cmake/aarch64-linux-gnu.cmake \
-		-DESAT_TESTS=ON -DESAT_PYTHON=OFF -DESAT_CUDA=0
+		-DESAT_TESTS=ON -DESAT_PYTHON=OFF
 	$(BIN)/cmake --build $(BUILD)/aarch64 --target native_tests
 	for cpu in $(ARM_CPUS); do QEMU_CPU=$$cpu $(BIN)/ctest --test-dir $(BUILD)/aarch64 --output-on-failure || exit 1; done
 
 # The C++ tests, and the Python tests of the kernels on a copy of the tree whose library is instrumented. The thread sanitizer looks at
 # concurrent calls only, in a build without OpenMP: GNU's OpenMP runtime is not instrumented, so each of its joins would be a false alarm.
+# --capture=sys lets a sanitizer's report through: it is written past Python.
 sanitize: $(VENV)/.test ## address, undefined behaviour and thread sanitizers over the native code
-	$(CONFIGURE) -B $(BUILD)/tsan -DESAT_TESTS=ON -DESAT_CUDA=0 -DCMAKE_BUILD_TYPE=Sanitize -DESAT_SANITIZE=thread -DESAT_USE_OPENMP=OFF
+	$(CONFIGURE) -B $(BUILD)/tsan -DESAT_TESTS=ON -DCMAKE_BUILD_TYPE=Sanitize -DESAT_SANITIZE=thread -DESAT_USE_OPENMP=OFF
 	$(BIN)/cmake --build $(BUILD)/tsan --target test_concurrent_calls
 	$(BUILD)/tsan/test_concurrent_calls
 	rm -rf $(SANITIZED)/tree && mkdir -p $(SANITIZED)/tree
 	cp -R esat_kernels engine benchmarks conformance tests pyproject.toml $(SANITIZED)/tree
 	rm -f $(SANITIZED)/tree/esat_kernels/_esat_native*.so
-	$(CONFIGURE) -B $(SANITIZED) -DESAT_TESTS=ON -DESAT_CUDA=0 -DCMAKE_BUILD_TYPE=Sanitize -DESAT_SANITIZE=address,undefined \
+	$(CONFIGURE) -B $(SANITIZED) -DESAT_TESTS=ON -DCMAKE_BUILD_TYPE=Sanitize -DESAT_SANITIZE=address,undefined \
 		-DESAT_OUTPUT_DIR="$(abspath $(SANITIZED))/tree/esat_kernels"
 	$(BIN)/cmake --build $(SANITIZED)
 	$(BIN)/ctest --test-dir $(SANITIZED) --output-on-failure
 	cd $(SANITIZED)/tree && ESAT_SHARED="$${ESAT_SHARED:-$(abspath ../shared)}" ESAT_REQUIRE=cpu PYTHONPATH=. ASAN_OPTIONS=detect_leaks=0 \
 		LD_PRELOAD="$$(g++ -print-file-name=libasan.so) $$(g++ -print-file-name=libstdc++.so)" \
-		$(abspath $(RUN)) -m pytest tests/kernels $(PARALLEL) -p no:cacheprovider -m "not slow and not cubin and not gpu" \
+		$(abspath $(RUN)) -m pytest tests/kernels $(PARALLEL) --capture=sys -p no:cacheprovider -m "not slow and not cubin and not gpu" \
 		-k "not triton and not compile and not export and not opcheck and not openmp and not packaging"
 
 wheel: $(VENV)/.tools ## a manylinux wheel in dist/
@@ -110,11 +114,8 @@ wheel: $(VENV)/.tools ## a manylinux wheel in dist/
 
 # The machine's own Python, whose PyTorch has CUDA; .venv's where it has none.
 GPU_PYTHON = $(if $(shell $(PYTHON) -c "import torch" 2>/dev/null && echo yes),$(PYTHON),$(if $(wildcard $(RUN)),$(RUN),$(PYTHON)))
-gpu: ## on a CUDA machine: build, test, sanitise and time the GPU kernels (says what it would do where there is no GPU)
-	$(GPU_PYTHON) -m benchmarks.gpu
-
-gpu-peers: ## the slow peers: torch.compile and FlexAttention, autotuned
-	$(GPU_PYTHON) -m benchmarks.gpu --peers
+gpu: ## on a CUDA machine: check and time the GPU kernels and the engine (says what it would do where there is no GPU); PEERS=1: compiled peers too
+	$(GPU_PYTHON) -m benchmarks.gpu $(if $(PEERS),--peers) $(GPU_OPTIONS)
 
 SHARDS ?= carry/shards
 MINUTES ?= 9

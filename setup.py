@@ -1,7 +1,8 @@
-"""Builds the native library with CMake. Without a working compiler the package installs all the same and says why it has no library.
+"""Builds the native library with CMake and the CUDA kernels with nvcc. Without a working compiler the package installs all the same and says why
+it has no library.
 
 ESAT_NATIVE: auto (default), 1 (a failed build is an error), 0 (do not build). ESAT_CUDA: auto (default: CUDA kernels when nvcc is found),
-1 (nvcc is needed), 0.
+1 (a failed build is an error), 0.
 """
 
 from __future__ import annotations
@@ -18,6 +19,8 @@ from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
 
 ROOT = Path(__file__).resolve().parent
+sys.path.insert(0, str(ROOT / "csrc"))
+import build_cuda  # noqa: E402
 
 
 class BuildError(Exception):
@@ -59,7 +62,6 @@ def build_library(output: Path, work: Path) -> None:
     configure = [
         *(cmake, "--fresh", "-S", str(ROOT), "-B", str(work), "-DCMAKE_BUILD_TYPE=Release", f"-DPython_EXECUTABLE={sys.executable}"),
         *(f"-Dpybind11_DIR={pybind11.get_cmake_dir()}", f"-DESAT_OUTPUT_DIR={output}"),
-        f"-DESAT_CUDA={os.environ.get('ESAT_CUDA', 'auto')}",
     ]
     ninja = find_program("ninja")
     if ninja is not None:
@@ -69,7 +71,7 @@ def build_library(output: Path, work: Path) -> None:
 
 
 class BuildNative(build_ext):
-    """`build_ext` by CMake, which must not stop the installation unless ESAT_NATIVE=1 or ESAT_CUDA=1."""
+    """`build_ext` by CMake and nvcc, which must not stop the installation unless ESAT_NATIVE=1 or ESAT_CUDA=1."""
 
     def build_extension(self, ext: Extension) -> None:
         """Build the library, or note beside the Python files why there is none."""
@@ -82,16 +84,29 @@ class BuildNative(build_ext):
         for variable in ("ESAT_NATIVE", "ESAT_CUDA"):
             if os.environ.get(variable, "auto") not in ("auto", "0", "1"):
                 raise SystemExit(f"{variable} must be auto, 0 or 1, got {os.environ[variable]!r}")
+        self.build_cuda(output / build_cuda.OUTPUT.name)
         wanted = os.environ.get("ESAT_NATIVE", "auto")
         try:
             if wanted == "0":
                 raise BuildError("ESAT_NATIVE=0 at installation")
             build_library(output, Path(self.build_temp).resolve() / "native")
         except BuildError as error:
-            if wanted == "1" or (wanted == "auto" and os.environ.get("ESAT_CUDA") == "1"):
+            if wanted == "1":
                 raise SystemExit(f"esat: {error}") from error
             print(f"esat: no native library: {error}. The package works on its PyTorch reference.", file=sys.stderr)
             note.write_text(json.dumps({"reason": str(error)}) + "\n")
+
+    def build_cuda(self, library: Path) -> None:
+        """Build the CUDA kernels where nvcc is, unless they were built from these sources already."""
+        wanted = os.environ.get("ESAT_CUDA", "auto")
+        if wanted == "0" or (wanted == "auto" and build_cuda.find_nvcc() is None) or build_cuda.is_current(library):
+            return
+        try:
+            build_cuda.build(library)
+        except build_cuda.BuildError as error:
+            if wanted == "1":
+                raise SystemExit(f"esat: CUDA kernels were not built: {error}") from error
+            print(f"esat: no CUDA kernels: {error}", file=sys.stderr)
 
     def get_outputs(self) -> list[str]:
         """What was really made: a failed build leaves the note in the library's place."""

@@ -13,16 +13,13 @@
 namespace py = pybind11;
 
 // One line for each op that has a folder csrc/<op> with bindings_<op>.cpp.
-#define ESAT_FOR_EACH_OP(OP) OP(attention) OP(crop) OP(decode) OP(elimination) OP(frame)
+#define ESAT_FOR_EACH_OP(OP) OP(attention) OP(crop) OP(decode) OP(elimination) OP(linear) OP(layers)
 
 #define ESAT_DECLARE(op)               \
   namespace esat {                     \
   void bind_##op(py::module_& module); \
   }
 ESAT_FOR_EACH_OP(ESAT_DECLARE)
-#if defined(ESAT_HAVE_CUDA)
-ESAT_DECLARE(cuda)
-#endif
 
 namespace {
 
@@ -52,11 +49,7 @@ PYBIND11_MODULE(_esat_native, module) {
   py::dict build;
   build["compiler"] = ESAT_COMPILER;
   build["openmp"] = ESAT_OPENMP;
-  build["cuda"] = ESAT_CUDA_STATUS;
   module.attr("build_info") = build;
 #define ESAT_BIND(op) esat::bind_##op(module);
   ESAT_FOR_EACH_OP(ESAT_BIND)
-#if defined(ESAT_HAVE_CUDA)
-  ESAT_BIND(cuda)
-#endif
 }

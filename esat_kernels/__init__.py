@@ -1,6 +1,7 @@
 """Kernels of the ESAT tracker: force-directed attention and the small operations around it, each with a PyTorch reference."""
 
 from esat_kernels._backends import backends
+from esat_kernels._cuda import about as cuda_library
 from esat_kernels._device import verified_backends
 from esat_kernels._native import cpu_isa, kernel_table
 from esat_kernels._tuned import measured
@@ -20,6 +21,7 @@ __all__ = [
     "crop_patches",
     "crop_regions",
     "crop_resize",
+    "cuda_library",
     "decode_maps",
     "eliminate_tokens",
     "fda_attention",

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+
+import torch
+from torch import Tensor
 
 BACKENDS = ("cpu", "triton", "cuda", "reference")
 
@@ -24,3 +27,17 @@ def choose(op: str, backend: str, candidates: Mapping[str, Callable[[], str | No
     if reason is not None:
         raise NotImplementedError(f"{op}: backend {backend!r} cannot run: {reason}")
     return backend
+
+
+def check_out(op: str, out: Tensor, shape: Sequence[int], *inputs: Tensor) -> None:
+    """That a result of `shape` can be written into `out`: its dtype and device are those of the first of `inputs`, none of which needs a
+    gradient. ValueError, TypeError."""
+    first = inputs[0]
+    if out.shape != tuple(shape):
+        raise ValueError(f"{op}: out must be {tuple(shape)}, got {tuple(out.shape)}")
+    if out.dtype != first.dtype:
+        raise TypeError(f"{op}: out must be {first.dtype} like the input, got {out.dtype}")
+    if out.device != first.device:
+        raise ValueError(f"{op}: out must be on {first.device} like the input, got {out.device}")
+    if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in (out, *inputs)):
+        raise ValueError(f"{op}: a result that is written into out has no gradient")

@@ -101,11 +101,6 @@ def unsupported_tensors(*tensors: Tensor) -> str | None:
     return None
 
 
-def cuda_status() -> str:
-    """Whether the library holds CUDA kernels: "built by nvcc 12.4", or why not."""
-    return f"not built: {_REASON}" if _LIBRARY is None else str(_LIBRARY.build_info["cuda"])
-
-
 def cpu_isa() -> str:
     """The best set of instructions that the CPU kernels use: what the machine has, or the lesser set that ESAT_CPU names.
 

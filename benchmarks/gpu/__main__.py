@@ -1,57 +1,88 @@
-"""Builds, tests, sanitises and times the GPU kernels, in under ten minutes on a bare CUDA machine: `python -m benchmarks.gpu`.
+"""Checks and times the GPU kernels and the engine in under ten minutes on a bare CUDA machine: `make gpu`, or `python -m benchmarks.gpu`.
 
-Each part runs in a process of its own and leaves a JSON file and a log, so that a part that fails takes nothing with it, and a second call goes
-on where the first one stopped. Without a CUDA device every part says what it would do.
+Three stages, in the order of what they tell. Each part runs in a process of its own and leaves a JSON file and a log, so that a part that fails
+takes nothing with it; after each one the archive is complete, and a second call goes on where the first one stopped. Without a CUDA device every
+part says what it would do.
 
-    python -m benchmarks.gpu [--parts build,tests,...] [--peers] [--again] [--minutes 9.4] [--output DIR] [--tar FILE]
+    python -m benchmarks.gpu [--stages a,b,c | --parts attention,tests,...] [--peers] [--again] [--minutes 9.4] [--output DIR] [--tar FILE]
 """
 
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 import time
 from pathlib import Path
 
 from benchmarks.gpu import machine
-from benchmarks.gpu.parts import EXTRA, MINUTES, PARTS, PEERS
-from benchmarks.gpu.runner import REPOSITORY, run_parts
+from benchmarks.gpu.parts import EXTRA, MINUTES, PARTS, PEERS, REPOSITORY, STAGES, TRITON_CACHE, WORK, Part
+from benchmarks.gpu.runner import run_parts
+
+_ALL = (*PARTS, *PEERS, *EXTRA)
+
+
+def chosen_parts(parser: argparse.ArgumentParser, options: argparse.Namespace) -> list[Part]:
+    """In their order."""
+    known = list(STAGES) if options.stages else [part.name for part in _ALL]
+    asked = (options.parts or options.stages or "").split(",")
+    unknown = sorted(set(asked) - set(known) - {""})
+    if unknown:
+        what = "stages" if options.stages else "parts"
+        parser.error(f"unknown {what} {', '.join(unknown)}: expected some of {', '.join(known)}")
+    if options.parts:
+        return [part for part in _ALL if part.name in asked]
+    parts = [part for name, stage in STAGES.items() if not options.stages or name in asked for part in stage]
+    return [*parts, *(PEERS if options.peers else ())]
+
+
+def say(parts: list[Part], folder: Path) -> None:
+    """What would be done, and how long it may take."""
+    for name, stage in STAGES.items():
+        within = [part for part in stage if part in parts]
+        if within:
+            print(f"stage {name}, at most {sum(part.limit_s for part in within)} s")
+        for part in within:
+            _say_part(part, folder)
+    for part in parts:
+        if part not in PARTS:
+            _say_part(part, folder)
+
+
+def _say_part(part: Part, folder: Path) -> None:
+    print(f"  {part.name}: {part.purpose} (at most {part.limit_s} s)")
+    print("      " + " ".join(part.command(folder / f"gpu_{part.name}.json")))
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.gpu", description="Build, test, sanitise and time the GPU kernels.")
-    names = [part.name for part in (*PARTS, *EXTRA)]
-    parser.add_argument("--parts", help=f"only these, with commas: {','.join(names)}")
-    parser.add_argument("--peers", action="store_true", help="only the slow peers (torch.compile and FlexAttention, autotuned)")
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.gpu", description="Check and time the GPU kernels and the engine.")
+    group = parser.add_mutually_exclusive_group()
+    group.add_argument("--stages", help="only these, with commas: a, b, c")
+    group.add_argument("--parts", help=f"only these, with commas: {','.join(part.name for part in _ALL)}")
+    parser.add_argument("--peers", action="store_true", help="behind the stages also compiled peers, with what time is left")
     parser.add_argument("--again", action="store_true", help="run parts that an earlier call finished on these sources once more")
     parser.add_argument("--minutes", type=float, default=MINUTES, help="of this call; parts that do not fit are left to the next")
-    parser.add_argument("--output", type=Path, help="folder of the JSON files; default benchmarks/results/<device>")
-    parser.add_argument(
-        "--tar", type=Path, help="pack that folder into this one file after every part, for machines that hand back few files"
-    )
+    parser.add_argument("--output", type=Path, default=WORK / "results", help="folder of the JSON files; default build/gpu/results")
+    parser.add_argument("--tar", type=Path, help="the archive; default gpu.tar.gz in the folder that OUT or OUTPUT names, else in out/")
     options = parser.parse_args()
     end = time.monotonic() + 60 * options.minutes
-    chosen = options.parts.split(",") if options.parts else [PEERS.name] if options.peers else [part.name for part in PARTS]
-    unknown = sorted(set(chosen) - set(names))
-    if unknown:
-        parser.error(f"unknown parts {', '.join(unknown)}: expected some of {', '.join(names)}")
-    parts = [part for part in (*PARTS, *EXTRA) if part.name in chosen]
+    parts = chosen_parts(parser, options)
+    folder = options.output.resolve()
+    archive = options.tar or Path(os.environ.get("OUT") or os.environ.get("OUTPUT") or "out") / "gpu.tar.gz"
 
     reason = machine.no_gpu()
-    folder = options.output or REPOSITORY / "benchmarks" / "results" / (machine.device_folder() if reason is None else "DEVICE")
     if reason is not None:
         print(f"{reason}: nothing is run. On a CUDA machine this command would do:")
-        for part in parts:
-            print(f"{part.name}: {part.purpose} (at most {part.limit_s} s)")
-            print("    " + " ".join(part.command(folder / f"gpu_{part.name}.json")))
-        if options.parts is None and not options.peers:
-            print(f"Only when named with --parts: {', '.join(f'{part.name} ({part.purpose})' for part in EXTRA)}")
+        say(parts, folder)
+        print(f"{sum(part.limit_s for part in parts if part in PARTS)} s in all. After each part: {archive}; kernels in {TRITON_CACHE}")
+        others = [part for part in _ALL if part not in parts and part not in PARTS]
+        print(f"Only with --peers or when named with --parts: {', '.join(f'{part.name} ({part.purpose})' for part in others)}")
         return 0
-    folder = folder.resolve()
     folder.mkdir(parents=True, exist_ok=True)
+    TRITON_CACHE.mkdir(parents=True, exist_ok=True)
     facts = machine.facts(REPOSITORY)
     print(", ".join(f"{name} {value}" for name, value in facts.items()), flush=True)
-    return run_parts(parts, folder, facts, end - time.monotonic(), options.again, options.tar)
+    return run_parts(parts, folder, facts, end - time.monotonic(), options.again, archive)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,5 @@
-"""One attention call at the four ViT-B sizes: ours against plain SDPA by each of PyTorch's backends, eager FDA, and (--compiled) compiled peers.
+"""One attention call at the four ViT-B sizes: ours against plain SDPA by each of PyTorch's backends and eager FDA; with --compiled, compiled peers
+too; with --training, forward and backward instead.
 
 Times are of graph replays over several input sets, implementations in turn. No speed is reported for one that fails its accuracy check.
 """
@@ -38,13 +39,17 @@ def _sdpa(backend: SDPBackend) -> Attention:
     return call
 
 
+def ours_triton(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    return triton.forward(q, k, v, FORCES, Scores())[0]
+
+
 def _ours() -> dict[str, Attention]:
     found: dict[str, Attention] = {}
     if triton.available() is None:
-        found["ours:triton"] = lambda q, k, v: triton.forward(q, k, v, FORCES, Scores())[0]
+        found["ours:triton"] = ours_triton
     if cuda.available() is None:
         found["ours:cuda"] = lambda q, k, v: cuda.forward(q, k, v, FORCES, Scores())[0]
-        for rows in (32, 48, 64, 80):
+        for rows in cuda.heights(HEAD_DIM):
             found[f"ours:cuda:rows={rows}"] = lambda q, k, v, rows=rows: cuda.forward(q, k, v, FORCES, Scores(), rows=rows)[0]  # type: ignore[misc]
         found["ours:cuda:plain"] = lambda q, k, v: cuda.forward(q, k, v, FORCES._replace(alpha=0.0, beta=0.0), Scores())[0]
     return found
@@ -122,7 +127,8 @@ def measure(tokens: int, batch: int, candidates: dict[str, Attention]) -> list[d
                 row["ok"] = budget.ok if impl == "ours" else budget.max_error <= 10 * budget.max_allowed
                 if row["ok"]:
                     graphs[name] = Graph([lambda s=s, f=attention: f(*s) for s in sets])  # type: ignore[misc]
-                    row["cold_us"] = cold_us(lambda f=attention: f(*sets[0]))  # type: ignore[misc]
+                    if "rows=" not in name:
+                        row["cold_us"] = cold_us(lambda f=attention: f(*sets[0]))  # type: ignore[misc]
         except Exception as error:  # noqa: BLE001  a peer that cannot run here is a result, not a failure
             row["why"] = f"{type(error).__name__}: {str(error)[:300]}"
     for name, times in interleaved(graphs, ROUNDS).items():
@@ -157,32 +163,37 @@ def _backward(tokens: int) -> list[dict[str, Any]]:
     return rows
 
 
+def say(row: dict[str, Any]) -> None:
+    took = row.get("why", "wrong")
+    if "median_us" in row:
+        took = f"{row['median_us']:8.2f} us, {row.get('ratio_to_sdpa', float('nan')):5.2f} of SDPA"
+    print(f"N = {row['tokens']} {row['impl']}:{row['backend'] or ''} {took}", flush=True)
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description="Attention against its peers on a GPU.")
-    parser.add_argument("--compiled", action="store_true", help="compiled peers, which take minutes, instead of the quick ones")
+    group = parser.add_mutually_exclusive_group()
+    group.add_argument("--compiled", action="store_true", help="with compiled peers, which take minutes")
+    group.add_argument("--training", action="store_true", help="forward and backward together, ours by Triton")
     parser.add_argument("output", type=Path)
     options = parser.parse_args()
     torch.manual_seed(0)
+    if options.training:
+        reason = triton.available()
+        rows = [] if reason else [row for tokens in TRAINING for row in _backward(tokens)]
+        write(options.output, {"ok": bool(rows), "why": reason, "rows": rows})
+        return 0 if rows else 1
     ours = _ours()
-    rows: list[dict[str, Any]] = []
-    training: list[dict[str, Any]] = []
+    rows = []
     good = False
     for tokens in TOKENS:
         torch.compiler.reset()  # one function may be compiled for a few shapes only: beyond them PyTorch would run it uncompiled
-        candidates = {**ours, **(_compiled() if options.compiled else {}), **_peers()}
-        rows += measure(tokens, 1, candidates)
-        for row in rows[-len(candidates) :]:
-            took = (
-                f"{row['median_us']:8.2f} us, {row.get('ratio_to_sdpa', float('nan')):5.2f} of SDPA"
-                if "median_us" in row
-                else row.get("why", "wrong")
-            )
-            print(f"N = {tokens} {row['impl']}:{row['backend'] or ''} {took}", flush=True)
-        good = bool(ours) and all(row["ok"] for row in rows if row["impl"] == "ours")
-        write(options.output, {"ok": good and tokens == TOKENS[-1], "rows": rows, "training": training})
-    if not options.compiled and triton.available() is None:
-        training = [row for tokens in TRAINING for row in _backward(tokens)]
-    write(options.output, {"ok": good, "rows": rows, "training": training})
+        found = measure(tokens, 1, {**ours, **(_compiled() if options.compiled else {}), **_peers()})
+        rows += found
+        for row in found:
+            say(row)
+        good = {"ours:triton", "ours:cuda"} <= set(ours) and all(row["ok"] for row in rows if row["impl"] == "ours")
+        write(options.output, {"ok": good and tokens == TOKENS[-1], "rows": rows})
     return 0 if good else 1
 
 

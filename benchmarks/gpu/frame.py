@@ -1,20 +1,23 @@
-"""A frame on the GPU: the engine's network alone and the whole frame (crop, network, decode), batches 1 to 32, beside PyTorch's eager model.
+"""A frame on the GPU: the engine's network alone and the whole frame (crop, network, decode) as one CUDA graph.
 
-An engine has a speed only if its bf16 score map is at most twice as far from float32 as that of the eager model in bf16, if a replayed graph
-equals the eager calls bit for bit, and if 1000 replays give equal bits. `ostrack-384` is the same engine without forces: the cost of FDA.
+An engine has a speed only if its bf16 score map is at most twice as far from float32 as that of the eager model in bf16, at every number of
+tokens that a frame has, if a replayed graph equals the eager calls bit for bit, and if 1000 replays give equal bits. `ostrack-384` is the same
+engine without forces: the cost of FDA.
 
-    python -m benchmarks.gpu.frame OUTPUT         # all of it
-    python -m benchmarks.gpu.frame --nvtx         # one eager frame with an NVTX range for each stage, for nsys and ncu
+    python -m benchmarks.gpu.frame OUTPUT             # esat-384 at batch 1, and its longest kernels
+    python -m benchmarks.gpu.frame --rest OUTPUT      # other models and batches, PyTorch's eager model
+    python -m benchmarks.gpu.frame --compiled OUTPUT  # PyTorch's model by torch.compile, max-autotune with CUDA graphs
+    python -m benchmarks.gpu.frame --nvtx             # one eager frame with an NVTX range for each stage, for nsys and ncu
 """
 
 from __future__ import annotations
 
-import dataclasses
 import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import torch
 from torch import Tensor
@@ -23,15 +26,15 @@ import esat_kernels
 from benchmarks.gpu.inputs import boxes, full_float32, images, model_weights, pictures
 from benchmarks.gpu.parts import write
 from benchmarks.gpu.timing import summary
+from conformance.checks import HALF_REMOVED_OVERLAP
 from conformance.golden import patch_rows
 from engine.model.network import EsatNetwork
-from engine.runners.gpu.choices import choices_for
 from engine.runners.gpu.cuda import streams_for
 from engine.runners.gpu.frame import FramePlan, FrameResult, crop_template
 from engine.runners.gpu.network import GpuNetwork, Kernels, Seen
 from engine.weights.io import Weights
 
-BATCHES = (1, 4, 16, 32)
+REST = {"esat-384": (1, 4, 16), "ostrack-384": (1,), "esat-s-256": (1,)}  # batches; esat-384 once more, with the tiles measured meanwhile
 ROUNDS, REPETITIONS = 60, 1000
 DEVICE, DTYPE = torch.device("cuda"), torch.bfloat16
 Clock = Callable[[Callable[[], object]], dict[str, float]]
@@ -127,22 +130,61 @@ def repetitions_equal(replay: Callable[[], Seen], count: int) -> bool:
     return int(different) == 0
 
 
-def model_errors(weights: Weights, backends: list[str], device: torch.device = DEVICE) -> dict[str, float]:
-    """Largest error of the bf16 score map against the model in float32, of the eager model ("eager") and of the engine with each backend.
+def seen_and_chosen(weights: Weights, backend: str, device: torch.device) -> tuple[Seen, list[Tensor]]:
+    """What the engine makes of `images`, and the tokens that each elimination kept (positions among those before it)."""
+    chosen: list[Tensor] = []
+    eliminate = esat_kernels.eliminate_tokens
 
-    Without elimination: random weights leave near ties, which rounding would decide.
+    def spy(*arguments: Any, **options: Any) -> tuple[Tensor, Tensor, Tensor]:
+        found = eliminate(*arguments, **options)
+        chosen.append(found[0].clone())
+        return found
+
+    alone = NetworkFrame(GpuNetwork(weights, device, DTYPE, Kernels.of(backend)), *images(weights.config, 1, device))
+    with mock.patch.object(esat_kernels, "eliminate_tokens", spy):
+        return alone.eager(), chosen
+
+
+def model_errors(weights: Weights, backend: str, device: torch.device = DEVICE) -> dict[str, Any]:
+    """How far the bf16 score map of the engine ("engine"), and that of the eager model in bf16 ("eager"), is from the model in float32.
+
+    The tokens that the engine kept are prescribed to both models: random weights leave near ties, which rounding would decide, and one token
+    more or less changes everything behind it. "removed": of what the model in float32 would have removed, at the elimination where it is least,
+    the share that the engine removed too, and that the eager model would have.
     """
-    weights = dataclasses.replace(weights, config=weights.config.replace(keep_ratio=1.0))
-    template, search = images(weights.config, 1, device)
-    model = weights.model("reference").to(device)
-    with torch.inference_mode():
-        exact = model(template, search).score_map
-        eager = model.to(DTYPE)(template.to(DTYPE), search.to(DTYPE)).score_map
-        found = {"eager": float((eager.float() - exact).abs().max())}
-        for backend in backends:
-            seen = NetworkFrame(GpuNetwork(weights, device, DTYPE, Kernels.of(backend)), template, search).eager()
-            found[backend] = float((seen.maps.score - exact).abs().max())
+    seen, chosen = seen_and_chosen(weights, backend, device)
+    removed: list[set[int]] = []  # by the model that runs, at each elimination
+
+    def prescribed(scores: Tensor, keep: int, *_: Any, **__: Any) -> Tensor:
+        removed.append(_others(scores[0].float().topk(keep).indices, scores.shape[1]))
+        return chosen[(len(removed) - 1) % len(chosen)]
+
+    model, pictures_ = weights.model("reference").to(device), images(weights.config, 1, device)
+    with torch.inference_mode(), mock.patch.object(esat_kernels, "select_tokens", prescribed):
+        exact = model(*pictures_).score_map
+        eager = model.to(DTYPE)(*(picture.to(DTYPE) for picture in pictures_)).score_map
+    counts = weights.config.search_tokens_per_layer()
+    before = [weights.config.num_search, *(kept.shape[1] for kept in chosen)]
+    own, theirs = removed[: len(chosen)], removed[len(chosen) :]
+    ours = [_others(kept[0], count) for kept, count in zip(chosen, before, strict=False)]
+    share = {
+        name: min((len(a & b) / len(a) for a, b in zip(own, sets, strict=True)), default=1.0)
+        for name, sets in (("engine", ours), ("eager", theirs))
+    }
+    found: dict[str, Any] = {
+        "eager": float((eager.float() - exact).abs().max()),
+        "engine": float((seen.maps.score - exact).abs().max()),
+        "removed": share,
+        "tokens": sorted(
+            {weights.config.num_template + weights.config.num_search, *(weights.config.num_template + n for n in counts[:-1]), counts[-1]}
+        ),
+    }
+    found["ok"] = found["engine"] <= 2 * found["eager"] and share["engine"] >= min(HALF_REMOVED_OVERLAP, share["eager"] - 0.02)
     return found
+
+
+def _others(positions: Tensor, count: int) -> set[int]:
+    return set(range(count)) - set(positions.tolist())
 
 
 def engine_rows(
@@ -175,18 +217,25 @@ def engine_rows(
     return rows
 
 
-def peer_rows(weights: Weights) -> list[dict[str, Any]]:
-    """The public formulation in PyTorch, bf16, N x N matrices, eager and as a graph."""
+def peer_rows(weights: Weights, compiled: bool = False) -> list[dict[str, Any]]:
+    """The public formulation in PyTorch, bf16, N x N matrices: eager and as a graph, or compiled with all that Inductor has."""
     model: EsatNetwork = weights.model("reference").to(DEVICE, DTYPE)
     template, search = (image.to(DTYPE) for image in images(weights.config, 1, DEVICE))
+    name = weights.config.name
 
     @torch.no_grad()
     def eager() -> Tensor:
         return model(template, search).score_map
 
+    if compiled:
+        torch.compiler.reset()
+        fast = torch.compile(eager, mode="max-autotune", dynamic=False)
+        expected, found = eager(), fast()
+        error = float((found.float() - expected.float()).abs().max())
+        return [_timed(row_of("compiled", name, "max-autotune", "graph", "network", 1, ok=error < 0.05, difference=error), fast)]
     replay = streams_for(DEVICE).capture(eager, ())
     modes = {"eager": eager, "graph": replay}
-    return [_timed(row_of("eager", weights.config.name, "reference", mode, "network", 1, ok=True), call) for mode, call in modes.items()]
+    return [_timed(row_of("eager", name, "reference", mode, "network", 1, ok=True), call) for mode, call in modes.items()]
 
 
 def stages(weights: Weights, backend: str) -> dict[str, float]:
@@ -226,47 +275,78 @@ def attempt(row: dict[str, Any], rows: list[dict[str, Any]], measure: Callable[[
         rows.append({**row, "ok": False, "why": f"{type(error).__name__}: {str(error)[:600]}"})
 
 
-def main(output: Path) -> int:
-    full_float32()
-    backends = [name for name in ("cuda", "triton") if esat_kernels.backends()[name] is None]
-    found: dict[str, Any] = {
-        "ok": False,
-        "rows": [],
-        "score_map_errors": {},
-        "stages_us": {},
-        "choices_verified": choices_for(DEVICE).verified,
-    }
-    rows: list[dict[str, Any]] = found["rows"]
-    for name in ("esat-384", "ostrack-384", "esat-s-256"):
+class Report:
+    """What has been measured, written anew after every step."""
+
+    def __init__(self, output: Path):
+        self._output = output
+        self.rows: list[dict[str, Any]] = []
+        self.content: dict[str, Any] = {"ok": False, "rows": self.rows, "score_map_errors": {}, "stages_us": {}}
+
+    def write(self, ok: bool = False) -> None:
+        write(self._output, {**self.content, "ok": ok})
+
+    def model(self, name: str, backend: str, batches: tuple[int, ...]) -> None:
+        """Errors and times of the engine."""
         weights = model_weights(name)
-        errors = found["score_map_errors"].setdefault(name, {})
-        for backend in backends:
-            batches = BATCHES if name == "esat-384" and backend == backends[0] else BATCHES[:1]
 
-            def ours(weights: Weights = weights, backend: str = backend, batches: tuple[int, ...] = batches, errors: Any = errors) -> Any:
-                errors |= model_errors(weights, [backend])
-                return engine_rows(weights, backend, batches, errors[backend] <= 2 * errors["eager"])
+        def ours() -> list[dict[str, Any]]:
+            errors = model_errors(weights, backend)
+            self.content["score_map_errors"].setdefault(name, {})[backend] = errors
+            self.write()
+            return engine_rows(weights, backend, batches, errors["ok"])
 
-            attempt(row_of("ours", name, backend, "graph", "network", 1), rows, ours)
-            write(output, found)
-        attempt(row_of("eager", name, "reference", "graph", "network", 1), rows, lambda weights=weights: peer_rows(weights))  # type: ignore[misc]
-        write(output, found)
-    for row in rows:
-        took = f"{row['median_ms']:.3f} ms, {row['fps']:.0f} frames/s" if row["ok"] else f"wrong: {row}"
-        print(f"{row['model']} {row['impl']} {row['backend']} {row['mode']} {row['scope']} batch {row['batch']}: {took}")
-    found["ok"] = bool(backends) and all(row["ok"] for row in rows)
-    write(output, found)
-    for backend in backends:
+        attempt(row_of("ours", name, backend, "graph", "network", 1), self.rows, ours)
+        self.write()
+
+    def peer(self, name: str, compiled: bool = False) -> None:
+        row = row_of("compiled" if compiled else "eager", name, "reference", "graph", "network", 1)
+        attempt(row, self.rows, lambda: peer_rows(model_weights(name), compiled))
+        self.write()
+
+    def longest_kernels(self, backend: str) -> None:
         try:
-            found["stages_us"][backend] = stages(model_weights("esat-384"), backend)
+            self.content["stages_us"][backend] = stages(model_weights("esat-384"), backend)
         except Exception as error:  # noqa: BLE001  a profiler that cannot run here is no fault of the engine
             print(f"no stages of {backend}: {error}")
-    write(output, found)
-    return 0 if found["ok"] else 1
+        self.write()
+
+    def end(self) -> int:
+        """0 if all that was measured is right."""
+        for row in self.rows:
+            took = f"{row['median_ms']:.3f} ms, {row['fps']:.0f} frames/s" if row["ok"] else f"wrong: {row}"
+            print(f"{row['model']} {row['impl']} {row['backend']} {row['mode']} {row['scope']} batch {row['batch']}: {took}")
+        for name, errors in self.content["score_map_errors"].items():
+            print(f"{name} score map against float32: {errors}")
+        for backend, found in self.content["stages_us"].items():
+            print("\n".join(f"{backend} {what}: {us:.1f} us" for what, us in found.items()))
+        good = bool(self.rows) and all(row["ok"] for row in self.rows)
+        self.write(good)
+        return 0 if good else 1
+
+
+def main(arguments: list[str]) -> int:
+    *options, output = arguments
+    full_float32()
+    backends = [name for name in ("cuda", "triton") if esat_kernels.backends()[name] is None]
+    report = Report(Path(output))
+    if "--compiled" in options:
+        for name in ("ostrack-384", "esat-384"):
+            report.peer(name, compiled=True)
+    elif "--rest" in options:
+        for name, batches in REST.items():
+            for backend in backends[: 1 if name == "esat-384" else 2]:
+                report.model(name, backend, batches)
+            report.peer(name)
+    else:
+        for backend in backends:
+            report.model("esat-384", backend, (1,))
+            report.longest_kernels(backend)
+    return report.end()
 
 
 if __name__ == "__main__":
     if sys.argv[1] == "--nvtx":
         nvtx()
     else:
-        sys.exit(main(Path(sys.argv[1])))
+        sys.exit(main(sys.argv[1:]))

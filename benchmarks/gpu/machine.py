@@ -1,4 +1,4 @@
-"""The machine that a result belongs to: device, driver, clocks, versions, commit."""
+"""The machine that a result belongs to: device, driver, clocks, versions, commit. PyTorch is not imported: that alone takes seconds."""
 
 from __future__ import annotations
 
@@ -7,29 +7,23 @@ import platform
 import re
 import subprocess
 from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
 from pathlib import Path
 
 from engine.commit import commit_of
 
-_SOURCES = {".py", ".cu", ".cuh", ".h", ".cpp", ".json", ".npz", ".txt", ".toml"}
+_SOURCES = {".py", ".cu", ".cuh", ".h", ".cpp", ".npz", ".txt", ".toml"}  # no JSON: measured tiles and choices change while parts run
 
 
 def no_gpu() -> str | None:
-    """None if PyTorch sees a CUDA device, else why not."""
-    try:
-        import torch
-    except ImportError:
+    """None if there is a CUDA device and a PyTorch for it, else why not."""
+    found = find_spec("torch")
+    if found is None or found.origin is None:
         return "PyTorch is not installed"
-    return None if torch.cuda.is_available() else f"PyTorch {torch.__version__} sees no CUDA device"
-
-
-def device_folder() -> str:
-    """The device's name as a folder: "NVIDIA H200" is nvidia-h200."""
-    import torch
-
-    from esat_kernels import _tuned
-
-    return _tuned.slug(torch.cuda.get_device_name())
+    about = Path(found.origin).with_name("version.py")
+    if about.is_file() and re.search(r"^cuda\b.*=\s*None", about.read_text(), re.MULTILINE):
+        return f"PyTorch {_version('torch')} is built without CUDA"
+    return None if _query("name") else "nvidia-smi shows no CUDA device"
 
 
 def output(*command: str | Path, seconds: float = 20) -> str | None:
@@ -39,6 +33,12 @@ def output(*command: str | Path, seconds: float = 20) -> str | None:
     except (OSError, subprocess.TimeoutExpired):
         return None
     return done.stdout.strip() if done.returncode == 0 else None
+
+
+def _query(fields: str) -> str | None:
+    """Of the first device."""
+    found = output("nvidia-smi", f"--query-gpu={fields}", "--format=csv,noheader")
+    return found.splitlines()[0] if found else None
 
 
 def _version(package: str) -> str | None:
@@ -57,39 +57,29 @@ def commit(repository: Path) -> str | None:
 def sources(repository: Path) -> str:
     """A hash of everything that the results depend on: it works outside a git checkout too, and with local changes."""
     found = hashlib.sha256()
-    for folder in ("csrc", "engine", "esat_kernels", "benchmarks", "conformance", "tests", "CMakeLists.txt", "pyproject.toml"):
+    for folder in ("csrc", "engine", "esat_kernels", "benchmarks", "conformance", "tests", "pyproject.toml"):
         for path in sorted([repository / folder, *(repository / folder).rglob("*")]):
             place = path.relative_to(repository)
-            if (
-                path.is_file()
-                and path.suffix in _SOURCES
-                and place.parts[:2] != ("benchmarks", "results")
-                and not path.name.startswith("_native")
-            ):
+            if path.is_file() and path.suffix in _SOURCES and place.parts[:2] != ("benchmarks", "results"):
                 found.update(f"{place} {path.stat().st_size}\n".encode() + path.read_bytes())
     return found.hexdigest()[:16]
 
 
 def clocks() -> str | None:
     """As the device is now."""
-    return output("nvidia-smi", "--query-gpu=clocks.sm,clocks.mem,temperature.gpu,power.draw", "--format=csv,noheader")
+    return _query("clocks.sm,clocks.mem,temperature.gpu,power.draw")
 
 
 def facts(repository: Path) -> dict[str, object]:
     """What every result file carries."""
-    import torch
-
-    properties = torch.cuda.get_device_properties(0)
-    query = "--query-gpu=driver_version,clocks.sm,clocks.mem,clocks.max.sm,power.limit"
     nvcc = re.search(r"release ([\d.]+)", output("nvcc", "--version") or "")
     return {
-        "device": properties.name,
-        "capability": f"{properties.major}.{properties.minor}",
-        "multiprocessors": properties.multi_processor_count,
-        "memory_gib": round(properties.total_memory / 2**30, 1),
-        "driver_and_clocks": output("nvidia-smi", query, "--format=csv,noheader"),
+        "device": _query("name"),
+        "capability": _query("compute_cap"),
+        "memory": _query("memory.total"),
+        "driver_and_clocks": _query("driver_version,clocks.sm,clocks.mem,clocks.max.sm,power.limit"),
         "python": platform.python_version(),
-        "torch": torch.__version__,
+        "torch": _version("torch"),
         "triton": _version("triton"),
         "nvcc": nvcc.group(1) if nvcc else None,
         "commit": commit(repository),

@@ -1,4 +1,6 @@
-"""What `make gpu` consists of, in order, and what its parts share: how long they may take, and files that are whole even if a part is stopped."""
+"""What `make gpu` consists of, in the order of what it tells, and what its parts share: how long they may take, and files that are whole even if
+a part is stopped.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +12,10 @@ import time
 from pathlib import Path
 from typing import Any
 
+REPOSITORY = Path(__file__).resolve().parents[2]
+WORK = REPOSITORY / "build" / "gpu"  # results and compiled kernels; git ignores it
+TRITON_CACHE = WORK / "triton"
+LIBRARY = REPOSITORY / "esat_kernels" / "libesat_cuda.so"
 _END = "ESAT_PART_END"  # environment: the time at which the running part is stopped
 
 
@@ -22,13 +28,13 @@ class Part:
     purpose: str
     limit_s: int
     arguments: tuple[str, ...] = ()
-    always: bool = False  # it leaves more than results behind: an earlier call may have done so on another machine
+    leaves: Path | None = None  # what others need of it beside its results: where that is missing, it is done again
 
     def command(self, output: Path) -> list[str]:
         return [sys.executable, "-m", f"benchmarks.gpu.{self.module}", *self.arguments, str(output)]
 
     def environment(self, seconds: float) -> dict[str, str]:
-        return {**os.environ, _END: str(time.time() + seconds), "PYTHONUNBUFFERED": "1"}
+        return {**os.environ, _END: str(time.time() + seconds), "PYTHONUNBUFFERED": "1", "TRITON_CACHE_DIR": str(TRITON_CACHE)}
 
 
 def seconds_left(unlimited: float) -> float:
@@ -44,34 +50,40 @@ def write(path: Path, content: dict[str, Any]) -> None:
     partial.replace(path)
 
 
-# What each part takes on the first call is mostly the compiler: "build" and "compile" keep many cores busy, so that the others find all kernels.
-# The sanitizer comes last, since it is slow and no other part needs it.
-PARTS = (
-    Part("build", "build", "CMake and nvcc build the native library for sm_80 and sm_90a into esat_kernels/", 150, always=True),
-    Part("compile", "warm", "Triton compiles what the other parts run, in several processes at once", 120, always=True),
-    Part("tests", "tests", "the GPU tests: error budgets, gradients, graph replay equal to eager, the loop, 1000 equal repetitions", 180),
-    Part("golden", "golden", "golden files of public code through the attention kernels and the engine", 60),
-    Part("attention", "attention", "attention of the four ViT-B sizes against every plain SDPA backend and eager FDA, graph-replayed", 90),
-    Part(
-        "frame", "frame", "network and whole frame as one CUDA graph, batches 1 to 32, eager peers, the cost of FDA, stages of a frame", 120
+# Stages: is it right and fast at all; what a frame costs and where; the rest.
+STAGES: dict[str, tuple[Part, ...]] = {
+    "a": (
+        Part("library", "build", "the CUDA library is loaded; nvcc builds it if it is missing or of other sources", 20, leaves=LIBRARY),
+        Part("attention", "attention", "CUDA and Triton attention right, and timed against every plain SDPA backend, at four sizes", 40),
     ),
-    Part(
-        "pipeline",
-        "pipeline",
-        "1080p frames through the device-resident loop, from pinned memory and as NumPy arrays, several targets and streams",
-        70,
+    "b": (
+        Part("compile", "warm", "Triton compiles the kernels of an esat-384 frame, in several processes", 30, ("--frame",), TRITON_CACHE),
+        Part("frame", "frame", "esat-384, batch 1: right at every number of tokens, one graph, its time, its 25 longest kernels", 60),
+        Part("counters", "counters", "Nsight Compute's full set for one attention and three products", 30),
     ),
+    "c": (
+        Part("compile-rest", "warm", "Triton compiles what the parts below run, in several processes", 30, ("--rest",), TRITON_CACHE),
+        Part("products", "products", "every tile of each product, right and timed, beside cuBLASLt; likewise attention and the head", 75),
+        Part(
+            "tests", "tests", "the GPU tests: error budgets, gradients, graph replay equal to eager, the loop, 1000 equal repetitions", 100
+        ),
+        Part("golden", "golden", "golden files of public code through the attention kernels and the engine", 25),
+        Part("frames", "frame", "other models and batches, what FDA costs in a frame, PyTorch's eager model", 30, ("--rest",)),
+        Part("pipeline", "pipeline", "1080p frames through the device-resident loop: pinned memory, NumPy arrays, targets, streams", 30),
+        Part("targets", "targets", "several targets in one frame against separate trackers", 15),
+        Part("memcheck", "sanitize", "compute-sanitizer memcheck over small calls of every kernel", 30, ("--all", "memcheck")),
+        Part("racecheck", "sanitize", "racecheck; of the CUDA kernels alone it decides", 25, ("--all", "racecheck")),
+    ),
+}
+PARTS = tuple(part for stage in STAGES.values() for part in stage)
+# Behind the others, with what time is left.
+PEERS = (
+    Part("peers-frame", "frame", "a frame by torch.compile (max-autotune, CUDA graphs), plain and with FDA", 590, ("--compiled",)),
+    Part("peers", "attention", "attention against torch.compile and FlexAttention, default and max-autotune", 590, ("--compiled",)),
+)
+EXTRA = (  # only when named
+    Part("training", "attention", "forward and backward of the Triton attention against plain SDPA", 60, ("--training",)),
     Part("table2", "table2", "the paper's table 2 by the public protocol, honestly, and by our engine: table2.json", 70),
     Part("plots", "plots", "pictures of these results", 20),
-    Part("sanitize", "sanitize", "compute-sanitizer memcheck and racecheck over small calls of every kernel", 150, ("--all",)),
 )
-PEERS = Part("peers", "attention", "attention against torch.compile and FlexAttention, default and max-autotune", 590, ("--compiled",))
-PRODUCTS = Part(
-    "products",
-    "products",
-    'each product of a frame, fused kernel against cuBLASLt: the part "engine" of esat_kernels/tuned/<device>.json',
-    300,
-)
-TUNE = Part("tune", "tune", "tiles of the Triton kernels: esat_kernels/tuned/<device>.json", 590)
-EXTRA = (PEERS, PRODUCTS, TUNE)  # only when named
 MINUTES = 9.4  # of one call: where GPUs are lent, ten minutes a command are common

@@ -1,29 +1,44 @@
-"""Which implementation of each product is faster here: the engine's one fused kernel, or PyTorch's calls around cuBLASLt; likewise the head.
+"""The tiles that the Triton products and attention may take, at the shapes of a frame: each one checked against float32 and timed, the fastest kept
+for this device; then each product by that kernel against PyTorch's calls around cuBLASLt, and likewise the head's convolutions.
 
-Prints and writes the part "engine" of the device's table, `esat_kernels/tuned/<device>.json`; somebody who has looked at it copies it there.
+Candidates of one problem are replayed as CUDA graphs in turn. One that gives a wrong result has no time. The kernels and the engine read the table,
+`esat_kernels/tuned/<device>.json`: nothing is tuned while tracking.
 """
 
 from __future__ import annotations
 
+import dataclasses
+import json
 import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 import esat_kernels
-from benchmarks.gpu.inputs import model_weights
-from benchmarks.gpu.parts import write
+from benchmarks.gpu.inputs import full_float32, model_weights
+from benchmarks.gpu.parts import seconds_left, write
 from benchmarks.gpu.timing import Graph, Work, copies, interleaved, summary
 from engine.config import ModelConfig, preset
 from engine.runners.gpu.choices import Choices
 from engine.runners.gpu.head import Head
 from engine.runners.gpu.products import Product
 from engine.runners.gpu.weights import fold_weights
+from esat_kernels import _tuned, testing
+from esat_kernels.attention import triton as attention
+from esat_kernels.attention import triton_tiles as attention_tiles
+from esat_kernels.attention.common import Forces, Scores
+from esat_kernels.linear import reference
+from esat_kernels.linear import triton as linear
+from esat_kernels.linear import triton_tiles as linear_tiles
 
-BATCHES, ROUNDS, CALLS = (1, 4, 16), 20, 8
+MODELS = ("esat-384", "esat-s-256")
 FUSED, LIBRARY = Choices(False, 1 << 30, {}, False), Choices(False, 0, {}, False)
 DEVICE, DTYPE = torch.device("cuda"), torch.bfloat16
+SETS, CALLS, QUICK, ROUNDS, FINALISTS = 8, 8, 3, 15, 4
+LAST_S = 8  # one problem may take so long
 
 
 def shapes(config: ModelConfig, batch: int) -> dict[str, set[int]]:
@@ -52,6 +67,135 @@ def dimensions(config: ModelConfig) -> dict[str, tuple[int, int, bool, bool, boo
     }
 
 
+@dataclasses.dataclass(frozen=True)
+class Shape:
+    """A product as a frame has it, behind the normalisation: x [rows, inner] in 16 bits, the result with a residual in float32."""
+
+    rows: int
+    inner: int
+    columns: int
+    activation: str | None
+    residual: bool
+
+    @property
+    def key(self) -> str:
+        return linear_tiles.shape_key(self.rows, self.inner, self.columns, DTYPE, DTYPE)
+
+    def operands(self, device: torch.device = DEVICE) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
+        """x, weight, bias, residual: fresh random values."""
+        x = torch.randn(self.rows, self.inner, device=device, dtype=DTYPE)
+        weight = torch.randn(self.columns, self.inner, device=device, dtype=DTYPE) * self.inner**-0.5
+        bias = torch.randn(self.columns, device=device, dtype=DTYPE)
+        return x, weight, bias, torch.randn(self.rows, self.columns, device=device) if self.residual else None
+
+    def candidates(self) -> list[linear_tiles.Tiles]:
+        return linear_tiles.candidates(self.inner, DTYPE, DTYPE)
+
+    def run(self, x: Tensor, weight: Tensor, bias: Tensor, residual: Tensor | None, tiles: linear_tiles.Tiles) -> Tensor:
+        return linear.run(x, weight, bias, None, self.activation, residual, torch.float32 if self.residual else DTYPE, tiles)
+
+    def right(self, out: Tensor, x: Tensor, weight: Tensor, bias: Tensor, residual: Tensor | None) -> bool:
+        """Against the product in float32: half a unit of bfloat16 beside the order of sums."""
+        exact = reference.linear(x.float(), weight.float(), bias, None, self.activation, residual, torch.float32)
+        allowed = 1e-4 + (0.0 if self.residual else 2.0**-8) * exact.abs()
+        return bool(((out.float() - exact).abs() <= allowed).all())  # False for NaN
+
+
+def frame_shapes(model: str) -> list[Shape]:
+    """All products of one frame at batch 1."""
+    config = preset(model)
+    found = set()
+    for name, counts in shapes(config, 1).items():
+        outputs, inputs, _, gelu, residual = dimensions(config)[name]
+        found |= {Shape(rows, inputs, outputs, "gelu" if gelu else None, residual) for rows in counts}
+    return sorted(found, key=lambda shape: dataclasses.astuple(shape)[:3])
+
+
+@dataclasses.dataclass(frozen=True)
+class Problem:
+    """What is timed: the table's name for it, and for each of its tiles whether the result is right and several calls on their own data."""
+
+    operation: str
+    key: str
+    candidates: dict[tuple[int, ...], tuple[Callable[[], bool], list[Work]]]
+
+
+def product_problem(shape: Shape) -> Problem:
+    x, weight, bias, residual = shape.operands()
+    weights = [weight, *(torch.randn_like(weight) for _ in range(min(16, copies(2 * weight.numel())) - 1))]
+    candidates: dict[tuple[int, ...], tuple[Callable[[], bool], list[Work]]] = {}
+    for tiles in shape.candidates():
+        right = lambda t=tiles: shape.right(shape.run(x, weight, bias, residual, t), x, weight, bias, residual)  # noqa: E731
+        candidates[dataclasses.astuple(tiles)] = (right, [lambda t=tiles, w=w: shape.run(x, w, bias, residual, t) for w in weights])  # type: ignore[misc]
+    return Problem("linear", shape.key, candidates)
+
+
+def attention_problem(tokens: int, heads: int, head_dim: int) -> Problem:
+    forces = Forces.of(head_dim, 0.1, 0.1)
+    inputs = [torch.randn(1, tokens, 3, heads, head_dim, device=DEVICE, dtype=DTYPE).permute(2, 0, 3, 1, 4) for _ in range(SETS)]
+    case = testing.make_case("near", heads=2, tokens=tokens, head_dim=head_dim, dtype=DTYPE)
+    moved = [tensor.to(DEVICE) for tensor in (case.q, case.k, case.v)]
+    candidates: dict[tuple[int, ...], tuple[Callable[[], bool], list[Work]]] = {}
+    for tiles in attention_tiles.forward_candidates(head_dim, DTYPE):
+        right = lambda t=tiles: testing.check(case, attention.forward(*moved, case.forces, Scores(), t)[0].cpu()).ok  # noqa: E731
+        calls = [lambda t=tiles, qkv=qkv: attention.forward(*qkv, forces, Scores(), t) for qkv in inputs]  # type: ignore[misc]
+        candidates[dataclasses.astuple(tiles)] = (right, calls)
+    return Problem("attention", attention_tiles.forward_key(tokens, heads, head_dim, DTYPE), candidates)
+
+
+def problems() -> Iterator[Callable[[], Problem]]:
+    """Of the larger model first, and there the products, which are most of a frame."""
+    for model in MODELS:
+        config = preset(model)
+        for shape in frame_shapes(model):
+            yield lambda shape=shape: product_problem(shape)  # type: ignore[misc]
+        counts = sorted({config.num_template + count for count in (config.num_search, *config.search_tokens_per_layer()[:-1])})
+        for tokens in counts:
+            yield lambda tokens=tokens, config=config: attention_problem(tokens, config.heads, config.head_dim)  # type: ignore[misc]
+
+
+@torch.no_grad()
+def compile_all() -> None:
+    """Every candidate once."""
+    for make in problems():
+        for _, calls in make().candidates.values():
+            calls[0]()
+
+
+@torch.no_grad()
+def measure(problem: Problem) -> list[dict[str, Any]]:
+    """One row for each candidate: its median, of few replays if it is not among the fastest, or why it has none."""
+    rows = {tiles: {"operation": problem.operation, "key": problem.key, "tiles": list(tiles), "ok": False} for tiles in problem.candidates}
+    graphs = {}
+    for tiles, (right, calls) in problem.candidates.items():
+        try:
+            rows[tiles]["ok"] = right()
+            if rows[tiles]["ok"]:
+                graphs[tiles] = Graph(calls, warmup=1)
+        except Exception as error:  # noqa: BLE001  tiles that this device cannot hold are a result, not a failure
+            rows[tiles]["why"] = f"{type(error).__name__}: {str(error)[:300]}"
+
+    def timed(chosen: list[tuple[int, ...]], rounds: int) -> None:
+        for name, times in interleaved({str(tiles): graphs[tiles] for tiles in chosen}, rounds).items():
+            next(row for tiles, row in rows.items() if str(tiles) == name)["median_us"] = summary(times)["median"]
+
+    timed(list(graphs), QUICK)
+    timed(sorted(graphs, key=lambda tiles: float(rows[tiles]["median_us"]))[:FINALISTS], ROUNDS)  # type: ignore[arg-type]
+    return list(rows.values())
+
+
+def fastest(rows: list[dict[str, Any]]) -> dict[str, dict[str, list[int]]]:
+    """The table: operation -> problem -> the tiles of the smallest median among the right ones."""
+    table: dict[str, dict[str, list[int]]] = {}
+    best: dict[tuple[str, str], float] = {}
+    for row in rows:
+        name = (row["operation"], row["key"])
+        if row["ok"] and "median_us" in row and row["median_us"] < best.get(name, float("inf")):
+            best[name] = row["median_us"]
+            table.setdefault(row["operation"], {})[row["key"]] = row["tiles"]
+    return table
+
+
 def _median_us(works: dict[str, list[Work]]) -> dict[str, float]:
     graphs = {name: Graph(calls) for name, calls in works.items()}
     return {name: summary(times)["median"] for name, times in interleaved(graphs, ROUNDS).items()}
@@ -59,8 +203,8 @@ def _median_us(works: dict[str, list[Work]]) -> dict[str, float]:
 
 @torch.no_grad()
 def measure_product(rows: int, outputs: int, inputs: int, norm: bool, gelu: bool, residual: bool) -> dict[str, float]:
-    """Microseconds of both implementations on one shape."""
-    weights = [torch.randn(outputs, inputs, device=DEVICE, dtype=DTYPE) / inputs**0.5 for _ in range(copies(2 * outputs * inputs))]
+    """Microseconds of both implementations on one shape, with the LayerNorm in front."""
+    weights = [torch.randn(outputs, inputs, device=DEVICE, dtype=DTYPE) / inputs**0.5 for _ in range(min(16, copies(2 * outputs * inputs)))]
     bias = torch.randn(outputs, device=DEVICE, dtype=DTYPE)
     x = torch.randn(rows, inputs, device=DEVICE, dtype=torch.float32 if norm else DTYPE)
     added = torch.randn(rows, outputs, device=DEVICE) if residual else None
@@ -73,7 +217,7 @@ def measure_product(rows: int, outputs: int, inputs: int, norm: bool, gelu: bool
 
 @torch.no_grad()
 def measure_head(config: ModelConfig) -> dict[str, Any]:
-    """Microseconds of the head with PyTorch's convolutions and with cuDNN's fused ones, or why those cannot run."""
+    """Microseconds of the head with cuDNN's fused convolutions and with plain ones, or why those cannot run."""
     weights = model_weights(config.name)
     folded = fold_weights(weights.state_dict, config, DEVICE, DTYPE, LIBRARY, "triton").head
     features = torch.randn(1, config.num_search, config.dim, device=DEVICE, dtype=DTYPE)
@@ -85,29 +229,79 @@ def measure_head(config: ModelConfig) -> dict[str, Any]:
         return {"why": str(failure)[:300]}
 
 
-def main(output: Path) -> int:
-    reason = esat_kernels.backends()["triton"]
-    if reason is not None:
-        write(output, {"ok": False, "why": reason})
-        return 1
-    torch.manual_seed(0)
-    config = preset("esat-384")
-    rows: list[dict[str, Any]] = []
-    for batch in BATCHES:
-        for name, counts in shapes(config, batch).items():
+class Table:
+    """The device's table, and the report on how it came about; both are written after every problem."""
+
+    def __init__(self, output: Path):
+        self._output = output
+        self._path = _tuned.file(torch.cuda.get_device_name())
+        self._path.parent.mkdir(exist_ok=True)
+        self._kept = json.loads(self._path.read_text()) if self._path.is_file() else {}
+        self.rows: list[dict[str, Any]] = []
+        self.found: dict[str, Any] = {"rows": self.rows, "products": [], "no_time_for": []}
+
+    def write(self, ok: bool = False, engine: dict[str, Any] | None = None) -> None:
+        table = {**self._kept, **{name: {**self._kept.get(name, {}), **entry} for name, entry in fastest(self.rows).items()}}
+        if engine is not None:
+            table["engine"] = engine
+        self._path.write_text(json.dumps(table, indent=1) + "\n")
+        _tuned._table.cache_clear()
+        write(self._output, {"ok": ok, **self.found, "table": table})
+
+
+def tune(table: Table) -> bool:
+    """Tiles; whether every candidate that ran was right."""
+    for make in problems():
+        problem = make()
+        if seconds_left(3600) < 2 * LAST_S:
+            table.found["no_time_for"].append(f"{problem.operation} {problem.key}")
+            continue
+        rows = measure(problem)
+        table.rows += rows
+        timed = [row for row in rows if "median_us" in row]
+        if timed:
+            best = min(timed, key=lambda row: row["median_us"])
+            counted = f"{len(timed)} of {len(rows)} timed"
+            print(f"{problem.operation} {problem.key}: {best['tiles']} {best['median_us']:.2f} us, {counted}", flush=True)
+        table.write()
+    return all(row["ok"] or "why" in row for row in table.rows)
+
+
+def compare(table: Table) -> dict[str, Any]:
+    """The engine's choices: each product by the tuned kernel or by the library, the head's convolutions."""
+    for model in MODELS:
+        config = preset(model)
+        for name, counts in shapes(config, 1).items():
             outputs, inputs, *rest = dimensions(config)[name]
             for count in sorted(counts):
+                if seconds_left(3600) < LAST_S:
+                    table.found["no_time_for"].append(f"{model} {name} {count}")
+                    continue
                 times = measure_product(count, outputs, inputs, *rest)
-                rows.append({"product": name, "batch": batch, "shape": f"{count}x{outputs}x{inputs}", **times})
-                print(f"{name} {rows[-1]['shape']}: fused {times['fused']:.1f} us, library {times['library']:.1f} us", flush=True)
-            write(output, {"ok": False, "rows": rows})
-    head = measure_head(config)
-    products = {row["shape"]: min(("fused", "library"), key=lambda choice: row[choice]) for row in rows}
+                row = {"model": model, "product": name, "shape": f"{count}x{outputs}x{inputs}", **times}
+                table.found["products"].append(row)
+                print(f"{name} {row['shape']}: fused {times['fused']:.1f} us, library {times['library']:.1f} us", flush=True)
+    head = table.found["head"] = measure_head(preset(MODELS[0]))
+    products = {row["shape"]: min(("fused", "library"), key=lambda choice: row[choice]) for row in table.found["products"]}
     better = "fused" in head and head["fused"] < head["library"] and head["difference"] < 1e-2
-    entry = {"verified": True, "fused_up_to_rows": 1024}
-    entry |= {"products": products, "fused_convolutions": better}
-    write(output, {"ok": True, "rows": rows, "head": head, "engine": entry})
-    return 0
+    return {"verified": True, "fused_up_to_rows": 1024, "products": products, "fused_convolutions": better}
+
+
+def main(output: Path) -> int:
+    reason = esat_kernels.backends()["triton"]
+    if reason is not None or not torch.cuda.is_available():
+        print(f"{reason or 'no CUDA device'}: nothing is tuned")
+        write(output, {"ok": False, "why": reason})
+        return 2
+    torch.manual_seed(0)
+    full_float32()
+    table = Table(output)
+    right = tune(table)
+    table.write(False)
+    engine = compare(table)
+    good = right and not table.found["no_time_for"]
+    table.write(good, engine)
+    return 0 if good else 1
 
 
 if __name__ == "__main__":

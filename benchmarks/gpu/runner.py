@@ -9,11 +9,10 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from benchmarks.gpu import machine
+from benchmarks.gpu import cache, machine
 from benchmarks.gpu.children import stop
-from benchmarks.gpu.parts import Part, write
+from benchmarks.gpu.parts import LIBRARY, REPOSITORY, TRITON_CACHE, Part, write
 
-REPOSITORY = Path(__file__).resolve().parents[2]
 GRACE_S = 3.0  # for a part that is stopped to stop what it has started
 LEAST_S = 8.0  # with less time left no part is started
 _LINES = {True: 8, False: 40}  # of a part's log that are printed, by whether it ended well
@@ -31,23 +30,24 @@ def run_parts(
 ) -> int:
     """Run what an earlier call with these `facts` has not finished (`again`: all) within `seconds`; 0 if all parts are ok, else 1.
 
-    folder: gets each part's file and log. facts: what every file carries; "sources" tells whether an earlier result still holds.
-    archive: the folder in one file, written anew after every part.
+    folder: gets each part's file and log. facts: what every file carries; "sources" and "device" tell whether an earlier result still holds.
+    archive: results, measured tiles, compiled kernels and the library in one file, written anew after every part that ran.
     """
     end = time.monotonic() + seconds
+    cache.settle(TRITON_CACHE)
     failed, left = [], []
     for part in parts:
         remaining = end - time.monotonic() - grace_s
-        if not again and _finished(part, folder / f"gpu_{part.name}.json", facts["sources"]):
+        if not again and _finished(part, folder / f"gpu_{part.name}.json", facts):
             print(f"== {part.name}: finished by an earlier call (--again repeats it)")
-        elif remaining < least_s:
+            continue
+        if remaining < least_s:
             left.append(part.name)
-        elif not _run(part, folder, facts, min(part.limit_s, remaining), grace_s):
+            continue
+        if not _run(part, folder, facts, min(part.limit_s, remaining), grace_s):
             failed.append(part.name)
-            if part.name == "build":
-                print("== the build failed: the CUDA kernel will be missing from the other parts")
         if archive is not None:
-            _pack(folder, archive)
+            pack(folder, archive)
     if left:
         print(f"no time was left for {', '.join(left)}: the same command goes on there")
     print(f"failed: {', '.join(failed)}" if failed else "all parts that ran are ok" if left else "all parts ok")
@@ -63,10 +63,11 @@ def _read(path: Path) -> dict[str, object]:
     return found if isinstance(found, dict) else {}
 
 
-def _finished(part: Part, path: Path, sources: object) -> bool:
-    """Whether an earlier call finished this part on these very sources."""
+def _finished(part: Part, path: Path, facts: dict[str, object]) -> bool:
+    """Whether an earlier call finished this part on these very sources and this device, and what it left is still there."""
     found = _read(path)
-    return not part.always and bool(found.get("ok")) and found.get("sources") == sources
+    same = all(found.get(name) == facts[name] for name in ("sources", "device"))
+    return bool(found.get("ok")) and same and (part.leaves is None or part.leaves.exists())
 
 
 def _run(part: Part, folder: Path, facts: dict[str, object], seconds: float, grace_s: float) -> bool:
@@ -102,12 +103,15 @@ def _run(part: Part, folder: Path, facts: dict[str, object], seconds: float, gra
     return bool(found["ok"])
 
 
-def _pack(folder: Path, target: Path) -> None:
+def pack(folder: Path, target: Path) -> None:
+    """All that a call leaves, by its place in the repository: unpacked there, and carried to a machine, the next call goes on at once."""
     target.parent.mkdir(parents=True, exist_ok=True)
     partial = target.with_name(target.name + ".partial")
-    with tarfile.open(partial, "w:gz") as archive:
-        for path in sorted((*folder.glob("gpu_*"), *folder.glob("table2.json"))):
-            archive.add(path, path.name)
-        for path in sorted((REPOSITORY / "esat_kernels" / "tuned").glob("*.json")):  # what the part `tune` writes
-            archive.add(path, f"tuned/{path.name}")
+    kept = [*folder.glob("gpu_*"), *folder.glob("table2.json"), *(REPOSITORY / "esat_kernels" / "tuned").glob("*.json")]
+    kept += [path for path in (LIBRARY,) if path.is_file()]
+    compiled = cache.files(TRITON_CACHE)
+    with tarfile.open(partial, "w:gz", compresslevel=4) as archive:
+        for path in sorted((*kept, *compiled)):
+            inside = path.is_relative_to(REPOSITORY)
+            archive.add(path, str(path.relative_to(REPOSITORY)) if inside else f"results/{path.name}")
     partial.replace(target)  # a call that is stopped leaves a whole file

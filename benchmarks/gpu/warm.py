@@ -1,24 +1,65 @@
-"""Compiles the Triton kernels that other parts run, by running them once: each job is a process, and Triton keeps what it compiled on disk.
+"""Compiles the Triton kernels that other parts launch, in several processes: one after the other they would take longer than all measurements.
 
-One after the other these would take longer than all measurements. What fails here fails again in its own part, which then says more.
+Each process goes through the same work on the device, but launches nothing: it compiles its share of the launches, and Triton keeps on disk what it
+compiled. What fails here fails again in its own part, which then says more.
 """
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
 import sys
-from collections.abc import Callable
+import zlib
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
+from unittest import mock
+
+import torch
 
 from benchmarks.gpu.children import run_together
-from benchmarks.gpu.parts import seconds_left, write
+from benchmarks.gpu.parts import TRITON_CACHE, seconds_left, write
 
-if TYPE_CHECKING:
-    from engine.runners.gpu.network import GpuNetwork
+WORKERS = 12
 
-BATCHES = (1, 4, 16)  # larger ones take library products
+
+def _kind(value: object) -> str:
+    """As much of an argument as Triton compiles in."""
+    if isinstance(value, torch.Tensor):
+        return f"{value.dtype} {value.data_ptr() % 16 == 0}"
+    return f"{value == 1} {value % 16 == 0}" if isinstance(value, int) else type(value).__name__
+
+
+@contextlib.contextmanager
+def compiling(share: Callable[[str], bool]) -> Iterator[list[str]]:
+    """Launches compile their kernel if it is within the `share`, and compute nothing; fresh memory is zero, so that what reads it finds valid
+    positions. Gives what was compiled: the kernel's name and the arguments that are compiled in.
+    """
+    from triton.runtime.jit import JITFunction
+
+    found: list[str] = []
+    run = JITFunction.run
+
+    def compile_only(self: Any, *arguments: Any, grid: Any, warmup: bool, **options: Any) -> Any:
+        name = f"{self.fn.__name__} {[_kind(value) for value in arguments]} {sorted(options.items())}"
+        if name not in found and share(name):
+            try:
+                run(self, *arguments, grid=grid, warmup=True, **options)
+            except Exception as error:  # noqa: BLE001  other kernels are compiled all the same
+                print(f"{name}: {type(error).__name__}: {str(error)[:300]}")
+            found.append(name)
+
+    def zeros(self: torch.Tensor, *size: Any, **options: Any) -> torch.Tensor:
+        return self.new_zeros(*size, **options)
+
+    with (
+        mock.patch.object(JITFunction, "run", compile_only),
+        mock.patch.object(torch.Tensor, "new_empty", zeros),
+        mock.patch.object(torch, "empty", torch.zeros),
+        mock.patch.object(torch, "empty_like", torch.zeros_like),
+    ):
+        yield found
 
 
 def _golden(dtype: str) -> None:
@@ -26,34 +67,28 @@ def _golden(dtype: str) -> None:
     from conformance.findings import Target
 
     for path in golden.files():
-        for row in golden.rows(path, Target("triton", dtype, "cuda")):
-            print(row["file"], row["ok"])
+        golden.rows(path, Target("triton", dtype, "cuda"))
 
 
-def _frame(model: str) -> None:
-    from benchmarks.gpu.frame import DEVICE, DTYPE
+def _frame(model: str, batch: int) -> None:
+    from benchmarks.gpu.frame import DEVICE, DTYPE, WholeFrame
     from benchmarks.gpu.inputs import model_weights
     from engine.runners.gpu.network import GpuNetwork, Kernels
 
-    frames(GpuNetwork(model_weights(model), DEVICE, DTYPE, Kernels.of("triton")))
-
-
-def frames(network: GpuNetwork) -> None:
-    """A frame of every batch."""
-    from benchmarks.gpu.frame import WholeFrame
-
-    for batch in BATCHES:
-        WholeFrame(network, batch).eager()
+    WholeFrame(GpuNetwork(model_weights(model), DEVICE, DTYPE, Kernels.of("triton")), batch).eager()
 
 
 def _attention() -> None:
     from benchmarks.gpu import attention
 
     for tokens in attention.TOKENS:
-        for call in attention._ours().values():
-            call(*attention._inputs(tokens, 1)[0])
-    for tokens in attention.TRAINING:
-        attention._backward(tokens)
+        attention.ours_triton(*attention._inputs(tokens, 1)[0])
+
+
+def _products() -> None:
+    from benchmarks.gpu import products
+
+    products.compile_all()
 
 
 def _sanitized(backend: str) -> None:
@@ -62,28 +97,47 @@ def _sanitized(backend: str) -> None:
     sanitize.calls(backend)
 
 
-JOBS: dict[str, Callable[[], None]] = {
-    **{f"golden {dtype}": functools.partial(_golden, dtype) for dtype in ("bf16", "fp16", "fp32")},
-    **{f"frame {model}": functools.partial(_frame, model) for model in ("esat-384", "ostrack-384", "esat-s-256")},
-    "attention": _attention,
-    **{f"sanitize {backend}": functools.partial(_sanitized, backend) for backend in ("triton", "frame")},
+JOBS: dict[str, dict[str, Callable[[], None]]] = {
+    "--frame": {"frame esat-384": functools.partial(_frame, "esat-384", 1), "attention": _attention},
+    "--rest": {
+        "products": _products,
+        **{
+            f"frame {model} x {batch}": functools.partial(_frame, model, batch)
+            for model, batch in (("ostrack-384", 1), ("esat-s-256", 1), ("esat-384", 4), ("esat-384", 16))
+        },
+        **{f"golden {dtype}": functools.partial(_golden, dtype) for dtype in ("bf16", "fp16", "fp32")},
+        **{f"sanitize {backend}": functools.partial(_sanitized, backend) for backend in ("triton", "frame")},
+    },
 }
 
 
-def main(output: Path) -> int:
-    commands = {name: [sys.executable, "-m", "benchmarks.gpu.warm", "--job", name] for name in JOBS}
-    threads = max(1, (os.cpu_count() or 1) // len(JOBS))
-    ended = run_together(commands, seconds_left(110) - 5, {**os.environ, "OMP_NUM_THREADS": str(threads)})
-    jobs = {name: {"code": one.code, "seconds": round(one.seconds, 1), "output_end": one.output[-800:]} for name, one in ended.items()}
-    for name, one in jobs.items():
-        print(f"{name}: {'stopped' if one['code'] is None else one['code']}, {one['seconds']} s")
+def work(group: str, worker: int, workers: int) -> int:
+    """One process's share of a group."""
+    code = 0
+    with compiling(lambda name: zlib.crc32(name.encode()) % workers == worker) as found:
+        for name, job in JOBS[group].items():
+            try:
+                job()
+            except Exception as error:  # noqa: BLE001
+                print(f"{name}: {type(error).__name__}: {str(error)[:600]}", flush=True)
+                code = 1
+    print(f"{len(found)} kernels", flush=True)
+    return code
+
+
+def main(group: str, output: Path) -> int:
+    workers = max(1, min(WORKERS, (os.cpu_count() or 2) - 2))
+    commands = {f"{n}": [sys.executable, "-m", "benchmarks.gpu.warm", "--work", group, f"{n}", f"{workers}"] for n in range(workers)}
+    ended = run_together(commands, seconds_left(110) - 3, {**os.environ, "OMP_NUM_THREADS": "1"})
+    found = {name: {"code": one.code, "seconds": round(one.seconds, 1), "output_end": one.output[-800:]} for name, one in ended.items()}
+    for name, one in found.items():
+        print(f"{name}: {'stopped' if one['code'] is None else one['code']}, {one['seconds']} s: {one['output_end'][-300:].strip()}")
     good = all(one.code == 0 for one in ended.values())
-    write(output, {"ok": good, "jobs": jobs})
+    write(output, {"ok": good, "workers": found, "files": sum(1 for _ in TRITON_CACHE.rglob("*.cubin"))})
     return 0 if good else 1
 
 
 if __name__ == "__main__":
-    if sys.argv[1] == "--job":
-        JOBS[sys.argv[2]]()
-    else:
-        sys.exit(main(Path(sys.argv[1])))
+    if sys.argv[1] == "--work":
+        sys.exit(work(sys.argv[2], int(sys.argv[3]), int(sys.argv[4])))
+    sys.exit(main(sys.argv[1], Path(sys.argv[2])))

@@ -12,7 +12,7 @@ namespace {
 
 struct Simd {
   typedef float Vector __attribute__((vector_size(16)));
-  typedef int Integers __attribute__((vector_size(16)));
+  typedef unsigned Words __attribute__((vector_size(16)));  // of bits: a sum wraps
   static constexpr int kWidth = 4;
   static constexpr int kRows = 4;     // rows of the register tile of a product
   static constexpr int kVectors = 2;  // and vectors in each row
@@ -73,10 +73,10 @@ struct Simd {
     p = fma(p, f, set1(0.24022120237350464F));
     p = fma(p, f, set1(0.6931469440460205F));
     p = fma(p, f, set1(1.0F));
-    Integers bits, exponent;
+    Words bits, exponent;
     std::memcpy(&bits, &p, sizeof bits);
     std::memcpy(&exponent, &power, sizeof exponent);
-    bits = (bits + (exponent << 23)) | (f != f);
+    bits = (bits + (exponent << 23)) | reinterpret_cast<Words>(f != f);
     std::memcpy(&p, &bits, sizeof p);
     return p;
   }

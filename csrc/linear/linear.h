@@ -41,9 +41,9 @@ struct Layout {
   std::ptrdiff_t at(int r) const { return r / kTileRows * tile + r % kTileRows * row; }
 };
 
-// Plain rows of `width` columns.
+// Plain rows of `width` columns. Static, as whatever a set's source file defines: of one name the linker keeps one copy, made for any set.
 template <class W>
-Layout rows_layout(int width) {
+static Layout rows_layout(int width) {
   return {static_cast<std::ptrdiff_t>(kTileRows) * width, kTileDepth<W>, width};
 }
 

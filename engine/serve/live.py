@@ -188,5 +188,11 @@ class LiveRun:
             self._put(Message(json.dumps({"type": "note", "reason": " ".join(str(error).split())})))
 
     def _put(self, message: Message | None) -> None:
-        """Hand over from the thread, waiting while the queue is full."""
-        asyncio.run_coroutine_threadsafe(self._queue.put(message), self._loop).result()
+        """Hand over from the thread, waiting while the queue is full. A loop that has been closed has nobody who reads."""
+        put = self._queue.put(message)
+        try:
+            done = asyncio.run_coroutine_threadsafe(put, self._loop)
+        except RuntimeError:
+            put.close()
+            return
+        done.result()

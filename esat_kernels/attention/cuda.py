@@ -1,21 +1,62 @@
-"""Force-directed attention by the compiled CUDA kernel (forward only): addresses, strides and the stream go to the native library."""
+"""Force-directed attention by the compiled CUDA kernel (forward only): addresses, strides and the stream go to libesat_cuda.so."""
 
 from __future__ import annotations
+
+import ctypes
 
 import torch
 from torch import Tensor
 
-from esat_kernels import _device, _native
+from esat_kernels import _cuda, _device
 from esat_kernels.attention.common import Forces, Scores, address, empty_out, gpu_unsupported
 
 HEAD_DIMS = (32, 64, 96, 128)
-_DTYPES = {torch.bfloat16: "bfloat16", torch.float16: "float16"}
+_HEIGHTS = (32, 48, 64, 80)
+_DTYPES = {torch.bfloat16: 0, torch.float16: 1}
+
+
+def heights(head_dim: int) -> tuple[int, ...]:
+    """How many queries a thread block may take."""
+    return _HEIGHTS if head_dim <= 64 else _HEIGHTS[:-1]
+
+
+class Strides(ctypes.Structure):
+    """`esat::cuda::Strides` of csrc/attention/attention_cuda.h."""
+
+    _fields_ = [(name, ctypes.c_int64) for name in ("batch", "head", "token")]
+
+
+class Forward(ctypes.Structure):
+    """`esat::cuda::Forward` of csrc/attention/attention_cuda.h, field for field."""
+
+    _fields_ = [
+        *((name, ctypes.c_void_p) for name in ("query", "key", "value", "out")),
+        *((f"{name}_strides", Strides) for name in ("query", "key", "value", "out")),
+        *((name, ctypes.c_void_p) for name in ("lse", "row_logits", "scores")),
+        *((name, ctypes.c_int) for name in ("batch", "heads", "tokens", "num_template", "template_token")),
+        *((name, ctypes.c_float) for name in Forces._fields),
+    ]
+
+
+def _open() -> tuple[ctypes.CDLL | None, str | None]:
+    """The library with the types of what is called here, or why it cannot be used."""
+    reason = _cuda.unavailable()
+    if reason is not None:
+        return None, reason
+    library = _cuda.library()
+    size, own = int(library.esat_fda_forward_size()), ctypes.sizeof(Forward)
+    if size != own:
+        return None, f"not built: {_cuda.FILE.name} takes calls of {size} bytes, this package makes calls of {own}; `make cuda` builds it"
+    library.esat_fda_forward.argtypes = [ctypes.POINTER(Forward), ctypes.c_int, ctypes.c_int, ctypes.c_int, ctypes.c_void_p]
+    return library, None
+
+
+_LIBRARY, _REASON = _open()  # at once: torch.compile traces `available`
 
 
 def available(device: torch.device | None = None) -> str | None:
     """None if the CUDA kernel can run here (on this device, by default the current one), else why not."""
-    status = _native.cuda_status()
-    return status if status.startswith("not built") else _device.cuda_unavailable(device)
+    return _REASON or _device.cuda_unavailable(device)
 
 
 def unsupported(q: Tensor, k: Tensor, v: Tensor) -> str | None:
@@ -42,22 +83,27 @@ def unsupported(q: Tensor, k: Tensor, v: Tensor) -> str | None:
 def forward(q: Tensor, k: Tensor, v: Tensor, forces: Forces, wanted: Scores, rows: int = 0) -> tuple[Tensor, Tensor, Tensor]:
     """out [B, H, N, D] (stored as [B, N, H, D]), the wanted scores, lse float32 [B, H, N].
 
-    rows: queries per thread block, 32, 48, 64 or 80 (80 up to D = 64); 0 lets the launcher choose. Inputs as `unsupported` allows them.
+    rows: queries per thread block, of `heights`; 0 lets the launcher choose. Inputs as `unsupported` allows them.
     """
     out, scores = empty_out(q), wanted.empty(q)
     lse = q.new_empty(q.shape[:3], dtype=torch.float32)
     logits = torch.empty_like(lse) if scores.numel() else None
+    batch, heads, tokens, head_dim = q.shape
+    call = Forward(batch=batch, heads=heads, tokens=tokens, **wanted._asdict(), **forces._asdict())
+    for name, tensor in (("query", q), ("key", k), ("value", v), ("out", out)):
+        place, strides = address(tensor)
+        setattr(call, name, place)
+        setattr(call, f"{name}_strides", Strides(*strides))
+    call.lse = lse.data_ptr()
+    if logits is not None:
+        call.row_logits, call.scores = logits.data_ptr(), scores.data_ptr()
     with torch.cuda.device(q.device):
-        _native.library().fda_forward_cuda(
-            _DTYPES[q.dtype],
-            tuple(q.shape),
-            forces,
-            *(item for tensor in (q, k, v, out) for item in address(tensor)),
-            lse.data_ptr(),
-            0 if logits is None else logits.data_ptr(),
-            0 if logits is None else scores.data_ptr(),
-            *wanted,
-            rows,
-            torch.cuda.current_stream().cuda_stream,
-        )
+        launch(call, q.dtype, head_dim, rows, torch.cuda.current_stream().cuda_stream)
     return out, scores, lse
+
+
+def launch(call: Forward, dtype: torch.dtype, head_dim: int, rows: int, stream: int) -> None:
+    """The library's call on the current device. ValueError for what it refuses, RuntimeError for an error of CUDA."""
+    if _LIBRARY is None:
+        raise NotImplementedError(_REASON)
+    _cuda.check(_LIBRARY.esat_fda_forward(ctypes.byref(call), _DTYPES[dtype], head_dim, rows, stream))

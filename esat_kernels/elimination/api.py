@@ -53,16 +53,27 @@ def eliminate_tokens(
     return (triton if chosen == "triton" else reference).eliminate_tokens(scores, keep, tokens, attended, num_template)
 
 
-def gather_tokens(tokens: Tensor, kept: Tensor, num_template: int, backend: str = "auto") -> Tensor:
+def gather_tokens(tokens: Tensor, kept: Tensor, num_template: int, backend: str = "auto", out: Tensor | None = None) -> Tensor:
     """The num_template first tokens and the search tokens at `kept`: [B, N, C], int64 [B, n] -> [B, num_template + n, C].
 
-    Differentiable in tokens. ValueError for shapes, TypeError for dtypes; a position outside [0, N - num_template) is an IndexError
-    (PyTorch's RuntimeError from the reference; "triton", which cannot raise, gives zeros).
+    Differentiable in tokens, unless the result is written into `out`: contiguous, of its shape and dtype, apart from tokens in memory.
+    ValueError for shapes, TypeError for dtypes; a position outside [0, N - num_template) is an IndexError (PyTorch's RuntimeError from the
+    reference; "triton", which cannot raise, gives zeros).
     """
     _check(tokens, kept, "gather_tokens")
     if not 0 <= num_template <= tokens.shape[1]:
         raise ValueError(f"gather_tokens: num_template must lie in [0, {tokens.shape[1]}], got {num_template}")
-    return _choose(tokens, kept, "gather_tokens", backend).gather_tokens(tokens, kept, num_template)
+    kernel = _choose(tokens, kept, "gather_tokens", backend)
+    if out is None:
+        return kernel.gather_tokens(tokens, kept, num_template)
+    _dispatch.check_out("gather_tokens", out, (tokens.shape[0], num_template + kept.shape[1], tokens.shape[2]), tokens)
+    if not out.is_contiguous():
+        raise ValueError(f"gather_tokens: out must be contiguous, got strides {out.stride()}")
+    return (
+        native.gather_tokens(tokens, kept, num_template, out)
+        if kernel is native
+        else out.copy_(kernel.gather_tokens(tokens, kept, num_template))
+    )
 
 
 def scatter_tokens(tokens: Tensor, kept: Tensor, length: int, backend: str = "auto") -> Tensor:

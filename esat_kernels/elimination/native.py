@@ -38,12 +38,12 @@ def select_tokens(scores: Tensor, keep: int) -> Tensor:
     return kept
 
 
-def gather_tokens(tokens: Tensor, kept: Tensor, num_template: int) -> Tensor:
-    """As the reference, into new contiguous memory. IndexError for a position outside the search tokens."""
+def gather_tokens(tokens: Tensor, kept: Tensor, num_template: int, out: Tensor | None = None) -> Tensor:
+    """As the reference, into contiguous memory. IndexError for a position outside the search tokens."""
     tokens, kept = _rows(tokens), kept.contiguous()
     batch, count, channels = tokens.shape
     width = tokens.element_size()
-    out = tokens.new_empty(batch, num_template + kept.shape[1], channels)
+    out = tokens.new_empty(batch, num_template + kept.shape[1], channels) if out is None else out
     _native.library().gather_tokens(
         *(tokens.data_ptr(), tokens.stride(0) * width, tokens.stride(1) * width, channels * width),
         *(batch, num_template, count - num_template, kept.data_ptr(), kept.shape[1], out.data_ptr()),

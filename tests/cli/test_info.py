@@ -35,6 +35,7 @@ def test_info_as_json(capsys: pytest.CaptureFixture[str]) -> None:
     about = json.loads(capsys.readouterr().out)
     assert about["backends"] == esat_kernels.backends()
     assert about["backends"]["reference"] is None
+    assert about["cuda_library"] == esat_kernels.cuda_library()
     assert about["versions"]["torch"]
     assert about["cpu"]["threads"] >= 1
     assert about["devices"]["cpu"] is None

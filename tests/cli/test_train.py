@@ -2,7 +2,6 @@
 
 import json
 import re
-import signal
 import subprocess
 import sys
 
@@ -11,7 +10,6 @@ import torch
 import yaml
 
 from engine.cli.app import main
-from engine.training.trainer import Trainer
 from engine.weights.io import load_weights
 from tests.engine.training.data import TINY, write_folder
 
@@ -59,24 +57,31 @@ def test_bad_configurations_are_exit_code_2(tmp_path, capsys):
     assert "batch must be a positive integer" in capsys.readouterr().err
 
 
-def test_ctrl_c_saves_and_the_same_command_goes_on(tmp_path, monkeypatch):
+# Ctrl-C in the third step: never before the command listens, never after it has ended. In a process of its own, which a signal may end.
+PRESSED = """
+import signal, sys
+from engine.cli.app import main
+from engine.training.trainer import Trainer
+before, train_step, steps = signal.getsignal(signal.SIGINT), Trainer.train_step, []
+def pressed(self, batch):
+    steps.append(1)
+    if len(steps) == 3:
+        signal.raise_signal(signal.SIGINT)
+    return train_step(self, batch)
+Trainer.train_step = pressed
+try:
+    main(sys.argv[1:])
+finally:
+    assert signal.getsignal(signal.SIGINT) == before
+"""
+
+
+def test_ctrl_c_saves_and_the_same_command_goes_on(tmp_path):
     data = write_folder(tmp_path / "data")
     common = ["train", configuration(tmp_path, steps=20), "--data", str(data), "--threads", "1"]
     assert run([*common, "--run", str(tmp_path / "whole"), "--export", str(tmp_path / "whole.safetensors")]) == 0
     log = tmp_path / "parts" / "log.jsonl"
-    before, train_step, steps = signal.getsignal(signal.SIGINT), Trainer.train_step, []
-
-    def pressed(self, batch):
-        """Ctrl-C in the third step: never before the command listens, never after it has ended."""
-        steps.append(1)
-        if len(steps) == 3:
-            signal.raise_signal(signal.SIGINT)
-        return train_step(self, batch)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Trainer, "train_step", pressed)
-        assert run([*common, "--run", str(log.parent)]) == 0
-    assert signal.getsignal(signal.SIGINT) == before
+    subprocess.run([sys.executable, "-c", PRESSED, *common, "--run", str(log.parent)], check=True, timeout=300)
     assert len(log.read_text().splitlines()) == 3
     assert run([*common, "--run", str(log.parent), "--export", str(tmp_path / "parts.safetensors")]) == 0
     one, two = (load_weights(tmp_path / f"{name}.safetensors").state_dict for name in ("whole", "parts"))

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import ctypes
+import re
 from typing import Any
 
 import pytest
 import torch
 
 import esat_kernels
-from esat_kernels import _native
+from esat_kernels import _cuda
 from esat_kernels.attention import cuda
+from tests.conftest import REPOSITORY
 from tests.require import require
 
 
@@ -24,7 +27,7 @@ def test_without_a_gpu_the_backend_says_why():
 
 
 GOOD: dict[str, Any] = {
-    "dtype": "bfloat16",
+    "dtype": torch.bfloat16,
     "shape": (1, 2, 40, 64),
     "constants": (0.1, 0.1, 0.125, 0.125),
     "strides": (5120, 64, 128),
@@ -39,19 +42,57 @@ GOOD: dict[str, Any] = {
 
 
 def launch(call: dict[str, Any]) -> None:
-    status = _native.cuda_status()
-    require("nvcc", status if status.startswith("not built") else None)
-    tensor = (call["address"], call["strides"])
-    _native.library().fda_forward_cuda(
-        call["dtype"], call["shape"], call["constants"], *tensor, *tensor, *tensor, *tensor,
-        call["lse"], call["logits"], call["scores"], call["num_template"], call["template_token"], call["rows"], 0,
-    )  # fmt: skip
+    reason = _cuda.unavailable()
+    require("nvcc", reason)
+    *sizes, head_dim = call["shape"]
+    names = ("num_template", "template_token", "lse", "scores")
+    made = cuda.Forward(
+        **dict(zip(("batch", "heads", "tokens"), sizes, strict=True)),
+        **dict(zip(("alpha", "beta", "delta", "scale"), call["constants"], strict=True)),
+        **{name: call[name] for name in names},
+        row_logits=call["logits"],
+    )
+    for name in ("query", "key", "value", "out"):
+        setattr(made, name, call["address"])
+        setattr(made, f"{name}_strides", cuda.Strides(*call["strides"]))
+    cuda.launch(made, call["dtype"], head_dim, call["rows"], 0)
+
+
+def test_the_structures_are_those_of_the_header():
+    """Names, types and order: a field that differs would be read at the wrong place."""
+    header = (REPOSITORY / "csrc" / "attention" / "attention_cuda.h").read_text()
+    types = {"std::int64_t": ctypes.c_int64, "int": ctypes.c_int, "float": ctypes.c_float, "Strides": cuda.Strides}
+    for structure in (cuda.Strides, cuda.Forward):
+        body = re.search(rf"struct {structure.__name__} {{(.*?)}};", header, re.DOTALL)
+        assert body is not None
+        fields = re.findall(r"^\s*(?:const )?([\w:]+)(\*?) (\w+);", body[1], re.MULTILINE)
+        assert len(fields) == len(re.findall(r"^[^/\n]*;", body[1], re.MULTILINE))
+        assert structure._fields_ == [(name, ctypes.c_void_p if pointer else types[kind]) for kind, pointer, name in fields]
+
+
+def test_a_library_that_does_not_load_says_so(tmp_path, monkeypatch):
+    broken = tmp_path / "broken.so"
+    broken.write_bytes(b"no library")
+    for path, expected in ((tmp_path / "none.so", "not built: no none.so in"), (broken, "not built: broken.so does not load: ")):
+        monkeypatch.setattr(_cuda, "FILE", path)
+        library, reason = _cuda._load()
+        assert library is None
+        assert (reason or "").startswith(expected)
+
+
+def test_a_library_for_other_calls_is_refused(monkeypatch):
+    class Library:
+        def esat_fda_forward_size(self):
+            return ctypes.sizeof(cuda.Forward) + 8
+
+    monkeypatch.setattr(_cuda, "unavailable", lambda: None)
+    monkeypatch.setattr(_cuda, "library", Library)
+    assert re.match(r"not built: libesat_cuda\.so takes calls of \d+ bytes", cuda._open()[1] or "")
 
 
 @pytest.mark.parametrize(
     ("change", "error", "message"),
     [
-        ({"dtype": "float32"}, TypeError, "dtype must be bfloat16 or float16, got float32"),
         ({"shape": (1, 2, 40, 65)}, ValueError, "the head dimension must be 32, 64, 96 or 128"),
         ({"shape": (0, 2, 40, 64)}, ValueError, "batch, heads and tokens must be positive"),
         ({"shape": (40000, 2, 40, 64)}, ValueError, "batch times heads must be at most 65535"),

@@ -71,6 +71,12 @@ def test_gather_and_scatter_any_row(dtype: torch.dtype, channels: int) -> None:
         got = esat_kernels.gather_tokens(tokens, kept, num_template, backend="cpu")
         assert torch.equal(got, reference.gather_tokens(tokens, kept, num_template))
         assert got.is_contiguous()
+        for backend in ("cpu", "reference"):
+            memory = torch.full((64, *got.shape[2:]), 7).to(dtype)
+            out = memory[: 2 * got.shape[1]].view(got.shape)
+            assert esat_kernels.gather_tokens(tokens, kept, num_template, backend, out) is out
+            assert torch.equal(out, got)
+            assert (memory[2 * got.shape[1] :] == 7).all()
     rows = tokens[:, :11]
     got = esat_kernels.scatter_tokens(rows, kept, 30, backend="cpu")
     assert torch.equal(got, reference.scatter_tokens(rows, kept, 30))
@@ -150,7 +156,7 @@ def test_selection_and_both_gathers_in_one_call() -> None:
 
 
 TOKENS, KEPT = case(torch.float32, 8)
-SCORES = torch.zeros(2, 30)
+SCORES, OUT = torch.zeros(2, 30), torch.zeros(2, 20, 8)
 BAD_CALLS = [
     (lambda b: esat_kernels.select_tokens(torch.zeros(5), 2, b), ValueError, "scores must be [B, n], got (5,)"),
     (lambda b: esat_kernels.select_tokens(torch.zeros(1, 5), 0, b), ValueError, "keep must lie in [1, 5], got 0"),
@@ -160,6 +166,11 @@ BAD_CALLS = [
     (lambda b: esat_kernels.gather_tokens(TOKENS, KEPT.int(), 9, b), TypeError, "kept must be int64, got torch.int32"),
     (lambda b: esat_kernels.gather_tokens(TOKENS, KEPT, 40, b), ValueError, "num_template must lie in [0, 39], got 40"),
     (lambda b: esat_kernels.gather_tokens(TOKENS, KEPT, -1, b), ValueError, "num_template must lie in [0, 39], got -1"),
+    (lambda b: esat_kernels.gather_tokens(TOKENS, KEPT, 9, b, TOKENS), ValueError, "out must be (2, 20, 8), got (2, 39, 8)"),
+    (lambda b: esat_kernels.gather_tokens(TOKENS, KEPT, 9, b, OUT.int()), TypeError, "out must be torch.float32 like the input"),
+    (lambda b: esat_kernels.gather_tokens(TOKENS, KEPT, 9, b, OUT.to("meta")), ValueError, "out must be on cpu like the input, got meta"),
+    (lambda b: esat_kernels.gather_tokens(TOKENS, KEPT, 9, b, torch.zeros(2, 8, 20).mT), ValueError, "out must be contiguous, got strides"),
+    (lambda b: esat_kernels.gather_tokens(TOKENS, KEPT, 9, b, OUT.clone().requires_grad_()), ValueError, "into out has no gradient"),
     (lambda b: esat_kernels.scatter_tokens(TOKENS, KEPT, 30, b), ValueError, "kept must be (2, 39), got (2, 11)"),
     (lambda b: esat_kernels.scatter_tokens(TOKENS[:, :11], KEPT, 10, b), ValueError, "length must be at least the number of tokens, 11"),
     (lambda b: esat_kernels.gather_tokens(TOKENS, KEPT, 9, "cuda"), NotImplementedError, "has no kernel for this operation"),

@@ -105,6 +105,16 @@ def test_inner_loops_leave_the_stack_alone(objects: dict[str, Path], source: str
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("source", SOURCES)
+def test_a_set_shares_no_function_with_others(objects: dict[str, Path], source: str) -> None:
+    """Of functions with one name, inline ones and templates, the linker keeps one: it may be made for a set that runs elsewhere only."""
+    require("objdump", None if shutil.which("nm") else "no binutils")
+    done = subprocess.run(["nm", "-C", "--defined-only", str(objects[source])], capture_output=True, text=True, check=True)
+    shared = [line for line in done.stdout.splitlines() if re.match(r"[0-9a-f]+ [WVu] (?!DW\.ref)", line)]
+    assert not shared
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("source", "function", "instruction", "least"),
     [

@@ -17,6 +17,9 @@ import pytest
 from tests.conftest import REPOSITORY
 from tests.require import require
 
+sys.path.insert(0, str(REPOSITORY / "csrc"))
+import build_cuda
+
 BUILD_TOOLS = ("cmake", "pybind11", "setuptools")
 NOT_SOURCES = shutil.ignore_patterns(
     *(".git", ".venv", "build", "dist", "out", "runs", "*.so", "*.egg-info", "__pycache__", ".*_cache", "_native_build.json"),
@@ -46,8 +49,8 @@ def build(tmp_path: Path, **changes: str) -> subprocess.CompletedProcess[str]:
 @pytest.mark.parametrize(
     ("changes", "reason"),
     [
-        ({"ESAT_NATIVE": "0"}, r"ESAT_NATIVE=0 at installation"),
-        ({"CXX": "/bin/false"}, r"cmake's configuration failed: .*compiler.*/bin/false"),
+        ({"ESAT_NATIVE": "0", "ESAT_CUDA": "0"}, r"ESAT_NATIVE=0 at installation"),
+        ({"CXX": "/bin/false", "CUDACXX": "/nowhere/nvcc"}, r"cmake's configuration failed: .*compiler.*/bin/false"),
     ],
 )
 def test_without_a_library_the_build_leaves_the_reason(tmp_path: Path, changes: dict[str, str], reason: str) -> None:
@@ -66,7 +69,7 @@ def test_without_a_library_the_build_leaves_the_reason(tmp_path: Path, changes: 
         ({"ESAT_NATIVE": "1", "CXX": "/bin/false"}, r"esat: cmake's configuration failed: "),
         ({"ESAT_CUDA": "2"}, r"ESAT_CUDA must be auto, 0 or 1, got '2'"),
         ({"ESAT_NATIVE": "yes"}, r"ESAT_NATIVE must be auto, 0 or 1, got 'yes'"),
-        ({"ESAT_CUDA": "1", "CUDACXX": "/nowhere/nvcc", "PATH": "/usr/bin:/bin"}, r"ESAT_CUDA=1, but CUDA kernels were not built"),
+        ({"ESAT_CUDA": "1", "CUDACXX": "/nowhere/nvcc", "ESAT_NATIVE": "0"}, r"esat: CUDA kernels were not built: nvcc not found"),
     ],
 )
 def test_what_was_asked_for_and_cannot_be_is_an_error(tmp_path: Path, changes: dict[str, str], message: str) -> None:
@@ -82,7 +85,7 @@ def test_instruction_sets_come_from_file_names(tmp_path: Path) -> None:
 
     cmake = shutil.which("cmake", path=f"{sysconfig.get_path('scripts')}{os.pathsep}{os.environ['PATH']}")
     assert cmake is not None
-    configure = [cmake, "-S", str(REPOSITORY), "-B", str(tmp_path), f"-DPython_EXECUTABLE={sys.executable}", "-DESAT_CUDA=0"]
+    configure = [cmake, "-S", str(REPOSITORY), "-B", str(tmp_path), f"-DPython_EXECUTABLE={sys.executable}"]
     subprocess.run(configure, env=environment(), check=True, capture_output=True)
     commands = {Path(entry["file"]).stem: entry["command"] for entry in json.loads((tmp_path / "compile_commands.json").read_text())}
     assert {"cpu_features", "bindings", "crop_cpu_avx2"} <= set(commands)
@@ -97,26 +100,61 @@ def test_instruction_sets_come_from_file_names(tmp_path: Path) -> None:
         assert every & set(command.split()) == flags.get(stem.rsplit("_", 1)[-1], set()), stem
 
 
-@pytest.mark.usefixtures("_build_tools")
-def test_nvcc_need_not_be_on_the_path(tmp_path: Path) -> None:
-    nvcc, cmake = shutil.which("nvcc"), shutil.which("cmake", path=f"{sysconfig.get_path('scripts')}{os.pathsep}{os.environ['PATH']}")
-    require("nvcc", None if nvcc else "nvcc is not on the PATH")
-    assert nvcc is not None
-    assert cmake is not None
-    (tmp_path / "cuda" / "bin").mkdir(parents=True)
+NVCC = """#!/bin/sh
+echo "$@" > "$0.arguments"
+test -e "$0.fails" && {{ echo "attention.cu(7): error: no such thing"; exit 1; }}
+while [ "$1" != -o ]; do shift; done
+echo "sources {fingerprint}" > "$2"
+"""
+
+
+@pytest.fixture
+def nvcc(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A compiler that writes down what it was asked for, in CUDA's folder and not on the PATH."""
     program = tmp_path / "cuda" / "bin" / "nvcc"
-    program.write_text(f'#!/bin/sh\nexec {nvcc} "$@"\n')
+    program.parent.mkdir(parents=True)
+    program.write_text(NVCC.format(fingerprint=build_cuda.fingerprint()))
     program.chmod(0o755)
-    configure = [cmake, "-S", str(REPOSITORY), "-B", str(tmp_path / "build"), f"-DPython_EXECUTABLE={sys.executable}", "-DESAT_CUDA=1"]
-    paths = {"PATH": "/usr/bin:/bin", "CUDA_HOME": str(tmp_path / "cuda")}
-    kept = {name: value for name, value in environment(**paths).items() if name not in ("CUDACXX", "CUDA_PATH")}
-    subprocess.run(configure, env=kept, check=True, capture_output=True)
-    commands = {
-        Path(entry["file"]).name: entry["command"] for entry in json.loads((tmp_path / "build" / "compile_commands.json").read_text())
-    }
-    assert commands["attention_sm80.cu"].startswith(f"{program} ")
-    for code in ("arch=compute_80,code=[sm_80]", "arch=compute_90a,code=[sm_90a]", "arch=compute_80,code=[compute_80]"):
-        assert code in commands["attention_sm80.cu"]
+    monkeypatch.setenv("CUDA_HOME", str(tmp_path / "cuda"))
+    monkeypatch.delenv("CUDACXX", raising=False)
+    return program
+
+
+def test_the_cuda_library_is_built_by_nvcc_alone_and_once(tmp_path: Path, nvcc: Path) -> None:
+    assert build_cuda.find_nvcc() == str(nvcc)
+    library = tmp_path / "libesat_cuda.so"
+    assert not build_cuda.is_current(library)
+    build_cuda.build(library)
+    assert build_cuda.is_current(library)
+    arguments = Path(f"{nvcc}.arguments").read_text()
+    for code in ("arch=compute_80,code=sm_80", "arch=compute_90a,code=sm_90a", "arch=compute_80,code=compute_80"):
+        assert f"-gencode {code}" in arguments
+    assert {f"{unit}" for unit in build_cuda.units()} <= set(arguments.split())
+    assert "python" not in arguments.lower().replace(str(REPOSITORY).lower(), "")
+    library.write_text("sources 0123456789abcdef")
+    assert not build_cuda.is_current(library)
+
+
+def test_a_failed_build_of_the_cuda_library_leaves_the_one_before(tmp_path: Path, nvcc: Path) -> None:
+    library = tmp_path / "libesat_cuda.so"
+    library.write_text("before")
+    Path(f"{nvcc}.fails").touch()
+    with pytest.raises(build_cuda.BuildError, match=r"attention\.cu\(7\): error: no such thing"):
+        build_cuda.build(library)
+    assert library.read_text() == "before"
+    assert not list(tmp_path.glob("*.partial"))
+
+
+def test_the_cuda_library_s_sources_are_followed_through_their_includes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(build_cuda, "SOURCES", tmp_path)
+    (tmp_path / "op").mkdir()
+    for name, text in (("op/a.cu", '#include "op/b.h"\n'), ("op/b.h", '#include "op/c.h"\n'), ("op/c.h", "1"), ("op/d.h", "1")):
+        (tmp_path / name).write_text(text)
+    first = build_cuda.fingerprint()
+    (tmp_path / "op/d.h").write_text("2")
+    assert build_cuda.fingerprint() == first
+    (tmp_path / "op/c.h").write_text("2")
+    assert build_cuda.fingerprint() != first
 
 
 INSTALLED = """

@@ -10,13 +10,14 @@ from torch import Tensor
 from engine.config import ModelConfig
 from engine.model.head import probability
 from engine.runners.cpu.weights import TILE_ROWS, PackedBranch, huge_zeros
+from esat_kernels import _native
 
 _REACH = 4  # four 3 x 3 convolutions: one cell depends on its neighbours up to here
 _WINDOW = 2 * _REACH + 1
 
 
 class Raster(NamedTuple):
-    """Where a convolution finds its pixels (csrc/frame/head.h)."""
+    """Where a convolution finds its pixels (csrc/layers/convolution.h)."""
 
     width: int
     pixels: int
@@ -37,8 +38,8 @@ class Branch:
         """features [raster, dim], valid uint8 per convolution and output -> float32 [len(pixels), outputs] before the sigmoid."""
         source = features
         for layer, raster, mask, target in zip(self._weights.convolutions, self._rasters, valid, self._maps, strict=True):
-            self._kernels.convolve(
-                *(source.data_ptr(), layer.weight.data_ptr(), layer.bias.data_ptr(), layer.inputs, layer.outputs),
+            _native.library().convolve(
+                *(self._kernels, source.data_ptr(), layer.weight.data_ptr(), layer.bias.data_ptr(), layer.inputs, layer.outputs),
                 *(raster.width, raster.pixels, raster.shift, mask.data_ptr(), target.data_ptr()),
             )
             source = target

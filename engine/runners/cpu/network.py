@@ -98,8 +98,6 @@ class CpuNetwork:
             weights.state_dict, config, self.dtype, *((part, self._kernels.int8_pair_limit) if dtype == "int8" else ())
         )
         self._patch_values = 3 * config.patch_size**2
-        make_encoder = self._kernels.int8_encoder if dtype == "int8" else self._kernels.encoder
-        self._encoder = make_encoder(config.dim, hidden, self._patch_values, [layer.addresses() for layer in self._packed.layers])
         self.head = Head(self._kernels, self._packed.branches, config)
         self._window = hann_window(config.search_grid)
         rows = padded(config.num_template + config.num_search, TILE_ROWS)
@@ -113,7 +111,12 @@ class CpuNetwork:
             huge_zeros((rows, part), self.dtype),  # hidden
             *([huge_zeros((rows, part), torch.uint8), *huge_zeros((2, rows, 2), torch.int32)] if dtype == "int8" else []),
         ]
-        self._workspace = [buffer.data_ptr() for buffer in self._work] + [0] * (5 - len(self._work))
+        make_encoder = _native.library().int8_encoder if dtype == "int8" else _native.library().encoder
+        self._encoder = make_encoder(
+            *(self._kernels, config.dim, hidden, self._patch_values, self._packed.patch.data_ptr()),
+            [layer.addresses() for layer in self._packed.layers],
+            [buffer.data_ptr() for buffer in self._work] + [0] * (5 - len(self._work)),
+        )
         self._scores = torch.zeros(config.num_search)
         self.survivors: list[Tensor] = []  # of the last frame: search positions after each elimination
 
@@ -123,7 +126,7 @@ class CpuNetwork:
         tokens = torch.zeros(config.num_template, config.dim)
         qkv = torch.zeros(config.num_template, 3 * config.dim, dtype=self.dtype)
         self._embed(patches, config.num_template, self._packed.template_position, tokens)
-        self._encoder.qkv(0, tokens.data_ptr(), config.num_template, qkv.data_ptr(), self._workspace)
+        self._encoder.qkv(0, tokens.data_ptr(), config.num_template, qkv.data_ptr())
         return Template(tokens, qkv)
 
     def run(self, template: Template, mark: Callable[[str], None] | None = None) -> Found:
@@ -136,7 +139,7 @@ class CpuNetwork:
         self._qkv[:first].copy_(template.qkv)
         self._embed(self.patches, config.num_search, self._packed.search_position, tokens[first:])
         mark("embed")
-        self._encoder.qkv(0, tokens[first:].data_ptr(), config.num_search, self._qkv[first:].data_ptr(), self._workspace)
+        self._encoder.qkv(0, tokens[first:].data_ptr(), config.num_search, self._qkv[first:].data_ptr())
         mark("layers")
         count, positions = first + config.num_search, torch.arange(config.num_search)
         self.survivors = []
@@ -146,8 +149,8 @@ class CpuNetwork:
             mark("attention")
             if eliminate:
                 kept = esat_kernels.select_tokens(self._scores[None, : count - first], keep)[0]
-                self._gather(attended, self._attended[1], kept)
-                self._gather(tokens, other, kept)
+                for source, target in ((attended, self._attended[1]), (tokens, other)):
+                    esat_kernels.gather_tokens(source[None, :count], kept[None], first, out=target[None, : first + keep])
                 attended, tokens, other = self._attended[1], other, tokens
                 positions = positions[kept]
                 self.survivors.append(positions)
@@ -156,7 +159,6 @@ class CpuNetwork:
             last = layer == config.depth - 1
             self._encoder.finish_layer(
                 *(layer, attended.data_ptr(), tokens.data_ptr(), first if last else 0, count, 0 if last else self._qkv.data_ptr()),
-                self._workspace,
             )
             mark("layers")
         self._store_features(tokens[first:count], positions)
@@ -165,10 +167,7 @@ class CpuNetwork:
         return found
 
     def _embed(self, patches: Tensor, count: int, position: Tensor, tokens: Tensor) -> None:
-        self._encoder.embed(
-            *(patches.data_ptr(), count, self._patch_values, self._packed.patch.data_ptr()),
-            *(position.data_ptr(), tokens.data_ptr()),
-        )
+        self._encoder.embed(patches.data_ptr(), count, position.data_ptr(), tokens.data_ptr())
 
     def _attend(self, count: int, with_scores: bool) -> Tensor:
         """Attention over the first `count` tokens of `_qkv`; the elimination scores, if asked for, go to `_scores`."""
@@ -184,12 +183,6 @@ class CpuNetwork:
             *(config.num_template, config.template_token if with_scores else -1),
         )
         return out
-
-    def _gather(self, source: Tensor, target: Tensor, kept: Tensor) -> None:
-        row_bytes = source.shape[1] * source.element_size()
-        _native.library().gather_rows(
-            source.data_ptr(), target.data_ptr(), row_bytes, self.config.num_template, kept.data_ptr(), kept.shape[0]
-        )
 
     def _store_features(self, tokens: Tensor, positions: Tensor) -> None:
         """The final LayerNorm, and the tokens back at their places in the head's map, zeros elsewhere."""

@@ -10,7 +10,8 @@ import pytest
 
 from benchmarks.gpu import machine
 from benchmarks.gpu import tests as gpu_tests
-from benchmarks.gpu.parts import EXTRA, PARTS
+from benchmarks.gpu.parts import EXTRA, MINUTES, PARTS, PEERS, STAGES
+from benchmarks.gpu.runner import GRACE_S
 from tests.conftest import REPOSITORY
 
 
@@ -18,8 +19,8 @@ from tests.conftest import REPOSITORY
 def call():
     """The command with these arguments, on a machine without a GPU."""
 
-    def run(*arguments):
-        environment = {**os.environ, "CUDA_VISIBLE_DEVICES": "", "PYTHONPATH": str(REPOSITORY)}
+    def run(*arguments, **variables):
+        environment = {**os.environ, "CUDA_VISIBLE_DEVICES": "", "PYTHONPATH": str(REPOSITORY), **variables}
         return subprocess.run(
             [sys.executable, "-m", "benchmarks.gpu", *arguments],
             cwd=REPOSITORY,
@@ -33,18 +34,42 @@ def call():
 
 
 def test_without_a_gpu_every_part_says_what_it_would_do(call):
-    done = call()
+    done = call(OUT="/somewhere")
     assert done.returncode == 0, done.stderr
     assert "nothing is run" in done.stdout
     for part in PARTS:
         assert f"{part.name}: {part.purpose}" in done.stdout
         assert f"-m benchmarks.gpu.{part.module}" in done.stdout
-    for part in EXTRA:
+    for part in (*PEERS, *EXTRA):
         assert f"{part.name} ({part.purpose})" in done.stdout
+    for name, stage in STAGES.items():
+        assert f"stage {name}, at most {sum(part.limit_s for part in stage)} s" in done.stdout
+    assert "After each part: /somewhere/gpu.tar.gz" in done.stdout
+
+
+def test_the_stages_fit_into_one_call():
+    """The first minute tells whether attention is right and fast, two more what a frame costs, and all of it is over in nine minutes."""
+    limits = {name: sum(part.limit_s for part in stage) for name, stage in STAGES.items()}
+    assert limits["a"] <= 60
+    assert limits["b"] <= 120
+    assert sum(limits.values()) <= 540 <= 60 * MINUTES - GRACE_S
+    assert len({part.name for part in (*PARTS, *PEERS, *EXTRA)}) == len(PARTS) + len(PEERS) + len(EXTRA)
+
+
+def test_stages_and_parts_are_chosen_by_name(call):
+    first = call("--stages", "a")
+    assert "stage a" in first.stdout
+    assert "stage b" not in first.stdout
+    assert "  frame: " not in first.stdout
+    with_peers = call("--stages", "a", "--peers").stdout
+    assert with_peers.index("  attention: ") < with_peers.index("  peers-frame: ")
+    one = call("--parts", "training").stdout
+    assert "  training: " in one
+    assert "  attention: " not in one
 
 
 def test_every_part_exists():
-    for part in (*PARTS, *EXTRA):
+    for part in (*PARTS, *PEERS, *EXTRA):
         assert (REPOSITORY / "benchmarks" / "gpu" / f"{part.module}.py").is_file()
 
 
@@ -54,7 +79,19 @@ def test_everything_is_imported_without_packages_that_a_bare_machine_lacks():
         f"benchmarks.gpu.{path.stem}" for path in sorted((REPOSITORY / "benchmarks" / "gpu").glob("*.py")) if path.stem != "__init__"
     ]
     tests = [path.removesuffix(".py").replace("/", ".") for path in gpu_tests.FILES]
-    missing = ("av", "openvino", "ncnn", "ray", "fastapi", "uvicorn", "websockets", "got10k", "supervision", "playwright")
+    missing = (
+        "esat_kernels._esat_native",
+        "av",
+        "openvino",
+        "ncnn",
+        "ray",
+        "fastapi",
+        "uvicorn",
+        "websockets",
+        "got10k",
+        "supervision",
+        "playwright",
+    )
     code = f"""
 import importlib, sys, torch
 sys.modules |= dict.fromkeys({missing}, None)
@@ -73,18 +110,26 @@ for name in {[*modules, *tests, "tests.conftest"]}: importlib.import_module(name
 
 
 def test_an_unknown_part_is_named(call):
-    done = call("--parts", "build,polish")
-    assert done.returncode == 2
-    assert "unknown parts polish: expected some of build, compile, tests" in done.stderr
+    for option, known in (("--parts", "library, attention, compile"), ("--stages", "a, b, c")):
+        done = call(option, "polish")
+        assert done.returncode == 2
+        assert f"unknown {option[2:]} polish: expected some of {known}" in done.stderr
+
+
+def test_a_machine_is_asked_without_pytorch():
+    """Its import would take the first seconds of the first stage."""
+    code = "import sys; from benchmarks.gpu import machine, __main__, runner; print(machine.no_gpu(), 'torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True)
+    assert done.stdout.endswith(" False\n"), done.stdout + done.stderr
 
 
 def test_the_hash_of_the_sources_follows_them_but_not_the_results(tmp_path):
-    for name in ("engine/a.py", "benchmarks/results/device/gpu_a.json", "esat_kernels/_native_build.json"):
+    for name in ("engine/a.py", "benchmarks/results/device/gpu_a.json", "esat_kernels/tuned/device.json"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text("1")
     first = machine.sources(tmp_path)
     (tmp_path / "benchmarks/results/device/gpu_a.json").write_text("2")
-    (tmp_path / "esat_kernels/_native_build.json").write_text("2")
+    (tmp_path / "esat_kernels/tuned/device.json").write_text("2")
     assert machine.sources(tmp_path) == first
     (tmp_path / "engine/a.py").write_text("2")
     assert machine.sources(tmp_path) != first

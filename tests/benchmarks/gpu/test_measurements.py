@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks.gpu import attention, frame, golden, inputs, pipeline, plots, products, warm
+import esat_kernels
+from benchmarks.gpu import attention, frame, golden, inputs, pipeline, plots, products
 from conformance import golden as golden_files
 from conformance.findings import Target
 from engine.runners.gpu.frame import FramePlan
@@ -62,8 +63,6 @@ def test_a_frames_checks_and_rows():
     """An engine that is too far off gets no time."""
     options = {"device": CPU, "clock": lambda call: call() and {"median_ms": 2.0, "p99_ms": 3.0}, "repetitions": 3}
     weights = inputs.small_weights()
-    errors = frame.model_errors(weights, ["reference"], CPU)
-    assert 0 < errors["reference"] <= 2 * errors["eager"]
     rows = frame.engine_rows(weights, "reference", (1, 2), accurate=True, **options)
     assert [(row["mode"], row["scope"], row["batch"]) for row in rows] == [
         *(("eager", "network", 1), ("graph", "network", 1), ("graph", "tracker", 1)),
@@ -75,6 +74,29 @@ def test_a_frames_checks_and_rows():
     assert frame.repetitions_equal(maps.eager, 3)
     shaky = iter([maps.eager()] * 3 + [maps.eager()._replace(maps=maps.eager().maps._replace(score=torch.zeros(1, 1, 6, 6)))])
     assert not frame.repetitions_equal(lambda: next(shaky), 3)
+
+
+def test_the_engine_is_compared_with_the_model_at_every_number_of_tokens():
+    """Elimination as in a frame; what is wrong behind it, or in it, is found."""
+    weights = inputs.small_weights()
+    assert weights.config.search_tokens_per_layer() == [26, 19]
+    found = frame.model_errors(weights, "reference", CPU)
+    assert found["ok"], found
+    assert 0 < found["engine"] <= 2 * found["eager"]
+    assert found["tokens"] == [19, 35, 45]
+
+
+def test_a_wrong_attention_or_elimination_is_found(monkeypatch):
+    weights = inputs.small_weights()
+    attend = GpuNetwork._attend
+    with monkeypatch.context() as patch:
+        patch.setattr(GpuNetwork, "_attend", lambda self, *arguments: [attend(self, *arguments)[0] * 1.1, attend(self, *arguments)[1]])
+        assert not frame.model_errors(weights, "reference", CPU)["ok"]
+    eliminate = esat_kernels.eliminate_tokens
+    monkeypatch.setattr(esat_kernels, "eliminate_tokens", lambda scores, *rest, **options: eliminate(-scores, *rest, **options))
+    found = frame.model_errors(weights, "reference", CPU)
+    assert found["removed"]["engine"] < 0.9
+    assert not found["ok"]
 
 
 def test_every_product_of_a_frame_is_measured(monkeypatch):
@@ -112,17 +134,6 @@ def test_plots_show_what_was_measured(tmp_path):
     assert plots.main(tmp_path / "gpu_plots.json") == 0
     assert json.loads((tmp_path / "gpu_plots.json").read_text())["files"] == ["gpu_attention.png", "gpu_frame.png", "gpu_pipeline.png"]
     assert all((tmp_path / f"gpu_{name}.png").stat().st_size > 5000 for name in content)
-
-
-def test_what_is_compiled_ahead_is_what_frames_and_golden_files_run(monkeypatch, capsys):
-    batches = []
-    step = FramePlan.step
-    monkeypatch.setattr(FramePlan, "step", lambda self, *arguments: batches.append(self.batch) or step(self, *arguments))
-    warm.frames(GpuNetwork(inputs.small_weights(), CPU, torch.float32, Kernels.of("reference")))
-    assert batches == list(warm.BATCHES)
-    monkeypatch.setattr(golden, "rows", lambda path, target: [{"file": path.name, "ok": target.dtype}])
-    warm.JOBS["golden fp16"]()
-    assert "small_fda.npz fp16" in capsys.readouterr().out
 
 
 def test_attention_is_checked_in_the_shape_that_is_measured():

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-import os
-import shutil
+import json
 import signal
+import subprocess
 import sys
 import tempfile
 from pathlib import Path
 
 import pytest
 
-from benchmarks.gpu import build, sanitize
+from benchmarks.gpu import build, counters, sanitize
 from benchmarks.gpu import tests as gpu_tests
 from benchmarks.gpu.children import run_together
+from tests.conftest import REPOSITORY
+
+sys.path.insert(0, str(REPOSITORY / "csrc"))
+import build_cuda
 
 
 @pytest.mark.parametrize(
@@ -35,8 +39,8 @@ def test_what_the_sanitizer_says(code, text, verdict):
     ("missing", "tool"), [({"cuda": "not built", "triton": None}, "/bin/true"), ({"cuda": None, "triton": None}, None)]
 )
 def test_the_sanitizer_says_what_it_could_not_run(missing, tool):
-    found = sanitize.run(tool, missing, 60)
-    assert list(found) == [f"{backend} {name}" for backend in sanitize.BACKENDS for name in sanitize.TOOLS]
+    found = {name: entry for kind in sanitize.TOOLS for name, entry in sanitize.run(tool, kind, missing, 60).items()}
+    assert sorted(found) == sorted(f"{backend} {name}" for backend in sanitize.BACKENDS for name in sanitize.TOOLS)
     if tool is None:
         assert all(entry["why"] == "compute-sanitizer is not installed" for entry in found.values())
     else:  # a tool that says nothing has found nothing out
@@ -82,10 +86,39 @@ def test_tests_that_ended_before_time_ran_out_are_reported(tmp_path):
     assert "assert 1 == 2" in next(iter(found["failures"].values()))
 
 
-def test_the_build_finds_its_tools_beside_python(monkeypatch, tmp_path):
-    monkeypatch.setenv("PATH", "/nowhere")
-    path = build.environment()["PATH"]
-    assert path.split(os.pathsep) == ["/nowhere", str(Path(sys.executable).parent), "/usr/local/cuda/bin"]
-    configure, library, *_ = build.steps(tmp_path, path)
-    assert ("Ninja" in configure) == (shutil.which("ninja", path=path) is not None)
-    assert library[-1] == "_esat_native"
+def test_racecheck_decides_on_the_cuda_kernels_alone():
+    clean, bad = {"verdict": "clean"}, {"verdict": "errors"}
+    assert sanitize.good({"cuda racecheck": clean, "triton racecheck": bad, "frame racecheck": bad})
+    assert not sanitize.good({"cuda racecheck": bad, "triton racecheck": clean})
+    assert not sanitize.good({"cuda memcheck": clean, "triton memcheck": bad})
+
+
+@pytest.mark.parametrize(
+    ("code", "text", "reported", "verdict"),
+    [
+        (0, "==PROF== Disconnected", True, "counted"),
+        (0, "==WARNING== No kernels were profiled.", False, "failed"),
+        (1, "==ERROR== ERR_NVGPUCTRPERM - The user does not have permission", False, "refused by this machine"),
+        (None, "==PROF== Profiling", False, "stopped"),
+        (1, "Traceback (most recent call last)", True, "failed"),
+    ],
+)
+def test_what_the_profiler_says(code, text, reported, verdict):
+    assert counters.verdict(code, text, reported) == verdict
+
+
+def test_a_library_of_these_sources_is_loaded_as_it_is(tmp_path, capfd):
+    """And another file of that name is a failure that says why."""
+    library = tmp_path / "libesat_cuda.so"
+    source = tmp_path / "library.c"
+    fingerprint = build_cuda.fingerprint()
+    source.write_text(f'const char* esat_cuda_about(void) {{ return "nvcc 0.0, none, sources {fingerprint}"; }}')
+    subprocess.run(["cc", "-shared", "-fPIC", "-o", library, source], check=True)
+    output = tmp_path / "gpu_library.json"
+    assert build.main(output, library) == 0
+    assert json.loads(output.read_text()) == {"ok": True, "about": f"nvcc 0.0, none, sources {fingerprint}"}
+    broken = tmp_path / "broken.so"  # another name: what was loaded under this one stays
+    broken.write_text(f"no library, but sources {fingerprint}")
+    assert build.main(output, broken) == 1
+    assert not json.loads(output.read_text())["ok"]
+    assert "does not load" in capfd.readouterr().out

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.gpu import cache, runner
 from benchmarks.gpu.parts import Part
 from benchmarks.gpu.runner import run_parts
 
@@ -103,10 +104,22 @@ def test_parts_know_their_time_and_what_does_not_fit_is_left_to_the_next_call(ru
     assert found["third"]["ok"]
 
 
-def test_a_part_that_leaves_more_than_results_behind_runs_every_time(run, capsys):
-    part = Fake("build", "", "", 60, always=True, code=WRITES)
+def test_a_part_whose_work_is_gone_runs_again(run, tmp_path, capsys):
+    left = tmp_path / "library.so"
+    part = Fake("library", "", "", 60, leaves=left, code=f"{WRITES}; open({str(left)!r}, 'w')")
     run((part,))
     run((part,))
+    assert "library: finished by an earlier call" in capsys.readouterr().out
+    left.unlink()
+    run((part,))
+    assert "finished by an earlier call" not in capsys.readouterr().out
+    assert left.exists()
+
+
+def test_results_of_another_device_or_other_sources_do_not_count(tmp_path, capsys):
+    part = Fake("works", "", "", 60, code=WRITES)
+    for facts in (FACTS, FACTS | {"device": "another"}, FACTS | {"device": "another", "sources": "def"}):
+        assert run_parts((part,), tmp_path, facts, 60.0, grace_s=0.5) == 0
     assert "finished by an earlier call" not in capsys.readouterr().out
 
 
@@ -121,13 +134,44 @@ def test_a_second_call_goes_on_where_the_first_stopped(run, capsys):
     assert "finished by an earlier call" not in capsys.readouterr().out
 
 
-def test_all_results_fit_into_one_file(run, tmp_path):
+def test_one_file_holds_all_that_the_next_call_needs_after_every_part(run, tmp_path, monkeypatch):
+    """Results, measured tiles, the library, compiled kernels: unpacked at another place, they are taken up there."""
+    here, there = tmp_path / "here", tmp_path / "there"
+    kernel = here / "build/gpu/triton/HASH"
+    for name in (kernel, here / "esat_kernels/tuned", here / "results", there):
+        name.mkdir(parents=True)
+    monkeypatch.setattr(runner, "REPOSITORY", here)
+    monkeypatch.setattr(runner, "LIBRARY", here / "esat_kernels/libesat_cuda.so")
+    monkeypatch.setattr(runner, "TRITON_CACHE", here / "build/gpu/triton")
+    (here / "esat_kernels/libesat_cuda.so").touch()
+    (here / "esat_kernels/tuned/device.json").touch()
+    group = {"child_paths": {name: str(kernel / name) for name in ("k.cubin", "k.json", "k.ttir")}}
+    for name, text in (("k.cubin", "code"), ("k.json", "{}"), ("k.ttir", "long"), ("__grp__k.json", json.dumps(group))):
+        (kernel / name).write_text(text)
+    archive = tmp_path / "gpu.tar.gz"
+    there_is = f"import os; assert os.path.exists({str(archive)!r})"
+    parts = [Fake("first", "", "", 60, code=WRITES), Fake("second", "", "", 60, code=f"{there_is}; {WRITES}")]
+    assert run_parts(parts, here / "results", FACTS, 60.0, archive=archive, grace_s=0.5) == 0
+    with tarfile.open(archive) as packed:
+        packed.extractall(there, filter="data")
+    found = {str(path.relative_to(there)) for path in there.rglob("*") if path.is_file()}
+    assert found == {
+        *(f"results/gpu_{name}.{kind}" for name in ("first", "second") for kind in ("json", "log")),
+        *("esat_kernels/libesat_cuda.so", "esat_kernels/tuned/device.json"),
+        *(f"build/gpu/triton/HASH/{name}" for name in ("k.cubin", "k.json", "__grp__k.json")),
+    }
+    cache.settle(there / "build/gpu/triton")
+    settled = json.loads((there / "build/gpu/triton/HASH/__grp__k.json").read_text())["child_paths"]
+    assert settled == {name: str(there / "build/gpu/triton/HASH" / name) for name in ("k.cubin", "k.json")}
+
+
+def test_pictures_and_reports_are_packed_too(run, tmp_path):
     packed = tmp_path.parent / f"{tmp_path.name}.tar"
     run(
         (Fake("works", "", "", 60, code=WRITES), Fake("draws", "", "", 60, code=f"{WRITES}; open(OUTPUT[:-4] + 'png', 'w')")),
         archive=packed,
     )
     with tarfile.open(packed) as archive:
-        assert [name for name in archive.getnames() if "/" not in name] == [
+        assert sorted(Path(name).name for name in archive.getnames() if name.startswith("results/")) == [
             *("gpu_draws.json", "gpu_draws.log", "gpu_draws.png", "gpu_works.json", "gpu_works.log")
         ]

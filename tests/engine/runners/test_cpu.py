@@ -156,14 +156,14 @@ def test_product_equals_float64(plain, rows, inputs, outputs, threads):
     added = torch.randn(a.shape[0], outputs, generator=generator)
     out = torch.full((a.shape[0], outputs), float("nan"))
     layer = [[packed.data_ptr(), added.data_ptr(), 0, 0]] * 4
-    encoder = plain.kernels.encoder(outputs, 32, inputs, [layer])
-    encoder.embed(a.data_ptr(), rows, inputs, packed.data_ptr(), added.data_ptr(), out.data_ptr())
+    encoder = _native.library().encoder(plain.kernels, outputs, 32, inputs, packed.data_ptr(), [layer], [0] * 5)
+    encoder.embed(a.data_ptr(), rows, added.data_ptr(), out.data_ptr())
     exact = added.double() + a.double() @ weight.double().t()
     assert (out - exact)[:rows].abs().max() < 1e-6 * inputs
     if plain.name == "fp32" and a.shape[0] > rows:
         assert out[rows:].isnan().all()  # only whole tiles write rows behind the last one
     again = torch.full_like(out, float("nan"))
-    encoder.embed(a.data_ptr(), rows, inputs, packed.data_ptr(), added.data_ptr(), again.data_ptr())
+    encoder.embed(a.data_ptr(), rows, added.data_ptr(), again.data_ptr())
     assert torch.equal(out[:rows], again[:rows])
 
 
@@ -192,13 +192,13 @@ def test_layer_equals_float64(engine, tokens, dim):
     int8 = engine.name == "int8"
     limits = (part, engine.kernels.int8_pair_limit) if int8 else ()
     packed = pack_weights(weights.state_dict, weights.config, engine.dtype, *limits)
-    encode = engine.kernels.int8_encoder if int8 else engine.kernels.encoder
-    encoder = encode(dim, hidden, 768, [layer.addresses() for layer in packed.layers])
     attended, x = _rows(80, dim, 4, engine.dtype), torch.randn(80, dim, generator=torch.Generator().manual_seed(5))
     qkv, hidden_rows = (huge_zeros((80, width), engine.dtype) for width in (3 * dim, part))
     tiles = huge_zeros((80, dim), torch.uint8 if int8 else engine.dtype)
     quantised, scales = huge_zeros((80, part), torch.uint8), huge_zeros((2, 80, 2), torch.int32)
     work = [buffer.data_ptr() for buffer in (tiles, hidden_rows, quantised, *scales)]
+    encode = _native.library().int8_encoder if int8 else _native.library().encoder
+    encoder = encode(engine.kernels, dim, hidden, 768, 0, [layer.addresses() for layer in packed.layers], work)
 
     def norm(values: Tensor) -> Tensor:
         rows = torch.nn.functional.layer_norm(values, (dim,), eps=1e-6)
@@ -217,7 +217,7 @@ def test_layer_equals_float64(engine, tokens, dim):
         inner = torch.cat([_quantised(columns.float()) for columns in inner.split(part, dim=1)], dim=1)
     exact = exact + linear(inner, layer.mlp_out)
     exact_qkv = linear(norm(exact), following.qkv)
-    encoder.finish_layer(1, attended.data_ptr(), x.data_ptr(), 0, tokens, qkv.data_ptr(), work)
+    encoder.finish_layer(1, attended.data_ptr(), x.data_ptr(), 0, tokens, qkv.data_ptr())
     scale = exact.abs().max()
     rough = engine.name != "fp32"
     assert (x - exact)[:tokens].abs().max() < (4e-3 if rough else 2e-6) * scale  # a bf16 that rounds the other way is 2^-8 of one term
@@ -234,9 +234,11 @@ def test_gelu_is_the_exact_one(plain, value):
     no_bias = torch.zeros(3 * dim)
     bias, tokens = torch.full((dim,), value), torch.zeros(16, dim)
     layer = [(zero, no_bias), (zero, no_bias), (zero, bias), (identity, no_bias)]
-    encoder = plain.kernels.encoder(dim, dim, dim, [[[weight.data_ptr(), shift.data_ptr(), 0, 0] for weight, shift in layer]])
+    addresses = [[weight.data_ptr(), shift.data_ptr(), 0, 0] for weight, shift in layer]
     rows, tiles, hidden = (huge_zeros((16, dim), plain.dtype) for _ in range(3))
-    encoder.finish_layer(0, rows.data_ptr(), tokens.data_ptr(), 0, 16, 0, [tiles.data_ptr(), hidden.data_ptr(), 0, 0, 0])
+    work = [tiles.data_ptr(), hidden.data_ptr(), 0, 0, 0]
+    encoder = _native.library().encoder(plain.kernels, dim, dim, dim, 0, [addresses], work)
+    encoder.finish_layer(0, rows.data_ptr(), tokens.data_ptr(), 0, 16, 0)
     exact = float(torch.nn.functional.gelu(torch.tensor(value, dtype=torch.float64)))
     assert (tokens == tokens[0, 0]).all()
     fit, slope = (6e-5, 1.4e-5) if plain.name == "bf16" else (8e-7, 2e-7)

@@ -9,7 +9,7 @@
 
 #include "linear/linear.h"
 
-namespace esat::frame {
+namespace esat::layers {
 
 // A product's weights, packed as linear.h says. The last two are for int8 only.
 template <class W>
@@ -47,20 +47,19 @@ class Encoder {
  public:
   using Products = std::conditional_t<std::is_same_v<W, linear::int8>, linear::Int8Kernels<T>, linear::Kernels<T>>;
 
-  Encoder(const linear::Kernels<T>& kernels, const Products& products, int dim, int hidden, int patch_values,
-          std::vector<LayerWeights<T, W>> layers);
+  // `patch`: the packed weight [dim, patch_values] of the patch embedding. One call at a time: calls share `work`.
+  Encoder(const linear::Kernels<T>& kernels, const Products& products, int dim, int hidden, int patch_values, const T* patch,
+          std::vector<LayerWeights<T, W>> layers, const Workspace<T, W>& work);
 
-  // tokens [count, dim] = position + patches [count, width] times the packed `weight` [dim, width]; `position` holds the bias as well.
-  void embed(const T* patches, int count, int width, const T* weight, const float* position, float* tokens) const;
+  // tokens [count, dim] = position + patches [count, patch_values] times the patch embedding; `position` holds its bias as well.
+  void embed(const T* patches, int count, const float* position, float* tokens) const;
 
   // qkv [count, 3 dim] from tokens [count, dim]: LayerNorm and the product.
-  void qkv(int layer, const float* tokens, int count, T* qkv, const Workspace<T, W>& work) const;
+  void qkv(int layer, const float* tokens, int count, T* qkv) const;
 
   // tokens += projection(attended), tokens += MLP(LayerNorm(tokens)), and then the next layer's qkv unless it is null.
   // Only rows from `first` on, a multiple of 32.
-  void finish_layer(int layer, const T* attended, float* tokens, int first, int count, T* next_qkv, const Workspace<T, W>& work) const;
-
-  int dim() const { return dim_; }
+  void finish_layer(int layer, const T* attended, float* tokens, int first, int count, T* next_qkv) const;
 
  private:
   static constexpr bool kInt8 = std::is_same_v<W, linear::int8>;
@@ -68,21 +67,21 @@ class Encoder {
   template <class Work>
   void share_rows(int first, int count, const Work& work) const;
   // LayerNorm of the rows from `first` on, ready to be multiplied.
-  linear::Product<W> normalised(const float* tokens, int first, int rows, const Workspace<T, W>& work) const;
+  linear::Product<W> normalised(const float* tokens, int first, int rows) const;
   // The hidden part of these rows, ready to be multiplied.
-  linear::Product<W> hidden_rows(int part, int first, int rows, const Workspace<T, W>& work) const;
-  void qkv_rows(int layer, const float* tokens, int first, int rows, T* qkv, const Workspace<T, W>& work) const;
+  linear::Product<W> hidden_rows(int part, int first, int rows) const;
+  void qkv_rows(int layer, const float* tokens, int first, int rows, T* qkv) const;
 
   const linear::Kernels<T>* kernels_;
   const Products* products_;
   int dim_;
   int hidden_;
+  int patch_values_;
+  const T* patch_;
   std::vector<LayerWeights<T, W>> layers_;
+  Workspace<T, W> work_;
   std::vector<std::int32_t> in_layout_;  // step offsets of the products' layout
   std::vector<std::int32_t> in_rows_;    // step offsets of plain rows of T
 };
 
-// to[i] = from[place(i)] for rows of `row_bytes` bytes: the first `first` rows, then row first + kept[i] for each of the `count` kept.
-void gather_rows(const void* from, void* to, int row_bytes, int first, const std::int64_t* kept, int count);
-
-}  // namespace esat::frame
+}  // namespace esat::layers

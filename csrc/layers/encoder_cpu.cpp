@@ -1,11 +1,10 @@
-#include "frame/encoder.h"
+#include "layers/encoder.h"
 
 #include <algorithm>
-#include <cstring>
 
-#include "frame/share.h"
+#include "common/threads.h"
 
-namespace esat::frame {
+namespace esat::layers {
 
 using linear::Activation;
 using linear::AddRows;
@@ -54,9 +53,16 @@ void set_weight(Product<W>& product, const Dense<W>& dense, int first, int outpu
 int hidden_part(int hidden) { return hidden % kHiddenPart == 0 ? kHiddenPart : hidden; }
 
 template <class T, class W>
-Encoder<T, W>::Encoder(const linear::Kernels<T>& kernels, const Products& products, int dim, int hidden, int patch_values,
-                       std::vector<LayerWeights<T, W>> layers)
-    : kernels_(&kernels), products_(&products), dim_(dim), hidden_(hidden), layers_(std::move(layers)) {
+Encoder<T, W>::Encoder(const linear::Kernels<T>& kernels, const Products& products, int dim, int hidden, int patch_values, const T* patch,
+                       std::vector<LayerWeights<T, W>> layers, const Workspace<T, W>& work)
+    : kernels_(&kernels),
+      products_(&products),
+      dim_(dim),
+      hidden_(hidden),
+      patch_values_(patch_values),
+      patch_(patch),
+      layers_(std::move(layers)),
+      work_(work) {
   const int widest = std::max({dim, hidden_part(hidden), patch_values});
   const std::ptrdiff_t step = products.layout(widest).step;
   for (int i = 0; i < widest / kTileDepth<W>; ++i) in_layout_.push_back(static_cast<std::int32_t>(i * step));
@@ -78,24 +84,24 @@ void Encoder<T, W>::share_rows(int first, int count, const Work& work) const {
 }
 
 template <class T, class W>
-void Encoder<T, W>::embed(const T* patches, int count, int width, const T* weight, const float* position, float* tokens) const {
+void Encoder<T, W>::embed(const T* patches, int count, const float* position, float* tokens) const {
   share_rows(0, count, [&](int first, int rows) {
-    Product<T> product = from<T>(patches, linear::rows_layout<T>(width), in_rows_, width, first, rows);
-    set_weight(product, Dense<T>{weight, nullptr, nullptr, nullptr}, 0, dim_, layers_[0].qkv.weight);
+    Product<T> product = from<T>(patches, linear::rows_layout<T>(patch_values_), in_rows_, patch_values_, first, rows);
+    set_weight(product, Dense<T>{patch_, nullptr, nullptr, nullptr}, 0, dim_, layers_[0].qkv.weight);
     const std::ptrdiff_t at = static_cast<std::ptrdiff_t>(first) * dim_;
     kernels_->add(product, AddRows{tokens + at, position + at, dim_, nullptr});
   });
 }
 
 template <class T, class W>
-Product<W> Encoder<T, W>::normalised(const float* tokens, int first, int rows, const Workspace<T, W>& work) const {
+Product<W> Encoder<T, W>::normalised(const float* tokens, int first, int rows) const {
   const Layout layout = products_->layout(dim_);
   const float* x = tokens + static_cast<std::ptrdiff_t>(first) * dim_;
-  Product<W> product = from<W>(work.normalised, layout, in_layout_, dim_, first, rows);
-  Activation<W>* out = work.normalised + layout.at(first);
+  Product<W> product = from<W>(work_.normalised, layout, in_layout_, dim_, first, rows);
+  Activation<W>* out = work_.normalised + layout.at(first);
   if constexpr (kInt8) {
-    products_->normalise(x, rows, dim_, {out, layout, work.normalised_scale + first});
-    product.row_scale = work.normalised_scale + first;
+    products_->normalise(x, rows, dim_, {out, layout, work_.normalised_scale + first});
+    product.row_scale = work_.normalised_scale + first;
   } else {
     products_->normalise(x, rows, dim_, out, layout);
   }
@@ -103,36 +109,35 @@ Product<W> Encoder<T, W>::normalised(const float* tokens, int first, int rows, c
 }
 
 template <class T, class W>
-Product<W> Encoder<T, W>::hidden_rows(int part, int first, int rows, const Workspace<T, W>& work) const {
+Product<W> Encoder<T, W>::hidden_rows(int part, int first, int rows) const {
   const Layout layout = products_->layout(part);
   if constexpr (kInt8) {
-    linear::RowScale* scale = work.quantised_scale + first;
-    products_->quantise(work.hidden + linear::rows_layout<T>(part).at(first), rows, part,
-                        {work.quantised + layout.at(first), layout, scale});
-    Product<W> product = from<W>(work.quantised, layout, in_layout_, part, first, rows);
+    linear::RowScale* scale = work_.quantised_scale + first;
+    products_->quantise(work_.hidden + linear::rows_layout<T>(part).at(first), rows, part,
+                        {work_.quantised + layout.at(first), layout, scale});
+    Product<W> product = from<W>(work_.quantised, layout, in_layout_, part, first, rows);
     product.row_scale = scale;
     return product;
   } else {
-    return from<W>(work.hidden, layout, in_layout_, part, first, rows);
+    return from<W>(work_.hidden, layout, in_layout_, part, first, rows);
   }
 }
 
 template <class T, class W>
-void Encoder<T, W>::qkv_rows(int layer, const float* tokens, int first, int rows, T* qkv, const Workspace<T, W>& work) const {
+void Encoder<T, W>::qkv_rows(int layer, const float* tokens, int first, int rows, T* qkv) const {
   const Dense<W>& dense = layers_[layer].qkv;
-  Product<W> product = normalised(tokens, first, rows, work);
+  Product<W> product = normalised(tokens, first, rows);
   set_weight(product, dense, 0, 3 * dim_, layers_[layer].projection.weight);
   products_->store(product, StoreRows<T>{qkv + static_cast<std::ptrdiff_t>(first) * 3 * dim_, 3 * dim_, dense.bias});
 }
 
 template <class T, class W>
-void Encoder<T, W>::qkv(int layer, const float* tokens, int count, T* qkv, const Workspace<T, W>& work) const {
-  share_rows(0, count, [&](int first, int rows) { qkv_rows(layer, tokens, first, rows, qkv, work); });
+void Encoder<T, W>::qkv(int layer, const float* tokens, int count, T* qkv) const {
+  share_rows(0, count, [&](int first, int rows) { qkv_rows(layer, tokens, first, rows, qkv); });
 }
 
 template <class T, class W>
-void Encoder<T, W>::finish_layer(int layer, const T* attended, float* tokens, int first, int count, T* next_qkv,
-                                 const Workspace<T, W>& work) const {
+void Encoder<T, W>::finish_layer(int layer, const T* attended, float* tokens, int first, int count, T* next_qkv) const {
   const LayerWeights<T, W>& w = layers_[layer];
   const int part = hidden_part(hidden_);
   const Layout hidden_layout = kInt8 ? linear::rows_layout<T>(part) : products_->layout(part);
@@ -142,15 +147,15 @@ void Encoder<T, W>::finish_layer(int layer, const T* attended, float* tokens, in
     set_weight(projection, w.projection, 0, dim_, w.mlp_in.weight);
     kernels_->add(projection, AddRows{out, out, dim_, w.projection.bias});
 
-    const Product<W> input = normalised(tokens, start, rows, work);
+    const Product<W> input = normalised(tokens, start, rows);
     for (int column = 0; column < hidden_; column += part) {
       const W* out_weight = w.mlp_out.weight + static_cast<std::ptrdiff_t>(column) * kPanel;
       Product<W> product = input;
       set_weight(product, w.mlp_in, column, part, out_weight);
-      products_->store_gelu(product, StoreGelu<T>{work.hidden + hidden_layout.at(start), hidden_layout, w.mlp_in.bias + column});
+      products_->store_gelu(product, StoreGelu<T>{work_.hidden + hidden_layout.at(start), hidden_layout, w.mlp_in.bias + column});
 
       const bool last = column + part == hidden_;
-      product = hidden_rows(part, start, rows, work);
+      product = hidden_rows(part, start, rows);
       product.weight = out_weight;
       product.panel_stride = static_cast<std::ptrdiff_t>(hidden_) * kPanel;
       product.panels = dim_ / kPanel;
@@ -159,7 +164,7 @@ void Encoder<T, W>::finish_layer(int layer, const T* attended, float* tokens, in
       if constexpr (kInt8) product.column_sum = w.mlp_out.column_sum + static_cast<std::ptrdiff_t>(column / part) * dim_;
       products_->add(product, AddRows{out, out, dim_, column == 0 ? w.mlp_out.bias : nullptr});
     }
-    if (next_qkv != nullptr) qkv_rows(layer + 1, tokens, start, rows, next_qkv, work);
+    if (next_qkv != nullptr) qkv_rows(layer + 1, tokens, start, rows, next_qkv);
   });
 }
 
@@ -168,17 +173,4 @@ template class Encoder<linear::bf16>;
 template class Encoder<float, linear::int8>;
 template class Encoder<linear::bf16, linear::int8>;
 
-void gather_rows(const void* from, void* to, int row_bytes, int first, const std::int64_t* kept, int count) {
-  const char* source = static_cast<const char*>(from);
-  char* target = static_cast<char*>(to);
-#pragma omp parallel
-  {
-    const Share mine = share(0, first + count);
-    for (int i = mine.first; i < mine.first + mine.count; ++i) {
-      const std::int64_t row = i < first ? i : first + kept[i - first];
-      std::memcpy(target + static_cast<std::ptrdiff_t>(i) * row_bytes, source + row * row_bytes, row_bytes);
-    }
-  }
-}
-
-}  // namespace esat::frame
+}  // namespace esat::layers

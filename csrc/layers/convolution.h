@@ -10,7 +10,7 @@
 
 #include "linear/linear.h"
 
-namespace esat::frame {
+namespace esat::layers {
 
 // Packed [outputs, 9 inputs] over (dy, dx, channel); inputs and outputs are multiples of 32, batch norm is folded in.
 template <class T>
@@ -34,4 +34,4 @@ struct Raster {
 template <class T>
 void convolve(const linear::Kernels<T>& kernels, const T* input, const Convolution<T>& convolution, const Raster& raster, T* output);
 
-}  // namespace esat::frame
+}  // namespace esat::layers

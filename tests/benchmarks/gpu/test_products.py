@@ -7,10 +7,11 @@ import json
 import pytest
 import torch
 
-from benchmarks.gpu import tune
+from benchmarks.gpu import products
 from engine.runners.gpu.choices import Choices, choices_for
 from esat_kernels import _tuned
 from esat_kernels.attention import triton_tiles as attention_tiles
+from esat_kernels.linear import reference
 from esat_kernels.linear import triton_tiles as linear_tiles
 
 BFLOAT16 = torch.bfloat16
@@ -19,7 +20,7 @@ SHAPE = (720, 768, 2304, BFLOAT16, BFLOAT16)
 
 @pytest.fixture
 def table(tmp_path, monkeypatch):
-    """A device's table as `tune` writes it, from four measured candidates."""
+    """A device's table as `products` writes it, from four measured candidates."""
     product, attention = linear_tiles.shape_key(*SHAPE), attention_tiles.forward_key(720, 12, 64, BFLOAT16)
     rows = [
         {"operation": "linear", "key": product, "tiles": [64, 64, 64, 1, 4, 4], "ok": True, "median_us": 9.0},
@@ -30,7 +31,7 @@ def table(tmp_path, monkeypatch):
     ]
     monkeypatch.setattr(_tuned, "FOLDER", tmp_path)
     _tuned._table.cache_clear()
-    _tuned.file("NVIDIA H200").write_text(json.dumps({**tune.fastest(rows), "engine": {"verified": True, "fused_up_to_rows": 7}}))
+    _tuned.file("NVIDIA H200").write_text(json.dumps({**products.fastest(rows), "engine": {"verified": True, "fused_up_to_rows": 7}}))
     yield
     _tuned._table.cache_clear()
 
@@ -61,11 +62,31 @@ def test_every_problem_has_tiles(multiprocessors, dtypes):
         for inner, columns in ((1, 1), (33, 7), (768, 2304), (3072, 768)):
             tiles = linear_tiles.product_tiles(rows, inner, columns, *dtypes, multiprocessors)
             assert tiles in linear_tiles.candidates(inner, *dtypes)
-            assert isinstance(linear_tiles.fuse_norm(rows, inner, columns, tiles, *dtypes, multiprocessors), bool)
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
-def test_without_a_gpu_nothing_is_tuned(capsys, monkeypatch, tmp_path):
-    monkeypatch.setattr("sys.argv", ["tune", str(tmp_path / "out.json")])
-    assert tune.main() == 2
+def test_without_a_gpu_nothing_is_tuned(capsys, tmp_path):
+    assert products.main(tmp_path / "out.json") == 2
     assert "nothing is tuned" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("model", "count"), [("esat-384", 21), ("esat-s-256", 21)])
+def test_the_shapes_that_are_tuned_are_those_of_a_frame(model, count):
+    found = products.frame_shapes(model)
+    assert len(found) == count
+    names = {(shape.activation, shape.residual) for shape in found}
+    assert names == {(None, True), (None, False), ("gelu", False)}
+
+
+@pytest.mark.parametrize("residual", [True, False])
+def test_a_wrong_product_is_told_from_a_right_one(residual):
+    """The exact product in the result's dtype is right; a missing bias, a lost step of the inner dimension, or a NaN is not."""
+    shape = products.Shape(33, 256, 40, "gelu", residual)
+    operands = shape.operands(torch.device("cpu"))
+    x, weight, bias, added = operands
+    exact = reference.linear(x, weight, bias, None, "gelu", added, torch.float32 if residual else BFLOAT16)
+    assert shape.right(exact, *operands)
+    assert not shape.right(reference.linear(x, weight, None, None, "gelu", added, exact.dtype), *operands)
+    assert not shape.right(reference.linear(x[:, 16:], weight[:, 16:], bias, None, "gelu", added, exact.dtype), *operands)
+    exact[3, 5] = float("nan")
+    assert not shape.right(exact, *operands)

@@ -1,8 +1,8 @@
-#include "frame/head.h"
+#include "layers/convolution.h"
 
-#include "frame/share.h"
+#include "common/threads.h"
 
-namespace esat::frame {
+namespace esat::layers {
 
 using linear::kPanel;
 using linear::kPanelStep;
@@ -61,4 +61,4 @@ template void convolve<float>(const linear::Kernels<float>&, const float*, const
 template void convolve<linear::bf16>(const linear::Kernels<linear::bf16>&, const linear::bf16*, const Convolution<linear::bf16>&,
                                      const Raster&, linear::bf16*);
 
-}  // namespace esat::frame
+}  // namespace esat::layers
