@@ -94,4 +94,4 @@ def red_green_blue(y: Any, u: Any, v: Any, matrix: Matrix) -> tuple[Any, Any, An
     """int32 arrays or tensors of one shape, 0 to 255 -> the three channels, int32, 0 to 255."""
     bright, u, v = (y - 16).clip(0, 255) * matrix.luma + (1 << (SHIFT - 1)), u - 128, v - 128
     sums = (bright + v * matrix.v_red, bright + v * matrix.v_green + u * matrix.u_green, bright + u * matrix.u_blue)
-    return tuple((value >> SHIFT).clip(0, 255) for value in sums)  # type: ignore[return-value]
+    return tuple((value >> SHIFT).clip(0, 255) for value in sums)

@@ -11,6 +11,7 @@ from engine.runners.cpu.runner import CpuRunner
 from engine.runners.cpu.runner import unsupported as cpu_unsupported
 from engine.runners.gpu.loop import FrameLoop
 from engine.runners.gpu.memory import Rows, rows_read
+from engine.runners.gpu.runner import GpuRunner
 from engine.runners.pytorch import TorchRunner
 from tests.engine.runners.gpu import models
 from tests.engine.runners.gpu.late import LateStreams
@@ -93,13 +94,15 @@ def test_streams_of_the_loop_may_differ_in_their_kind(runner):
 
 
 @pytest.mark.parametrize("engine", ["cpu", "pytorch", "gpu"])
-def test_every_engine_follows_two_planes_as_it_does_the_converted_frame(runner, engine):
-    weights = models.weights()
+def test_every_engine_follows_two_planes_as_it_does_the_converted_frame(engine):
+    weights = models.weights(template_size=64)
     if engine == "cpu":
         require("cpu", cpu_unsupported(weights.config, "fp32"))
         runner = CpuRunner(weights, "fp32")
     elif engine == "pytorch":
         runner = TorchRunner(weights.model("reference"), "cpu", "fp32")
+    else:
+        runner = GpuRunner(weights, "cpu", "fp32", "reference")
     planes = [models.nv12(picture) for picture in models.frames(4, 91, 121)]
     expected = _boxes(runner, [frame.rgb() for frame in planes], RGB)
     for config in (PUBLIC, RGB):  # a tracker's colour order is that of three channels
