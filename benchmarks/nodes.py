@@ -88,10 +88,10 @@ def _noted(recorder: _Recorder, multiprocessors: int) -> Iterator[None]:
     with contextlib.ExitStack() as stack:
         for kind in (JITFunction, InterpretedFunction):
             stack.enter_context(mock.patch.object(kind, "run", run))
-        stack.enter_context(mock.patch.object(_triton, "interpreted", lambda: True))
-        stack.enter_context(mock.patch.object(_triton, "multiprocessors", lambda device: multiprocessors))
-        stack.enter_context(mock.patch.object(esat_kernels.attention.triton, "multiprocessors", lambda device: multiprocessors))
-        stack.enter_context(mock.patch.object(esat_kernels.attention.cuda, "unsupported", lambda *_: None))
+        stack.enter_context(mock.patch.object(_triton, "interpreted", return_value=True))
+        stack.enter_context(mock.patch.object(_triton, "multiprocessors", return_value=multiprocessors))
+        stack.enter_context(mock.patch.object(esat_kernels.attention.triton, "multiprocessors", return_value=multiprocessors))
+        stack.enter_context(mock.patch.object(esat_kernels.attention.cuda, "unsupported", return_value=None))
         stack.enter_context(mock.patch("engine.runners.gpu.network.record_function", recorder.stage))
         stack.enter_context(mock.patch("torch.profiler.record_function", recorder.stage))
         yield

@@ -33,7 +33,7 @@ OPTIONAL = {
 }
 # Packages that exist for an optional package may import it at their top; who uses them imports them inside functions.
 BUILT_OF = {"layers": ("linear",)}  # operations that are made of others
-OPERATIONS = ("attention", "elimination", "crop", "decode", "linear")
+OPERATIONS = ("attention", "elimination", "crop", "decode", "head", "linear")
 FOR_AN_EXTRA = ("engine/serve/", *(f"esat_kernels/{operation}/triton_" for operation in OPERATIONS))
 
 

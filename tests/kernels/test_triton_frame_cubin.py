@@ -60,6 +60,7 @@ def test_the_step_to_the_next_boxes(architecture):
     types = {"regions_ptr": "*fp64", "boxes_ptr": "*fp64", "frame_size_ptr": "*i32", "record_ptr": "*fp64", "window_ptr": "*fp32"}
     for side in (16, 24, decode.LARGEST_MAP):
         constants = {"MARGIN": 10, "SIDE": side, "BLOCK": 1 << (side * side - 1).bit_length(), "boxes_stride_b": 4, "boxes_stride_x": 1}
+        constants["BLOCK_C"] = decode.BLOCK_C
         found = compiled(advance_kernel, architecture, constants, decode.warps(side), dtype="fp32", types=types, fp_fusion=False)
         assert "div.rn.f32" in found.ptx
         assert "fma.rn.f64" not in found.ptx

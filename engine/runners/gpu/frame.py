@@ -15,7 +15,7 @@ from engine.runners.gpu.head import Maps
 from engine.runners.gpu.memory import FrameMemory
 from engine.runners.gpu.network import GpuNetwork, Template
 from engine.runners.gpu.streams import Streams
-from engine.runners.postprocess import Surroundings, hann_window
+from engine.runners.postprocess import hann_window
 
 RECORD = 12  # values of a target in a frame's record
 Matrices = tuple[str | None, ...]
@@ -55,7 +55,6 @@ class FramePlan:
             self._patches = torch.zeros(self.rows, config.num_search, network.patch_values, device=device, dtype=network.dtype)
             self._inputs = network.inputs(self.rows)
             self._window = hann_window(config.search_grid).to(device)
-            self._surroundings = Surroundings(config.search_grid, device)
 
         streams.run("compute", allocate).wait()
         self.reserve(0)
@@ -118,14 +117,16 @@ class FramePlan:
             ]
         maps, kept, features = self._network.run(self._patches[:rows], Template(*(part[:rows] for part in self._inputs)))
         with torch.profiler.record_function("decode"):
-            records = [
-                esat_kernels.advance_boxes(
-                    maps.score[part], maps.size[part], maps.offset[part], self._window, region, self.boxes[part], frame.size, backend=others
+            advanced = [
+                esat_kernels.advance_boxes_with_features(
+                    *(maps.score[part], maps.size[part], maps.offset[part], self._window, region, self.boxes[part], frame.size),
+                    features[part],
+                    backend=others,
                 )
                 for frame, part, region in zip(frames, parts, regions, strict=True)
             ]
-        record = records[0] if len(records) == 1 else torch.cat(records)
-        return FrameResult(record, kept, self._surroundings(features, record[:, 7].long()), maps)
+        record, around = advanced[0] if len(advanced) == 1 else (torch.cat(results) for results in zip(*advanced, strict=True))
+        return FrameResult(record, kept, around, maps)
 
 
 def crop_template(network: GpuNetwork, frame: FrameMemory, box: Box, bgr: bool, matrix: str | None = None) -> Template:

@@ -78,7 +78,7 @@ def test_the_head_equals_the_models_head():
     features = torch.randn(2, config.num_search, config.dim, generator=torch.Generator().manual_seed(1))
     folded = fold_weights(weights.state_dict, config, CPU, torch.float32, LIBRARY, "reference")
     with torch.no_grad():
-        found = Head(folded.head, config.search_grid, fused=False)(features)
+        found = Head(folded.head, config.search_grid, False, "reference")(features)
         score, size, offset = head(features.transpose(1, 2).unflatten(2, (config.search_grid, config.search_grid)))
     for map_, expected in zip(found, (score, size, offset), strict=True):
         torch.testing.assert_close(map_, expected, rtol=1e-5, atol=1e-5)
