@@ -72,26 +72,37 @@ native: $(VENV)/.tools ## build the native library again, into the source tree
 cuda: ## the CUDA kernels with nvcc, into the source tree; one build serves every Python
 	$(PYTHON) csrc/build_cuda.py
 
-ctest: $(VENV)/.tools ## the C++ tests
+# Golden files as plain arrays for the C++ tests, on processors too that have no Python here.
+SHARED := $(abspath $(or $(ESAT_SHARED),../shared))
+GOLDEN := $(BUILD)/golden
+GOLDEN_FILES := $(wildcard tests/golden/*.npz $(SHARED)/oracle/attention_near_*.npz $(SHARED)/oracle/crops_*.npz)
+
+$(GOLDEN)/.made: conformance/arrays.py $(GOLDEN_FILES) $(if $(wildcard $(VENV)/.installed),,$(VENV)/.installed)
+	@test -d $(SHARED)/oracle || echo "golden crops are left out: no folder $(SHARED)/oracle (ESAT_SHARED names another)"
+	rm -rf $(GOLDEN) && $(RUN) -m conformance.arrays $(GOLDEN_FILES) $(GOLDEN)
+	@touch $@
+
+ctest: $(VENV)/.tools $(GOLDEN)/.made ## the C++ tests
 	$(CONFIGURE) -B $(BUILD)/ctest -DESAT_TESTS=ON
 	$(BIN)/cmake --build $(BUILD)/ctest --target native_tests
-	$(BIN)/ctest --test-dir $(BUILD)/ctest --output-on-failure
+	ESAT_GOLDEN=$(abspath $(GOLDEN)) $(BIN)/ctest --test-dir $(BUILD)/ctest --output-on-failure
 
 # qemu's names of the processors that the tests run on: everything, NEON alone, NEON with dot products.
 ARM_CPUS ?= max cortex-a72 cortex-a76
+space := $() $()
 
-ctest-aarch64: $(VENV)/.tools ## the C++ tests for 64-bit ARM, cross-compiled and emulated
+ctest-aarch64: $(VENV)/.tools $(GOLDEN)/.made ## the C++ tests for 64-bit ARM, cross-compiled and emulated
 	@command -v aarch64-linux-gnu-g++ >/dev/null && command -v qemu-aarch64 >/dev/null || \
 		{ echo "ctest-aarch64 needs aarch64-linux-gnu-g++ and qemu-aarch64: apt-get install g++-aarch64-linux-gnu qemu-user" >&2; exit 2; }
 	PATH="$(abspath $(BIN)):$$PATH" cmake -S . -G Ninja -B $(BUILD)/aarch64 -DCMAKE_TOOLCHAIN_FILE=cmake/aarch64-linux-gnu.cmake \
-		-DESAT_TESTS=ON -DESAT_PYTHON=OFF
+		-DESAT_TESTS=ON -DESAT_PYTHON=OFF "-DESAT_EMULATED_CPUS=$(subst $(space),;,$(strip $(ARM_CPUS)))"
 	$(BIN)/cmake --build $(BUILD)/aarch64 --target native_tests
-	for cpu in $(ARM_CPUS); do QEMU_CPU=$$cpu $(BIN)/ctest --test-dir $(BUILD)/aarch64 --output-on-failure || exit 1; done
+	ESAT_GOLDEN=$(abspath $(GOLDEN)) $(BIN)/ctest --test-dir $(BUILD)/aarch64 --output-on-failure --parallel $$(nproc)
 
 # The C++ tests, and the Python tests of the kernels on a copy of the tree whose library is instrumented. The thread sanitizer looks at
 # concurrent calls only, in a build without OpenMP: GNU's OpenMP runtime is not instrumented, so each of its joins would be a false alarm.
 # --capture=sys lets a sanitizer's report through: it is written past Python.
-sanitize: $(VENV)/.test ## address, undefined behaviour and thread sanitizers over the native code
+sanitize: $(VENV)/.test $(GOLDEN)/.made ## address, undefined behaviour and thread sanitizers over the native code
 	$(CONFIGURE) -B $(BUILD)/tsan -DESAT_TESTS=ON -DCMAKE_BUILD_TYPE=Sanitize -DESAT_SANITIZE=thread -DESAT_USE_OPENMP=OFF
 	$(BIN)/cmake --build $(BUILD)/tsan --target test_concurrent_calls
 	$(BUILD)/tsan/test_concurrent_calls
@@ -101,7 +112,7 @@ sanitize: $(VENV)/.test ## address, undefined behaviour and thread sanitizers ov
 	$(CONFIGURE) -B $(SANITIZED) -DESAT_TESTS=ON -DCMAKE_BUILD_TYPE=Sanitize -DESAT_SANITIZE=address,undefined \
 		-DESAT_OUTPUT_DIR="$(abspath $(SANITIZED))/tree/esat_kernels"
 	$(BIN)/cmake --build $(SANITIZED)
-	$(BIN)/ctest --test-dir $(SANITIZED) --output-on-failure
+	ESAT_GOLDEN=$(abspath $(GOLDEN)) $(BIN)/ctest --test-dir $(SANITIZED) --output-on-failure
 	cd $(SANITIZED)/tree && ESAT_SHARED="$${ESAT_SHARED:-$(abspath ../shared)}" ESAT_REQUIRE=cpu PYTHONPATH=. ASAN_OPTIONS=detect_leaks=0 \
 		LD_PRELOAD="$$(g++ -print-file-name=libasan.so) $$(g++ -print-file-name=libstdc++.so)" \
 		$(abspath $(RUN)) -m pytest tests/kernels $(PARALLEL) --capture=sys -p no:cacheprovider -m "not slow and not cubin and not gpu" \

@@ -8,7 +8,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -191,8 +190,8 @@ def check_loop(path: Path, content: dict[str, Any], target: Target) -> Finding:
         raise DatasetError(f"{path}: needs {len(expected)} frames in {folder}, found {len(frames)}")
     runner = make_runner(weights, target.device, target.dtype, target.backend)
     tracker = Tracker(runner, config=TrackerConfig(color="rgb", loop="public"))
-    tracker.init(_read_rgb(frames[0]), tuple(content["init"]))
-    boxes = np.array([tuple(content["init"]), *(tracker.update(_read_rgb(frame)).box for frame in frames[1:])])
+    tracker.init(golden.read_rgb(frames[0]), tuple(content["init"]))
+    boxes = np.array([tuple(content["init"]), *(tracker.update(golden.read_rgb(frame)).box for frame in frames[1:])])
     error = float(np.abs(boxes - expected).max())
     overlap = iou(boxes, expected)
     details: dict[str, Any] = {"mean_iou": float(overlap.mean()), "median_iou": float(np.median(overlap)), "runner": type(runner).__name__}
@@ -201,7 +200,7 @@ def check_loop(path: Path, content: dict[str, Any], target: Target) -> Finding:
 
 def check_crops(path: Path, content: dict[str, Any], target: Target) -> Finding:
     """Crops of one frame in grey levels, and their resize factors."""
-    frame = _read_rgb(path.parent / str(content["frame"]))
+    frame = golden.read_rgb(path.parent / str(content["frame"]))
     error, factor_error = 0, 0.0
     for box, crop, factor in zip(content["boxes"], content["crops"], content["resize_factors"], strict=True):
         x, y, w, h = (float(value) for value in box)
@@ -209,13 +208,6 @@ def check_crops(path: Path, content: dict[str, Any], target: Target) -> Finding:
         error = max(error, int(np.abs(found.astype(np.int16) - crop.astype(np.int16)).max()))
         factor_error = max(factor_error, abs(found_factor - float(factor)))
     return Finding(float(error), error <= CROP_LEVELS and factor_error <= 1e-9, None, {"resize_factor": factor_error})
-
-
-def _read_rgb(path: Path) -> NDArray[np.uint8]:
-    image = cv2.imread(str(path))
-    if image is None:
-        raise DatasetError(f"{path}: no readable image")
-    return np.ascontiguousarray(image[:, :, ::-1])
 
 
 def _max_error(found: Tensor, expected: NDArray[Any]) -> float:

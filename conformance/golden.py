@@ -8,6 +8,7 @@ import zlib
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -101,3 +102,11 @@ def load(path: Path) -> dict[str, Any]:
         raise DatasetError(f"{path}: holds no 'kind'")
     content["kind"] = str(content["kind"])
     return content
+
+
+def read_rgb(path: Path) -> NDArray[np.uint8]:
+    """uint8 [height, width, 3]. DatasetError for a file that is no image."""
+    image = cv2.imread(str(path))
+    if image is None:
+        raise DatasetError(f"{path}: no readable image")
+    return np.ascontiguousarray(image[:, :, ::-1])

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from esat_kernels import _device
 
+A100_SHARED_MEMORY = 163 * 1024
 _INSTALLED = find_spec("triton") is not None
 
 
@@ -50,6 +51,12 @@ def on_device_of(tensor: Tensor) -> contextlib.AbstractContextManager[object]:
 def multiprocessors(device: torch.device) -> int:
     """Of a CUDA device; the interpreter counts as one."""
     return torch.cuda.get_device_properties(device).multi_processor_count if device.type == "cuda" else 1
+
+
+@functools.cache
+def shared_memory(device: torch.device) -> int:
+    """Bytes that a block of a CUDA device can have; the interpreter has as many as an A100."""
+    return _device.shared_memory(device) if device.type == "cuda" else A100_SHARED_MEMORY
 
 
 def cdiv(a: int, b: int) -> int:

@@ -12,10 +12,15 @@ if workers := int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "0")):
 
 import pytest
 import torch
+from hypothesis import settings
 
 from engine import ModelConfig, build_model
 from engine.weights import save_weights
 from tests.require import require
+
+# A busy machine is no failure.
+settings.register_profile("esat", deadline=None)
+settings.load_profile("esat")
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 

@@ -49,7 +49,7 @@ def _ours() -> dict[str, Attention]:
         found["ours:triton"] = ours_triton
     if cuda.available() is None:
         found["ours:cuda"] = lambda q, k, v: cuda.forward(q, k, v, FORCES, Scores())[0]
-        for rows in cuda.heights(HEAD_DIM):
+        for rows in cuda.HEIGHTS:
             found[f"ours:cuda:rows={rows}"] = lambda q, k, v, rows=rows: cuda.forward(q, k, v, FORCES, Scores(), rows=rows)[0]  # type: ignore[misc]
         found["ours:cuda:plain"] = lambda q, k, v: cuda.forward(q, k, v, FORCES._replace(alpha=0.0, beta=0.0), Scores())[0]
     return found

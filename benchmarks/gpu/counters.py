@@ -50,9 +50,9 @@ def calls() -> None:
     for inner, columns, activation in PRODUCTS:
         x = torch.randn(TOKENS, inner, device="cuda", dtype=bfloat16)
         weight = torch.randn(columns, inner, device="cuda", dtype=bfloat16) * inner**-0.5
-        processors, device = _triton.multiprocessors(x.device), _tuned.device_name(x.device)
-        tiles = triton_tiles.product_tiles(TOKENS, inner, columns, bfloat16, bfloat16, processors, device)
-        operands.append((x, weight, weight[:, 0].contiguous(), None, activation, None, bfloat16, tiles))
+        limits = _triton.multiprocessors(x.device), _tuned.device_name(x.device), _triton.shared_memory(x.device)
+        tiles = triton_tiles.product_tiles(TOKENS, inner, columns, bfloat16, bfloat16, *limits)
+        operands.append((x, weight, weight[:, 0].contiguous(), activation, None, bfloat16, tiles))
     for counted in (False, True):
         torch.cuda.synchronize()
         if counted:

@@ -65,14 +65,14 @@ STAGES: dict[str, tuple[Part, ...]] = {
         Part("compile-rest", "warm", "Triton compiles what the parts below run, in several processes", 30, ("--rest",), TRITON_CACHE),
         Part("products", "products", "every tile of each product, right and timed, beside cuBLASLt; likewise attention and the head", 75),
         Part(
-            "tests", "tests", "the GPU tests: error budgets, gradients, graph replay equal to eager, the loop, 1000 equal repetitions", 100
+            "tests", "tests", "the GPU tests: error budgets, gradients, graph replay equal to eager, the loop, 1000 equal repetitions", 95
         ),
-        Part("golden", "golden", "golden files of public code through the attention kernels and the engine", 25),
+        Part("golden", "golden", "golden files of public code through the attention kernels and the engine", 20),
         Part("frames", "frame", "other models and batches, what FDA costs in a frame, PyTorch's eager model", 30, ("--rest",)),
         Part("pipeline", "pipeline", "1080p frames through the device-resident loop: pinned memory, NumPy arrays, targets, streams", 30),
         Part("targets", "targets", "several targets in one frame against separate trackers", 15),
-        Part("memcheck", "sanitize", "compute-sanitizer memcheck over small calls of every kernel", 30, ("--all", "memcheck")),
-        Part("racecheck", "sanitize", "racecheck; of the CUDA kernels alone it decides", 25, ("--all", "racecheck")),
+        Part("memcheck", "sanitize", "compute-sanitizer memcheck over small calls of every kernel", 35, ("--all", "memcheck")),
+        Part("racecheck", "sanitize", "racecheck; of the CUDA kernels alone it decides", 30, ("--all", "racecheck")),
     ),
 }
 PARTS = tuple(part for stage in STAGES.values() for part in stage)

@@ -15,18 +15,40 @@ from engine.datasets.text import read_boxes
 from engine.errors import DatasetError
 
 VIDEO = ".mp4"
-DISTURBED = (  # target, kind, donor: one disturbance of each scene, the kinds in turn
+DISTURBED = (  # target, kind, donor: each scene in each kind
     ("otb_Crossing", "cover", "vot15_car1"),
+    ("otb_Crossing", "leave", "vot15_traffic"),
+    ("otb_Crossing", "cut", "otb_Coke"),
     ("davis_dog", "leave", "vot_bag"),
+    ("davis_dog", "cover", "vot14_car"),
+    ("davis_dog", "cut", "otb_Crossing"),
     ("otb_Coke", "cut", "davis_dog"),
+    ("otb_Coke", "cover", "vot15_bolt1"),
+    ("otb_Coke", "leave", "otb_Human3"),
     ("uav_wakeboard7", "cover", "vot15_traffic"),
+    ("uav_wakeboard7", "leave", "otb_Jogging-1"),
+    ("uav_wakeboard7", "cut", "otb_Human3"),
     ("vot15_bolt1", "leave", "vot14_car"),
+    ("vot15_bolt1", "cover", "otb_Coke"),
+    ("vot15_bolt1", "cut", "vot15_car1"),
     ("vot_bag", "cut", "vot15_bolt1"),
+    ("vot_bag", "cover", "otb_Crossing"),
+    ("vot_bag", "leave", "davis_dog"),
     ("davis_car-shadow", "cover", "otb_Jogging-1"),
+    ("davis_car-shadow", "leave", "davis_dog"),
+    ("davis_car-shadow", "cut", "davis_dog"),
     ("otb_Jogging-1", "leave", "otb_Coke"),
+    ("otb_Jogging-1", "cover", "otb_Human3"),
+    ("otb_Jogging-1", "cut", "vot15_traffic"),
     ("vot15_traffic", "cut", "otb_Crossing"),
+    ("vot15_traffic", "cover", "vot15_car1"),
+    ("vot15_traffic", "leave", "vot14_car"),
     ("otb_Human3", "cover", "davis_dog"),
+    ("otb_Human3", "leave", "vot_bag"),
+    ("otb_Human3", "cut", "vot15_bolt1"),
     ("davis_drift-straight", "leave", "otb_Human3"),
+    ("davis_drift-straight", "cover", "davis_dog"),
+    ("davis_drift-straight", "cut", "otb_Jogging-1"),
 )
 
 

@@ -16,8 +16,8 @@ from engine.tracking.state import StateMachine, StateThresholds, TargetState
 
 GOOD = 0.5  # IoU above which a loop has its target
 FLAG_WITHIN, RETURN_WITHIN = 15, 30  # frames
-FALSE_LOST = 0.02  # share of the public loop's good frames that may be called LOST, in the mean over sequences
-LEVELS = (0.3, 0.35, 0.4, 0.45, 0.5, 0.55, 0.6)  # of `lost`, for the choice by leaving a scene out
+FLAGGED = 0.8  # share of the losses that a level is to flag where it is chosen: a little more than the 0.75 asked for where it is used
+LEVELS = (0.1, 0.15, 0.2, 0.25, 0.3, 0.35, 0.4)  # of `gone`, for the choice by leaving a scene out
 SIZES = {"under 16 px": (0, 16), "16 to 40 px": (16, 40), "over 40 px": (40, np.inf)}
 _LEAST_GOOD = 10  # frames without which a sequence has no share of false LOST
 
@@ -83,11 +83,16 @@ def had_target(track: Track) -> bool:
     return bool(np.mean(track.public[max(0, track.gone - 9) : track.gone - 3]) > 0.4)
 
 
+def is_flagged(track: Track, state: list[str]) -> bool:
+    """Whether a disturbed clip's loss is called LOST in time."""
+    return "LOST" in state[track.gone : track.gone + FLAG_WITHIN]
+
+
 def disturbances(tracks: list[Track], states: list[list[str]] | None = None) -> dict[str, Any]:
     """Counts [found, of] over disturbed clips: LOST within FLAG_WITHIN frames, TRACKING with IoU above GOOD within RETURN_WITHIN of the
     return, and TRACKING while the target was away, after a loss."""
     events = [(track, state) for track, state in zip(tracks, states or [t.state for t in tracks], strict=True) if had_target(track)]
-    flagged = sum("LOST" in state[track.gone : track.gone + FLAG_WITHIN] for track, state in events)
+    flagged = sum(is_flagged(track, state) for track, state in events)
     returned = sum(
         any(
             state[index] == "TRACKING" and track.default[index] > GOOD
@@ -121,20 +126,21 @@ def replay(track: Track, thresholds: StateThresholds) -> list[str]:
 
 
 def left_out(plain: list[Track], disturbed: list[Track]) -> dict[str, Any]:
-    """`lost` chosen without a scene, and what it says of that scene: the highest level whose false LOST over the other scenes is within
-    FALSE_LOST, the lowest one if none is."""
-    levels = [dataclasses.replace(StateThresholds(), lost=level) for level in LEVELS]
+    """`gone` chosen without a scene, and what it says of that scene: the lowest level that flags FLAGGED of the other scenes' losses, the
+    highest one if none does."""
+    levels = [dataclasses.replace(StateThresholds(), gone=level) for level in LEVELS]
     states = {track.name: [replay(track, level) for level in levels] for track in (*plain, *disturbed)}
     shares = {track.name: [false_lost(track, state) for state in states[track.name]] for track in plain}
+    flags = {track.name: [is_flagged(track, state) for state in states[track.name]] for track in disturbed if had_target(track)}
     chosen = {}
     for fold in {track.fold for track in (*plain, *disturbed)}:
-        others = np.array([shares[track.name] for track in plain if track.fold != fold])
-        within = [number for number in range(len(LEVELS)) if np.nanmean(others[:, number]) <= FALSE_LOST]
-        chosen[fold] = max(within, default=0)
+        others = np.array([flags[track.name] for track in disturbed if track.fold != fold and track.name in flags])
+        enough = [number for number in range(len(LEVELS)) if len(others) and others[:, number].mean() >= FLAGGED]
+        chosen[fold] = min(enough, default=len(LEVELS) - 1)
     kept = {track.name: share for track in plain if not np.isnan(share := shares[track.name][chosen[track.fold]])}
     most = max(kept, key=kept.__getitem__)
     return {
-        "lost": {LEVELS[number]: list(chosen.values()).count(number) for number in sorted(set(chosen.values()))},
+        "gone": {LEVELS[number]: list(chosen.values()).count(number) for number in sorted(set(chosen.values()))},
         "folds": len(chosen),
         "clips": len(kept),
         "good_frames": sum(int(good_frames(track).sum()) for track in plain),

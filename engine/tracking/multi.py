@@ -21,7 +21,7 @@ from engine.weights.shipped import DEFAULT_MODEL
 class MultiTracker:
     """Follows any number of targets, each with its own template, box and state. Arguments and errors as `Tracker`.
 
-    max_batch bounds the regions of one forward (memory); more run in several. A target has one, and a second one while it is lost.
+    max_batch bounds the regions of one forward (memory); more run in several. A target has one, and a second one while it is searched for.
     """
 
     def __init__(

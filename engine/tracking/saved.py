@@ -24,7 +24,7 @@ from engine.tracking.search import LostSearch
 from engine.tracking.state import StateMachine, StateThresholds, TargetState
 from engine.tracking.target import Target
 
-FORMAT = "esat-target-2"
+FORMAT = "esat-target-3"
 _CLASSES = {kind.__name__: kind for kind in (Target, Usual, Rival, LostSearch, StateMachine, StateThresholds)}
 _BORDER = 2  # pixels around the template: the crop blackens the last column and row where it touches the frame's border
 

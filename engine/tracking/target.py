@@ -39,8 +39,8 @@ class Result:
 class Target:
     """What is followed from its first frame on. The frame has been checked by the caller.
 
-    `box` follows the public code's loop: the clipped box is where the next search is centred, whatever the state. While the target is LOST a
-    second region is looked at beside it (`engine.tracking.rival`), and only what is found there can move `box` elsewhere.
+    `box` follows the public code's loop: the clipped box is where the next search is centred, whatever the state. While the target is searched
+    for, a second region is looked at beside it (`engine.tracking.rival`), and only what is found there can move `box` elsewhere.
     """
 
     def __init__(self, runner: Runner, frame: Frame, box: Any, config: TrackerConfig):
@@ -57,7 +57,7 @@ class Target:
 
     @property
     def regions(self) -> list[Box]:
-        """The boxes to search around in the next frame: the followed one, and while the target is lost one beside it."""
+        """The boxes to search around in the next frame: the followed one, and while the target is searched for one beside it."""
         return [self.box] if self.beside is None else [self.box, self.beside]
 
     def advance(
@@ -68,11 +68,9 @@ class Target:
         self._frame_index += 1
         confidence = self._usual.confidence(followed)
         self._machine.update(confidence)
-        if self._machine.state is TargetState.LOST and (self._rival is None or self._rival.expired):
+        if self._machine.searching and (self._rival is None or self._rival.expired):
             self._rival = Rival(self._thresholds, self._last_seen, side / math.sqrt(searched[0][2] * searched[0][3]))
-        elif self._rival is not None and (
-            self._rival.expired or (self._machine.state is not TargetState.LOST and not self._rival.on_probation)
-        ):
+        elif self._rival is not None and (self._rival.expired or not (self._machine.searching or self._rival.on_probation)):
             self._rival = None
         chosen, around, self.box = followed, searched[0], followed.box
         if self._rival is not None:
@@ -84,7 +82,7 @@ class Target:
             self.box = chosen.box
         if self._machine.state is TargetState.TRACKING and self._rival is None:
             self._usual.learn(followed)
-        if self._machine.state is not TargetState.LOST and not self._machine.falling:
+        if not (self._machine.searching or self._machine.falling):
             self._last_seen = self.box
         self.beside = None if self._rival is None else self._rival.next(*frame_size)
         box = chosen.box if self._public else clip(chosen.unclipped, *frame_size, margin=LEAST_SIDE)

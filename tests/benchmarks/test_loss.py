@@ -148,15 +148,19 @@ def test_disturbances_are_flagged_and_ended_in_time():
 
 
 def test_a_level_is_never_chosen_on_the_scene_that_it_is_reported_for():
-    """One scene's scores lie low all the time; the others choose a level that calls it LOST, and it chooses one that does not for them."""
-    steady = [_track(f"{name}@1", scores=(0.8,) * 40) for name in "bcd"]
-    low = _track("a@1", scores=(0.8,) * 5 + (0.45,) * 35)
-    found = left_out([low, *steady], [_track("e-cut-f", scores=(0.8,) * 10 + (0.05,) * 20 + (0.8,) * 10, gone=10, back=30)])
-    assert found["lost"][0.6] == 1
+    """Losses of four scenes fall to 0.05, of two to 0.28: without one of the two, low levels flag enough of the others, and not that one."""
+    steady = [_track(f"{name}@1", scores=(1.0,) * 40) for name in "bcdef"]
+    low = _track("a@1", scores=(1.0,) * 5 + (0.27,) * 35)
+    away = [
+        _track(f"{name}-cut-x", scores=(1.0,) * 10 + (depth,) * 20 + (1.0,) * 10, gone=10, back=30)
+        for name, depth in (("b", 0.05), ("c", 0.05), ("d", 0.05), ("g", 0.05), ("e", 0.28), ("f", 0.28))
+    ]
+    found = left_out([low, *steady], away)
+    assert found["gone"] == {0.1: 2, 0.3: 5}
+    assert found["flagged"] == [4, 6]  # 0.3 would flag those of e and f, but the other scenes choose 0.1
     assert found["false_lost_most"][0] == "a@1"
     assert found["false_lost_most"][1] > 0.5
-    assert found["flagged"] == [1, 1]
-    assert replay(low, StateThresholds(lost=0.3)).count("LOST") == 0
+    assert replay(low, StateThresholds(gone=0.25)).count("LOST") == 0
 
 
 def test_the_confidence_separates_what_the_truth_separates():

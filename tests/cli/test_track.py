@@ -60,7 +60,10 @@ def test_all_outputs_of_one_run(clip: Path, tiny: Path, tmp_path: Path, capsys: 
     assert all(word in printed for word in ("network", "tracker", "pipeline", "a.mp4", "a.json", "a.txt"))
 
 
-def test_a_slow_dtype_is_told_in_one_line(clip: Path, tiny: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_slow_dtype_is_told_in_one_line(
+    clip: Path, tiny: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("ESAT_CPU", raising=False)
     require("cpu", unsupported(load_weights(tiny).config, "fp32"))
     for _ in range(2):
         assert (

@@ -16,7 +16,7 @@ from engine.video.sinks import Record
 
 BOX = (50.0, 40.0, 30.0, 24.0)
 FRAME = np.random.default_rng(0).integers(0, 256, (120, 160, 3), np.uint8)
-FEW = settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+FEW = settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 numbers = st.floats(allow_nan=True, allow_infinity=True) | st.integers(-(2**70), 2**70) | st.floats(-200, 200)
 boxes = (

@@ -62,7 +62,7 @@ def objects(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     require("objdump", None if platform.machine() in ("x86_64", "AMD64") else f"the code is read on x86, not on {platform.machine()}")
     assert cmake is not None
     build = tmp_path_factory.mktemp("machine_code")
-    configure = [cmake, "-S", str(REPOSITORY), "-B", str(build), f"-DPython_EXECUTABLE={sys.executable}", "-DESAT_CUDA=0"]
+    configure = [cmake, "-S", str(REPOSITORY), "-B", str(build), f"-DPython_EXECUTABLE={sys.executable}"]
     done = subprocess.run(configure, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
 

@@ -23,7 +23,7 @@ from engine.runners.protocol import DTYPES
 from engine.weights.io import Weights
 from esat_kernels import _native
 
-_NEEDS = {"fp32": "AVX2", "bf16": "AVX-512 and bf16", "int8": "AVX2"}
+_NEEDS = {"fp32": "AVX2 or NEON", "bf16": "bf16 and AVX-512 or NEON", "int8": "AVX2 or NEON's dot products"}
 
 
 class Template(NamedTuple):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 
 import numpy as np
@@ -9,12 +10,13 @@ import pytest
 import torch
 
 import esat_kernels
-from benchmarks.gpu import attention, frame, golden, inputs, pipeline, plots, products
+from benchmarks.gpu import attention, frame, golden, inputs, pipeline, plots, products, targets
 from conformance import golden as golden_files
 from conformance.findings import Target
 from engine.runners.gpu.frame import FramePlan
 from engine.runners.gpu.network import GpuNetwork, Kernels
 from engine.runners.gpu.products import Product
+from engine.runners.gpu.runner import GpuRunner
 from engine.runners.gpu.streams import HostStreams
 from tests.conftest import REPOSITORY
 
@@ -116,6 +118,58 @@ def test_every_product_of_a_frame_is_measured(monkeypatch):
     plan.step(0, True)
     counts, dimensions = products.shapes(weights.config, 2), products.dimensions(weights.config)
     assert {(rows, *dimensions[name]) for name, all_rows in counts.items() for rows in all_rows} == seen
+
+
+@pytest.fixture
+def frames_on_the_cpu(monkeypatch):
+    """The part `frame` with a small network, the reference kernels and a clock of its own; there is no profiler."""
+    errors, rows = frame.model_errors, frame.engine_rows
+    clock = {"clock": lambda call: call() and {"median_ms": 2.0, "p99_ms": 3.0}, "repetitions": 2}
+    small = inputs.small_weights()
+    named = lambda name: dataclasses.replace(small, config=small.config.replace(name=name))  # noqa: E731
+    monkeypatch.setattr(frame, "model_weights", named)
+    monkeypatch.setattr(frame, "model_errors", lambda weights, backend: errors(weights, "reference", CPU))
+    monkeypatch.setattr(frame, "engine_rows", lambda weights, backend, *rest: rows(weights, "reference", *rest, device=CPU, **clock))
+    monkeypatch.setattr(frame, "peer_rows", lambda weights, compiled: 1 / 0)
+    monkeypatch.setattr(frame, "stages", lambda weights, backend: {"head": 3.0} if backend == "cuda" else 1 / 0)
+    monkeypatch.setattr(frame, "REST", {"esat-384": (1, 2), "esat-s-256": (1,)})
+    monkeypatch.setattr(esat_kernels, "backends", lambda: {"cuda": None, "triton": None})
+
+
+@pytest.mark.usefixtures("frames_on_the_cpu")
+def test_the_frame_s_report(tmp_path, capsys):
+    output = tmp_path / "gpu_frame.json"
+    assert frame.main([str(output)]) == 0
+    found = json.loads(output.read_text())
+    assert found["ok"]
+    assert len(found["rows"]) == 2 * 3
+    assert found["stages_us"] == {"cuda": {"head": 3.0}}
+    assert found["score_map_errors"]["esat-384"]["triton"]["ok"]
+    shown = capsys.readouterr().out
+    assert "no stages of triton: division by zero" in shown
+    assert "cuda head: 3.0 us" in shown
+
+
+@pytest.mark.usefixtures("frames_on_the_cpu")
+def test_the_other_frames_report_and_a_peer_that_fails(tmp_path):
+    output = tmp_path / "gpu_frames.json"
+    assert frame.main(["--rest", str(output)]) == 1
+    rows = json.loads(output.read_text())["rows"]
+    assert [row["model"] for row in rows if not row["ok"]] == ["esat-384", "esat-s-256"]
+    assert all("ZeroDivisionError" in row["why"] for row in rows if not row["ok"])
+    assert {row["batch"] for row in rows if row["model"] == "esat-384"} == {1, 2}
+
+
+def test_targets_are_timed_together_and_apart(tmp_path, monkeypatch):
+    monkeypatch.setattr(targets, "GpuRunner", lambda weights, *_: GpuRunner(inputs.small_weights(), "cpu", "fp32", "reference"))
+    monkeypatch.setattr(targets, "model_weights", lambda name: None)
+    monkeypatch.setattr(targets, "COUNTS", (1, 2))
+    monkeypatch.setattr(targets, "SECONDS", 0.01)
+    monkeypatch.setattr(esat_kernels, "backends", lambda: {"cuda": None, "triton": None})
+    assert targets.main(tmp_path / "gpu_targets.json") == 0
+    rows = json.loads((tmp_path / "gpu_targets.json").read_text())["rows"]
+    assert [row["targets"] for row in rows] == [1, 2]
+    assert all(row["max_difference_px"] < 0.01 for row in rows)
 
 
 def test_plots_show_what_was_measured(tmp_path):

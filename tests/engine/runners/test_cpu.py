@@ -48,7 +48,7 @@ def _engine(param: str, monkeypatch) -> Engine:
     require("cpu", _native.unavailable())
     require(isa, None if isa in _native.cpu_sets() else f"this machine has {', '.join(_native.cpu_sets())}")
     monkeypatch.setenv("ESAT_CPU", isa)
-    dtype = DTYPES[name] if name != "int8" else torch.bfloat16 if isa in ("avx512bf16", "amx") else torch.float32
+    dtype = DTYPES[name] if name != "int8" else torch.bfloat16 if isa in ("avx512bf16", "amx", "neonbf16") else torch.float32
     dtype_name = str(dtype).removeprefix("torch.")
     operation = f"products int8, {dtype_name} around" if name == "int8" else f"products {dtype_name}"
     assert {row.operation: row.chosen for row in _native.kernel_table()}[operation] == isa
@@ -56,8 +56,8 @@ def _engine(param: str, monkeypatch) -> Engine:
     return Engine(kernels, name, dtype, torch.finfo(dtype).eps)
 
 
-PLAIN = ["fp32-avx2", "fp32-avx512", "bf16-avx512bf16", "bf16-amx"]
-INT8 = ["int8-avx2", "int8-avx2vnni", "int8-avx512vnni", "int8-avx512bf16", "int8-amx"]
+PLAIN = ["fp32-avx2", "fp32-avx512", "bf16-avx512bf16", "bf16-amx", "fp32-neon", "bf16-neonbf16"]
+INT8 = [f"int8-{name}" for name in ("avx2", "avx2vnni", "avx512vnni", "avx512bf16", "amx", "neondot", "neoni8mm", "neonbf16")]
 
 
 @pytest.fixture(params=PLAIN)
@@ -334,10 +334,10 @@ def test_what_the_engine_cannot_do_goes_to_pytorch_with_a_reason(monkeypatch):
     require("cpu", _native.unavailable())
     weights = _weights()
     monkeypatch.setenv("ESAT_CPU", "portable")
-    assert unsupported(weights.config, "fp32") == "fp32 needs a processor with AVX2, the kernels use portable"
-    assert unsupported(weights.config, "bf16") == "bf16 needs a processor with AVX-512 and bf16, the kernels use portable"
+    assert unsupported(weights.config, "fp32") == "fp32 needs a processor with AVX2 or NEON, the kernels use portable"
+    assert unsupported(weights.config, "bf16") == "bf16 needs a processor with bf16 and AVX-512 or NEON, the kernels use portable"
     assert "fp32, bf16, int8, not in fp16" in (unsupported(weights.config, "fp16") or "")
-    with pytest.raises(DeviceError, match="int8 needs a processor with AVX2, the kernels use portable"):
+    with pytest.raises(DeviceError, match="int8 needs a processor with AVX2 or NEON's dot products, the kernels use portable"):
         make_runner(weights, "cpu", "int8")
     runner = make_runner(weights, "cpu")
     assert isinstance(runner, TorchRunner)
@@ -416,7 +416,8 @@ def test_models_that_do_not_fit_the_products_run_elsewhere(engine):
     assert "multiples" in (unsupported(config, engine.name) or "")
 
 
-def test_a_named_dtype_that_only_pytorch_computes_is_told(tiny_weights):
+def test_a_named_dtype_that_only_pytorch_computes_is_told(tiny_weights, monkeypatch):
+    monkeypatch.delenv("ESAT_CPU", raising=False)
     weights = load_weights(tiny_weights)
     require("cpu", unsupported(weights.config, "fp32"))
     with pytest.warns(

@@ -37,7 +37,7 @@ def step(runner, target, seed):
 @pytest.mark.parametrize("frames", [0, 3, 12])
 def test_a_restored_target_goes_on(runner, box, frames):
     """Thresholds under which noise is lost after some frames: the search for a lost target is part of the state."""
-    thresholds = StateThresholds(confident=0.999, lost=0.99, lost_after=4, found=1.0, found_after=3)
+    thresholds = StateThresholds(confident=0.999, lost=0.99, lost_after=4, found=1.0, found_after=3, gone=0.99)
     target = Target(runner, frame(0), box, TrackerConfig(thresholds=thresholds))
     picture = template_picture(runner, frame(0), target.box)
     states = [step(runner, target, seed).state for seed in range(1, 1 + frames)]
