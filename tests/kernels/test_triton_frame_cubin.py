@@ -76,7 +76,7 @@ def test_selection(architecture, block):
     pointers = {"kept_ptr": "*i64", "scores_ptr": "*fp32"}
     constants = {"scores_stride_n": 1, "BLOCK": block}
     compiled(select_kernel, architecture, constants, elimination.WARPS, types=pointers)
-    streams = {"first_ptr": "*fp32", "first_out_ptr": "*fp32"}
+    streams = {"first_ptr": "*fp32", "first_out_ptr": "*fp32", "places_ptr": "*i64"}
     constants |= {"first_stride_c": 1, "second_stride_c": 1, "ROWS": elimination.eliminate_rows(block), "BLOCK_C": elimination.BLOCK_C}
     compiled(eliminate_kernel, architecture, constants, elimination.WARPS, types=pointers | streams)
 

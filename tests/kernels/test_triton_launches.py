@@ -106,7 +106,8 @@ def test_elimination(launched, batch, num_template, count, keep, channels, dtype
     scores, kept = torch.zeros(batch, count), torch.zeros(batch, keep, dtype=torch.int64)
     tokens = torch.zeros(batch, num_template + count, channels, dtype=dtype)
     elimination.select_tokens(scores, keep)
-    elimination.eliminate_tokens(scores, keep, tokens, tokens.bfloat16(), num_template)
+    for places in (None, torch.zeros(batch, count, dtype=torch.int64)):
+        elimination.eliminate_tokens(scores, keep, tokens, tokens.bfloat16(), num_template, places)
     elimination.gather_tokens(tokens, kept, num_template)
     elimination.scatter_tokens(tokens[:, :keep], kept, count)
 

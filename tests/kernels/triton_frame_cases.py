@@ -174,10 +174,13 @@ def test_elimination_in_one_launch(num_template, n, keep, rows, monkeypatch):
     tokens = torch.randn(2, num_template + n, 20, generator=generator)
     attended = torch.randn(2, 7, num_template + n, generator=generator).bfloat16().mT
     tensors = device(scores, tokens, attended)
-    results = [
-        esat_kernels.eliminate_tokens(tensors[0], keep, *tensors[1:], num_template, backend=backend) for backend in ("triton", "reference")
-    ]
-    assert all(equal(a, b) for a, b in zip(*results, strict=True))
+    earlier = torch.stack([torch.randperm(2 * n, generator=generator)[:n].sort().values for _ in range(2)]).to(DEVICE)
+    for places in (None, earlier):
+        results = [
+            esat_kernels.eliminate_tokens(tensors[0], keep, *tensors[1:], num_template, backend=backend, places=places)
+            for backend in ("triton", "reference")
+        ]
+        assert all(equal(a, b) for a, b in zip(*results, strict=True))
 
 
 def within_budget(given: dict[str, Tensor], norm_eps: float | None = None, activation: str | None = None) -> None:
@@ -297,7 +300,8 @@ def test_the_operators_keep_their_promises():
         (elimination.select_tokens, (scores, 2)),
         (elimination.gather_tokens, (tokens, kept, 2)),
         (elimination.scatter_tokens, (tokens[:, :2], kept, 6)),
-        (elimination.eliminate_tokens, (scores, 2, tokens, tokens.bfloat16(), 2)),
+        (elimination.eliminate_tokens, (scores, 2, tokens, tokens.bfloat16(), 2, None)),
+        (elimination.eliminate_tokens, (scores, 2, tokens, tokens.bfloat16(), 2, torch.arange(6).view(1, 6))),
         (head.head_features, (torch.rand(1, 2, 8), torch.rand(8), torch.rand(8), 1e-6, kept, 6, BFLOAT16)),
         (head.head_maps, (torch.rand(1, 4, 8), torch.rand(5, 8), torch.rand(5), 2)),
         (linear.linear, (given["x"], given["weight"], given["bias"], 1e-6, "gelu", given["residual"], BFLOAT16)),

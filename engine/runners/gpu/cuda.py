@@ -53,6 +53,12 @@ class CudaStreams:
         event.record(torch.cuda.current_stream(self._device))
         return CudaMark(event)
 
+    def hand_over(self, after: Mark) -> None:
+        if isinstance(after, CudaMark):
+            torch.cuda.current_stream(self._device).wait_event(after.event)
+        else:
+            after.wait()
+
     def staging(self, size: int, dtype: torch.dtype) -> Tensor:
         with torch.cuda.device(self._device):  # else another device would get a context for it
             return torch.zeros(size, dtype=dtype, pin_memory=True)

@@ -18,7 +18,7 @@ from __future__ import annotations
 import dataclasses
 from collections import deque
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -45,6 +45,14 @@ class LoopResult:
 
     frame_index: int
     targets: dict[int, Result]
+
+
+class DeviceResult(NamedTuple):
+    """The regions of the targets in one frame, on the device, in the order of their places."""
+
+    frame_index: int
+    record: Tensor  # float64 [places, 12]: box x, y, w, h (pixels, clipped), score, weighted score, ...: `esat_kernels.advance_boxes`
+    features: Tensor  # float32 [places, dim], what the encoder saw around the chosen cell
 
 
 @dataclasses.dataclass
@@ -181,6 +189,29 @@ class FrameLoop:
         finished = list(self._finished)
         self._finished.clear()
         return finished
+
+    def on_device(self) -> DeviceResult:
+        """What the last submitted frame leaves on the device, in tensors of the caller's own; the host waits for nothing.
+
+        Work that the caller gives to his current CUDA stream after the call sees them finished. What a target's state becomes is not known there:
+        that takes the host, in `results`, which go on as ever. StateError before `submit`.
+        """
+        if self._next == 0:
+            raise StateError("there is no result on the device: call submit(frame) first")
+        slot, batch, device = (self._next - 1) % _SLOTS, self.plan.batch, self.plan.boxes.device
+        record = torch.empty(batch, RECORD, dtype=torch.float64, device=device)
+        features = torch.empty(batch, self._runner.config.dim, device=device)
+
+        def copy() -> None:
+            result = self._results[slot]
+            assert result is not None
+            record.copy_(result.record[:batch])
+            features.copy_(result.features[:batch])
+
+        # The memory may still be read by the caller's earlier work.
+        self._read[slot] = self._streams.run("download", copy, after=[self._computed[slot], self._streams.caller()])
+        self._streams.hand_over(self._read[slot])
+        return DeviceResult(self._next - 1, record, features)
 
     def _check_place(self, place: int) -> None:
         if place not in range(self.plan.batch):

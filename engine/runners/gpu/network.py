@@ -89,10 +89,9 @@ class GpuNetwork:
                 attended, scores = self._attend(qkv, eliminate)
             if eliminate:
                 with record_function("elimination"):
-                    chosen, tokens, attended = esat_kernels.eliminate_tokens(
-                        scores, keep, tokens, attended, first, backend=self.kernels.others
+                    kept, tokens, attended = esat_kernels.eliminate_tokens(
+                        scores, keep, tokens, attended, first, backend=self.kernels.others, places=kept
                     )
-                    kept = chosen if kept is None else kept.gather(1, chosen)
             last = index == len(layers) - 1
             if last:  # the head reads search tokens only
                 attended, tokens = attended[:, first:], tokens[:, first:]

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from engine import MultiTracker, Tracker, TrackerConfig
+from engine.errors import StateError
 from engine.runners.cpu.runner import CpuRunner
 from engine.runners.cpu.runner import unsupported as cpu_unsupported
 from engine.runners.gpu.loop import FrameLoop
@@ -210,3 +211,31 @@ def test_the_rows_of_two_planes_and_of_two_regions(runner):
 )
 def test_rows(boxes, rows):
     assert rows_read(boxes, 4.0, 100) == Rows(*rows)
+
+
+@pytest.mark.parametrize("waits", [True, False])
+def test_results_that_stay_on_the_device(waits):
+    """Read by the caller's own later work, after a frame that comes behind has overwritten what they were copied from; without the wait they are
+    not there yet.
+    """
+    small = {"depth": 2, "elimination_layers": (1,)}
+    pictures = models.frames(6)
+    expected = _boxes(models.runner(**small), pictures)
+    streams = LateStreams((), [] if waits else [("caller", "download")])
+    loop = FrameLoop(models.runner(streams=streams, **small), targets=(2,), config=PUBLIC)
+    loop.init(0, pictures[0], BOX)
+    with pytest.raises(StateError, match="no result on the device"):
+        loop.on_device()
+    read, given = [], []
+    for picture in pictures[1:]:
+        loop.submit(picture)
+        result = loop.on_device()
+        given.append(result)
+        result.record.fill_(0)  # whatever fresh memory holds
+        streams.run("caller", lambda result=result: read.append(result.record[0, :4].tolist()))
+    streams.finish("caller", len(streams._queues["caller"]) - 1)
+    assert np.allclose(read, expected, rtol=0, atol=0.01) == waits
+    boxes = [result.targets[0].box for result in loop.results(wait=True)]
+    np.testing.assert_allclose(boxes, expected, rtol=0, atol=0.01)
+    assert [result.frame_index for result in given] == list(range(5))
+    assert all(result.features.shape == (2, 64) and result.features[0].any() for result in given)
