@@ -21,7 +21,7 @@ def interpreted() -> bool:
     return os.environ.get("TRITON_INTERPRET") == "1"
 
 
-def available(device: torch.device | None = None) -> str | None:
+def unavailable(device: torch.device | None = None) -> str | None:
     """None if Triton kernels can run here (on this CUDA device, by default the current one), else why not."""
     if not _INSTALLED:
         return "Triton is not installed"
@@ -31,7 +31,7 @@ def available(device: torch.device | None = None) -> str | None:
 def unsupported(*tensors: Tensor, differentiable: bool = False) -> str | None:
     """Why kernels, which have no gradient unless `differentiable`, cannot take these tensors, or None."""
     device = tensors[0].device
-    reason = available(device if device.type == "cuda" else None)
+    reason = unavailable(device if device.type == "cuda" else None)
     if reason is not None:
         return reason
     for tensor in tensors:

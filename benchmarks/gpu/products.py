@@ -96,9 +96,9 @@ class Shape:
         return linear.run(x, weight, bias, self.activation, residual, torch.float32 if self.residual else DTYPE, tiles)
 
     def right(self, out: Tensor, x: Tensor, weight: Tensor, bias: Tensor, residual: Tensor | None) -> bool:
-        """Against the product in float32: half a unit of bfloat16 beside the order of sums."""
+        """Against the product in float32: the result's rounding, and sums in another order by units that cut off what they add."""
         exact = reference.linear(x.float(), weight.float(), bias, None, self.activation, residual, torch.float32)
-        allowed = 1e-4 + (0.0 if self.residual else 2.0**-8) * exact.abs()
+        allowed = 5e-4 + (0.0 if self.residual else 2.0**-8) * exact.abs()
         return bool(((out.float() - exact).abs() <= allowed).all())  # False for NaN
 
 

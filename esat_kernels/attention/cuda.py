@@ -55,14 +55,14 @@ def _open() -> tuple[ctypes.CDLL | None, str | None]:
 _LIBRARY, _REASON = _open()
 
 
-def available(device: torch.device | None = None) -> str | None:
+def unavailable(device: torch.device | None = None) -> str | None:
     """None if the CUDA kernel can run here (on this device, by default the current one), else why not."""
     return _REASON or _device.cuda_unavailable(device)
 
 
 def unsupported(q: Tensor, k: Tensor, v: Tensor) -> str | None:
     """Why this kernel cannot take q, k, v, or None."""
-    reason = available(q.device if q.device.type == "cuda" else None)
+    reason = unavailable(q.device if q.device.type == "cuda" else None)
     if reason is not None:
         return reason
     if q.device.type != "cuda":

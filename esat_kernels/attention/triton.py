@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from esat_kernels import _triton, _tuned
-from esat_kernels._triton import available as available
 from esat_kernels._triton import cdiv, multiprocessors, shared_memory
+from esat_kernels._triton import unavailable as unavailable
 from esat_kernels.attention import triton_tiles
 from esat_kernels.attention.common import Forces, Scores, empty_out, gpu_unsupported
 from esat_kernels.attention.triton_tiles import Tiles

@@ -19,7 +19,7 @@ from tests.require import require
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
 def test_without_a_gpu_the_backend_says_why():
     x = torch.zeros(1, 1, 8, 64, dtype=torch.bfloat16)
-    reason = cuda.available()
+    reason = cuda.unavailable()
     assert reason is not None
     assert reason == "no CUDA device" or reason.startswith("not built: ")
     with pytest.raises(NotImplementedError, match=r"attention: backend 'cuda' cannot run: (no CUDA device|not built: )"):

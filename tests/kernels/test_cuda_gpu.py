@@ -23,7 +23,7 @@ TOKENS = [720, 548, 427, 343, 320, 244, 190, 153, 719, 721, 1, 15, 16, 17, 63, 6
 
 @pytest.fixture(scope="module", autouse=True)
 def _built():
-    require("cuda", cuda.available())
+    require("cuda", cuda.unavailable())
 
 
 @pytest.fixture(autouse=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from types import SimpleNamespace
 
 import pytest
@@ -10,6 +11,8 @@ import torch
 from esat_kernels import _device, _triton
 from esat_kernels.attention import triton_tiles as attention_tiles
 from esat_kernels.linear import triton_tiles as linear_tiles
+from tests.kernels import cubin
+from tests.require import require
 
 BFLOAT16, FLOAT32 = torch.bfloat16, torch.float32
 DEVICES = {"A100": 163 * 1024, "RTX 4090": 99 * 1024, "H100": 227 * 1024}  # bytes that a block can have
@@ -53,3 +56,24 @@ def test_tiles_of_attention_fit(device, head_dim):
             assert held < device
     if head_dim <= 64:  # those that a model uses are the same everywhere
         assert attention_tiles.forward_candidates(head_dim, BFLOAT16, device) == attention_tiles.forward_candidates(head_dim, BFLOAT16)
+
+
+@pytest.mark.cubin
+def test_what_is_compiled_for_a_small_device_takes_no_more_than_was_estimated():
+    """The largest tiles that it may take, for sm_89."""
+    require("triton", None if importlib.util.find_spec("triton") else "Triton is not installed")
+    from esat_kernels.attention.triton_forward import forward_kernel
+    from esat_kernels.linear.triton_kernels import product_kernel
+
+    small = DEVICES["RTX 4090"]
+    tiles = attention_tiles.forward_candidates(128, BFLOAT16, small)[0]
+    constants = {"HEAD_DIM": 128, "BLOCK_D": 128, "BLOCK_M": tiles.block_m, "BLOCK_N": tiles.block_n, "ATTRACT": True, "REPEL": True}
+    found = cubin.compile_triton(forward_kernel, 89, "bf16", constants, tiles.num_warps, tiles.num_stages)
+    assert 0 < found.shared <= attention_tiles.forward_shared_bytes(tiles, 128, BFLOAT16) <= small
+
+    product = linear_tiles.candidates(768, BFLOAT16, BFLOAT16, small)[0]
+    constants = {"ACTIVATION": "gelu", "SPLITS": 1, "WHOLE_K": True}
+    constants |= {"BLOCK_M": product.block_m, "BLOCK_N": product.block_n, "BLOCK_K": product.block_k}
+    types = {"x_ptr": "*bf16", "residual_ptr": "*fp32", "bias_ptr": "*fp32", "out_ptr": "*bf16"}
+    found = cubin.compile_triton(product_kernel, 89, "bf16", constants, product.num_warps, product.num_stages, types)
+    assert 0 < found.shared <= product.shared_bytes(2, 2) <= small

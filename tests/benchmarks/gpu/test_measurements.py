@@ -201,6 +201,13 @@ def test_attention_is_checked_in_the_shape_that_is_measured():
     assert seen == [((1, 12, 40, 64), (3 * 40 * 768, 64, 3 * 768, 1))]
 
 
+def test_the_end_of_attention_s_output_is_ours_beside_the_best_plain_one():
+    names = (("ours", "cuda", 11.0), ("ours", "cuda:rows=32", 9.0), ("sdpa", "flash", 8.5), ("sdpa", "cudnn", 8.25), ("eager", None, 90.0))
+    rows = [{"impl": impl, "backend": backend, "tokens": 720, "median_us": us} for impl, backend, us in names]
+    rows.append({"impl": "ours", "backend": "triton", "tokens": 720, "why": "wrong"})
+    assert attention.best(720, rows) == "N = 720: cuda 11.00, triton inf, best plain sdpa:cudnn 8.25 us"
+
+
 def test_an_implementation_that_fails_takes_no_other_with_it():
     rows = []
     wanted = frame.row_of("ours", "small", "reference", "graph", "network", 1)

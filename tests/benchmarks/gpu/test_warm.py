@@ -19,21 +19,29 @@ def compiled(monkeypatch):
     require("triton", None if importlib.util.find_spec("triton") else "Triton is not installed")
     from triton.runtime.jit import JITFunction
 
-    calls = []
+    calls, launchers = [], []
+
+    class Compiled:
+        @property
+        def run(self):
+            launchers.append(self)
 
     def run(self, *arguments, grid, warmup, **options):
         assert warmup, "launched"
         calls.append(self.fn.__name__)
+        return Compiled()
 
     monkeypatch.setattr(JITFunction, "run", run)
     monkeypatch.setattr(_triton, "unsupported", lambda *_, **__: None)
 
     def frames(share):
         calls.clear()
+        launchers.clear()
         with warm.compiling(share) as found:
             network = GpuNetwork(inputs.small_weights(), torch.device("cpu"), torch.bfloat16, Kernels.of("triton"))
             result = frame.WholeFrame(network, 2).eager()
         assert result.record.shape[0] == 2
+        assert len(launchers) == len(calls)
         return list(calls), found
 
     return frames
