@@ -15,12 +15,14 @@ if TYPE_CHECKING:
     from engine.tracking.state import StateThresholds, TargetState
     from engine.tracking.target import Result
     from engine.tracking.tracker import Tracker
+    from esat_kernels import Nv12
 
 _HOME = {
     "PRESETS": "engine.config",
     "EsatError": "engine.errors",
     "ModelConfig": "engine.config",
     "MultiTracker": "engine.tracking.multi",
+    "Nv12": "esat_kernels",
     "Result": "engine.tracking.target",
     "StateThresholds": "engine.tracking.state",
     "TargetState": "engine.tracking.state",
@@ -35,6 +37,7 @@ __all__ = [
     "EsatError",
     "ModelConfig",
     "MultiTracker",
+    "Nv12",
     "Result",
     "StateThresholds",
     "TargetState",

@@ -7,13 +7,17 @@ from esat_kernels._native import cpu_isa, kernel_table
 from esat_kernels._tuned import measured
 from esat_kernels.attention.api import fda_attention, fda_attention_with_scores, plan_attention
 from esat_kernels.crop.api import crop_patches, crop_regions, crop_resize
-from esat_kernels.decode.api import Decoded, advance_boxes, decode_maps
+from esat_kernels.crop.nv12 import Nv12
+from esat_kernels.decode.api import Decoded, advance_boxes, advance_boxes_with_features, decode_maps
 from esat_kernels.elimination.api import eliminate_tokens, gather_tokens, scatter_tokens, select_tokens
+from esat_kernels.head.api import head_features, head_maps
 from esat_kernels.linear.api import linear, linear_with_squares
 
 __all__ = [
     "Decoded",
+    "Nv12",
     "advance_boxes",
+    "advance_boxes_with_features",
     "backends",
     "cpu_isa",
     "crop_patches",
@@ -25,6 +29,8 @@ __all__ = [
     "fda_attention",
     "fda_attention_with_scores",
     "gather_tokens",
+    "head_features",
+    "head_maps",
     "kernel_table",
     "linear",
     "linear_with_squares",

@@ -222,7 +222,7 @@ def measure_head(config: ModelConfig) -> dict[str, Any]:
     weights = model_weights(config.name)
     folded = fold_weights(weights.state_dict, config, DEVICE, DTYPE, LIBRARY, "triton").head
     features = torch.randn(1, config.num_search, config.dim, device=DEVICE, dtype=DTYPE)
-    heads = {name: Head(folded, config.search_grid, fused) for name, fused in (("library", False), ("fused", True))}
+    heads = {name: Head(folded, config.search_grid, fused, "triton") for name, fused in (("library", False), ("fused", True))}
     try:
         error = (heads["fused"](features).score - heads["library"](features).score).abs().max().item()
         return {**_median_us({name: [lambda head=head: head(features)] * CALLS for name, head in heads.items()}), "difference": error}  # type: ignore[misc]

@@ -2,6 +2,7 @@
 #include <cmath>
 #include <cstring>
 #include <utility>
+#include <vector>
 
 #include "common/threads.h"
 #include "crop/crop.h"
@@ -45,6 +46,7 @@ struct Range {
 Range readable(int64_t start, int64_t side, int64_t length) { return {std::max<int64_t>(start, 0), std::min(start + side, length - 1)}; }
 
 void plan_columns(const CropParams& p, const Range& range, Columns& columns) {
+  const int64_t pixel_stride = p.chroma == nullptr ? p.pixel_stride : 3;  // two planes are read through a row of three channels
   for (int64_t x = 0; x < p.size; ++x) {
     Sample s = sample(x, p.side, p.size);
     if (s.position < 0) {
@@ -62,22 +64,41 @@ void plan_columns(const CropParams& p, const Range& range, Columns& columns) {
       left_weight = right_weight;
       right_weight = 0;
     }
-    columns.offset[x] = static_cast<int32_t>(at * p.pixel_stride);
+    columns.offset[x] = static_cast<int32_t>(at * pixel_stride);
     columns.weight[2 * x] = static_cast<int16_t>(left_weight);
     columns.weight[2 * x + 1] = static_cast<int16_t>(right_weight);
   }
   columns.count = static_cast<int>((p.size + 3) / 4 * 4);
   for (int64_t x = p.size; x < columns.count; ++x) {
-    columns.offset[x] = static_cast<int32_t>(range.begin * p.pixel_stride);
+    columns.offset[x] = static_cast<int32_t>(range.begin * pixel_stride);
     columns.weight[2 * x] = columns.weight[2 * x + 1] = 0;
+  }
+}
+
+uint8_t clamped(int32_t value) { return static_cast<uint8_t>(std::clamp(value >> 20, 0, 255)); }
+
+// Columns [range.begin, range.end) of a row in two planes as red, green, blue: out[3 * column].
+void to_rgb(const CropParams& p, int64_t row, const Range& range, uint8_t* out) {
+  const uint8_t* luma = p.frame + row * p.row_stride;
+  const uint8_t* chroma = p.chroma + row / 2 * p.chroma_stride;
+  const YuvMatrix& m = p.matrix;
+  for (int64_t x = range.begin; x < range.end; ++x) {
+    const int32_t y = std::max(luma[x] - 16, 0) * m.luma + (1 << 19);
+    const int32_t u = chroma[x / 2 * 2] - 128;
+    const int32_t v = chroma[x / 2 * 2 + 1] - 128;
+    out[3 * x] = clamped(y + v * m.v_red);
+    out[3 * x + 1] = clamped(y + v * m.v_green + u * m.u_green);
+    out[3 * x + 2] = clamped(y + u * m.u_blue);
   }
 }
 
 // Two horizontally resized source rows, kept from one output row to the next.
 class RowPair {
  public:
-  RowPair(const CropParams& params, const Range& rows, const Columns& columns, const RowKernels& kernels)
-      : params_(params), rows_(rows), columns_(columns), kernels_(kernels) {}
+  RowPair(const CropParams& params, const Range& rows, const Range& columns_range, const Columns& columns, const RowKernels& kernels)
+      : params_(params), rows_(rows), columns_range_(columns_range), columns_(columns), kernels_(kernels) {
+    if (params.chroma != nullptr) rgb_.resize(3 * columns_range.end + crop::kSlack);  // kernels read 8 bytes from the last pixel on
+  }
 
   // pixels: [3 * size] of output row y.
   void resize(int y, uint8_t* pixels) {
@@ -98,7 +119,10 @@ class RowPair {
     if (held_[slot] == row) return;
     held_[slot] = row;
     const int64_t at = params_.top + row;
-    if (rows_.contains(at)) {
+    if (rows_.contains(at) && params_.chroma != nullptr) {
+      to_rgb(params_, at, columns_range_, rgb_.data());
+      kernels_.horizontal(rgb_.data(), 3, columns_, rows_data_[slot]);
+    } else if (rows_.contains(at)) {
       kernels_.horizontal(params_.frame + at * params_.row_stride, static_cast<int>(params_.pixel_stride), columns_, rows_data_[slot]);
     } else {
       std::memset(rows_data_[slot], 0, 3 * params_.size * sizeof(int16_t));
@@ -107,8 +131,10 @@ class RowPair {
 
   const CropParams& params_;
   const Range& rows_;
+  const Range& columns_range_;
   const Columns& columns_;
   const RowKernels& kernels_;
+  std::vector<uint8_t> rgb_;
   int16_t storage_[2][crop::kRowElements];
   int16_t* rows_data_[2] = {storage_[0], storage_[1]};
   int64_t held_[2] = {-1, -1};
@@ -141,7 +167,7 @@ void for_each_row(const CropParams& p, const RowKernels& kernels, const Emit& em
   const int chunk = (size + threads - 1) / threads;
 #pragma omp parallel for num_threads(threads) schedule(static, 1) if (threads > 1)
   for (int part = 0; part < threads; ++part) {
-    RowPair rows(p, rows_range, columns, kernels);
+    RowPair rows(p, rows_range, columns_range, columns, kernels);
     uint8_t pixels[crop::kRowElements];
     for (int y = part * chunk; y < std::min(size, (part + 1) * chunk); ++y) {
       rows.resize(y, pixels);

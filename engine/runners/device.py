@@ -19,3 +19,8 @@ def resolve_device(device: str) -> str:
         if int(number or 0) >= count:
             raise DeviceError(f"device {device!r} asked for, but PyTorch {torch.__version__} sees {count} CUDA devices: use --device cpu")
     return device
+
+
+def frames_device(device: torch.device) -> torch.device:
+    """The device as tensors on it name theirs: with its number."""
+    return torch.device("cuda", torch.cuda.current_device()) if device.type == "cuda" and device.index is None else device

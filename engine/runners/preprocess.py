@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -16,6 +17,12 @@ def normalise(crops: Sequence[NDArray[np.uint8]], bgr: bool, device: torch.devic
     """Crops uint8 [S, S, 3] -> float32 [B, 3, S, S] on `device`, RGB, ImageNet mean and standard deviation removed."""
     batch = torch.from_numpy(np.stack(crops)).to(device)
     return standardise(batch.flip(-1) if bgr else batch)
+
+
+def images(rows: Tensor, patch: int) -> Tensor:
+    """Rows of patches [B, (S / patch)^2, 3 patch^2], each (channel, y, x), as images [B, 3, S, S]."""
+    grid = math.isqrt(rows.shape[1])
+    return rows.view(-1, grid, grid, 3, patch, patch).permute(0, 3, 1, 4, 2, 5).reshape(-1, 3, grid * patch, grid * patch)
 
 
 def standardise(batch: Tensor) -> Tensor:

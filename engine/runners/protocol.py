@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from engine.boxes import Box
 from engine.config import ModelConfig
+from engine.frames import Frame
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 MODES = (*DTYPES, "int8")  # what `Runner.dtype` may be; int8 is bf16 with the large products in eight bits
@@ -39,14 +40,24 @@ class Observations(NamedTuple):
 
 
 class Runner(Protocol):
-    """What a tracker needs of an engine. Frames are uint8 [H, W, 3]; boxes are x, y, w, h in pixels."""
+    """What a tracker needs of an engine. Boxes are x, y, w, h in pixels.
+
+    Frames are what `engine.frames.check_frame` makes of a user's: arrays uint8 [H, W, 3] or `Nv12` of arrays, and for a runner with an attribute
+    `frames_on` (a torch.device) tensors there too, which the current stream of that device makes.
+    """
 
     config: ModelConfig
     device: str
     dtype: str
 
-    def encode_template(self, frame: NDArray[np.uint8], box: Box, bgr: bool) -> Any:
+    def encode_template(self, frame: Frame, box: Box, bgr: bool) -> Any:
         """The template of one target: opaque, and valid for this runner only."""
 
-    def observe(self, frame: NDArray[np.uint8], boxes: Sequence[Box], templates: Sequence[Any], bgr: bool) -> Observations:
+    def observe(self, frame: Frame, boxes: Sequence[Box], templates: Sequence[Any], bgr: bool) -> Observations:
         """Look for each template around its box, in one batch."""
+
+
+def frames_on(runner: Runner) -> tuple[torch.device, ...]:
+    """The device, if there is one, on which a runner takes frames where they lie."""
+    device = getattr(runner, "frames_on", None)
+    return () if device is None else (device,)

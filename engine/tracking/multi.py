@@ -7,15 +7,12 @@ import time
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from torch import Tensor
-
 from engine.config import ModelConfig
 from engine.errors import StateError
-from engine.frames import check_frame
-from engine.runners.protocol import Observation, Runner
+from engine.frames import Frame, check_frame, made_by
+from engine.runners.protocol import Observation, Runner, frames_on
 from engine.tracking.config import TrackerConfig
-from engine.tracking.target import Result, Target
+from engine.tracking.target import Result, Target, make_target
 from engine.tracking.tracker import open_runner
 from engine.weights.io import Weights
 from engine.weights.shipped import DEFAULT_MODEL
@@ -53,17 +50,20 @@ class MultiTracker:
         """The targets that are followed, in the order in which they were added."""
         return list(self._targets)
 
-    def add(self, frame: np.ndarray | Tensor, box: Any) -> int:
-        """Follow what `box` (x, y, w, h) holds in `frame`, from the next frame on. Returns the target's id, never used twice."""
-        target = Target(self.runner, check_frame(frame), box, self.config)
+    def add(self, frame: Frame, box: Any, ready: Any = None) -> int:
+        """Follow what `box` (x, y, w, h) holds in `frame`, from the next frame on. Returns the target's id, never used twice.
+
+        Frames and `ready` as for `Tracker.init`.
+        """
+        target = make_target(self.runner, frame, box, self.config, ready)
         target_id, self._next_id = self._next_id, self._next_id + 1
         self._targets[target_id] = target
         return target_id
 
-    def restart(self, target_id: int, frame: np.ndarray | Tensor, box: Any) -> None:
+    def restart(self, target_id: int, frame: Frame, box: Any, ready: Any = None) -> None:
         """Correct a target: follow what `box` holds in `frame` under the id that it has. StateError if it is not followed."""
         self._check_followed(target_id)
-        self._targets[target_id] = Target(self.runner, check_frame(frame), box, self.config)
+        self._targets[target_id] = make_target(self.runner, frame, box, self.config, ready)
 
     def remove(self, target_id: int) -> None:
         """Stop following a target. StateError if it is not followed."""
@@ -74,23 +74,25 @@ class MultiTracker:
         if target_id not in self._targets:
             raise StateError(f"there is no target {target_id!r}: targets are {self.target_ids}")
 
-    def update(self, frame: np.ndarray | Tensor) -> dict[int, Result]:
+    def update(self, frame: Frame, ready: Any = None) -> dict[int, Result]:
         """Find every target in the next frame: id -> result, in the order of `target_ids`; empty without targets. FrameError."""
         start = time.perf_counter()
-        frame = check_frame(frame)
+        devices = frames_on(self.runner)
         regions = {target_id: target.regions for target_id, target in self._targets.items()}
         boxes = [box for own in regions.values() for box in own]
         templates = [target.template for target_id, target in self._targets.items() for _ in regions[target_id]]
         found: list[Observation] = []
         timings: dict[str, float] = {}
-        for first in range(0, len(boxes), self._max_batch):
-            part = slice(first, first + self._max_batch)
-            observations = self.runner.observe(frame, boxes[part], templates[part], self._bgr)
-            found += observations.targets
-            for stage, milliseconds in observations.timings_ms.items():
-                timings[stage] = timings.get(stage, 0.0) + milliseconds
+        with made_by(ready, *devices):
+            checked = check_frame(frame, *devices)
+            for first in range(0, len(boxes), self._max_batch):
+                part = slice(first, first + self._max_batch)
+                observations = self.runner.observe(checked, boxes[part], templates[part], self._bgr)
+                found += observations.targets
+                for stage, milliseconds in observations.timings_ms.items():
+                    timings[stage] = timings.get(stage, 0.0) + milliseconds
         timings["total"] = 1e3 * (time.perf_counter() - start)
-        seen, size = iter(found), (frame.shape[1], frame.shape[0])
+        seen, size = iter(found), (checked.shape[1], checked.shape[0])
         return {
             target_id: target.advance(list(itertools.islice(seen, len(regions[target_id]))), regions[target_id], size, timings)
             for target_id, target in self._targets.items()

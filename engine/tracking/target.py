@@ -11,7 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engine.boxes import Box, check_box, clip
-from engine.runners.protocol import Observation, Runner
+from engine.frames import Frame, check_frame, made_by
+from engine.runners.protocol import Observation, Runner, frames_on
 from engine.tracking.confidence import AppearanceModel
 from engine.tracking.config import TrackerConfig
 from engine.tracking.rival import Rival
@@ -42,7 +43,7 @@ class Target:
     for, a second region is looked at beside it (`engine.tracking.rival`), and only what is found there can move `box` elsewhere.
     """
 
-    def __init__(self, runner: Runner, frame: NDArray[np.uint8], box: Any, config: TrackerConfig):
+    def __init__(self, runner: Runner, frame: Frame, box: Any, config: TrackerConfig):
         self.box = check_box(box, frame.shape[1], frame.shape[0])
         self.beside: Box | None = None
         self.switches = 0  # how often `box` and `beside` have changed places
@@ -103,3 +104,10 @@ class Target:
         """Whether what was seen beside is to be followed from now on."""
         confidence = self._appearance.confidence(seen, centred=rival.centred(searched))
         return rival.judge(seen.box, searched, confidence, self.box, followed_confidence)
+
+
+def make_target(runner: Runner, frame: Any, box: Any, config: TrackerConfig, ready: Any = None) -> Target:
+    """A target from a frame as a user passes it in (`Tracker.init`). FrameError, BoxError."""
+    devices = frames_on(runner)
+    with made_by(ready, *devices):
+        return Target(runner, check_frame(frame, *devices), box, config)

@@ -7,16 +7,13 @@ import time
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from torch import Tensor
-
 from engine.config import ModelConfig
 from engine.errors import ConfigError, StateError
-from engine.frames import check_frame
+from engine.frames import Frame, check_frame, made_by
 from engine.runners.choice import make_runner
-from engine.runners.protocol import Runner
+from engine.runners.protocol import Runner, frames_on
 from engine.tracking.config import TrackerConfig
-from engine.tracking.target import Result, Target
+from engine.tracking.target import Result, Target, make_target
 from engine.weights.io import Weights
 from engine.weights.shipped import DEFAULT_MODEL, find_weights
 
@@ -65,24 +62,31 @@ class Tracker:
         """The network's configuration."""
         return self.runner.config
 
-    def init(self, frame: np.ndarray | Tensor, box: Any) -> None:
-        """Start to follow what `box` (x, y, w, h in pixels) holds in `frame` (uint8 [H, W, 3], array or tensor: see
+    def init(self, frame: Frame, box: Any, ready: Any = None) -> None:
+        """Start to follow what `box` (x, y, w, h in pixels) holds in `frame` (uint8 [H, W, 3], array or tensor, or `Nv12`: see
         `engine.frames.check_frame`).
 
+        A tensor on the runner's CUDA device stays there. The current stream makes it, or what `ready` says: a torch.cuda.Stream, or a
+        torch.cuda.Event that was recorded behind it. When the call returns, the frame is no longer needed.
         A second call starts anew with another target. FrameError, BoxError.
         """
-        self._target = Target(self.runner, check_frame(frame), box, self.config)
+        self._target = make_target(self.runner, frame, box, self.config, ready)
 
-    def update(self, frame: np.ndarray | Tensor) -> Result:
-        """Find the target in the next frame, which may have another size than the one before. FrameError; StateError before `init`."""
+    def update(self, frame: Frame, ready: Any = None) -> Result:
+        """Find the target in the next frame, which may have another size than the one before. Frames and `ready` as for `init`.
+
+        FrameError; StateError before `init`.
+        """
         start = time.perf_counter()
         if self._target is None:
             raise StateError("update() needs a target: call init(frame, box) first")
-        frame = check_frame(frame)
+        devices = frames_on(self.runner)
         target, regions = self._target, self._target.regions
-        observations = self.runner.observe(frame, regions, [target.template] * len(regions), self._bgr)
+        with made_by(ready, *devices):
+            checked = check_frame(frame, *devices)
+            observations = self.runner.observe(checked, regions, [target.template] * len(regions), self._bgr)
         timings = {**observations.timings_ms, "total": 1e3 * (time.perf_counter() - start)}
-        return target.advance(observations.targets, regions, (frame.shape[1], frame.shape[0]), timings)
+        return target.advance(observations.targets, regions, (checked.shape[1], checked.shape[0]), timings)
 
     initialize = init
     track = update

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -11,6 +12,9 @@ from torch import Tensor
 
 from esat_kernels import _native
 from esat_kernels.crop.geometry import LARGEST_SIDE, Region
+from esat_kernels.crop.nv12 import MATRICES, Matrix, Nv12
+
+NO_MATRIX = Matrix(0, 0, 0, 0, 0)  # of frames that have three channels already
 
 
 def unsupported(region: Region, size: int, out: Tensor | None = None) -> str | None:
@@ -25,28 +29,39 @@ def unsupported(region: Region, size: int, out: Tensor | None = None) -> str | N
     return reason
 
 
-def _source(frame: NDArray[np.uint8], region: Region, size: int) -> tuple[NDArray[np.uint8], tuple[int, ...]]:
+def _source(frame: NDArray[np.uint8] | Nv12, region: Region, size: int) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
     """The frame in a layout that the kernel reads (a copy only if its rows or pixels are not in ascending order), and the arguments."""
     height, width = frame.shape[:2]
-    row_stride, pixel_stride, channel_stride = frame.strides
-    if channel_stride != 1 or pixel_stride not in (3, 4) or row_stride < width * pixel_stride:
-        frame = np.ascontiguousarray(frame)
-        row_stride, pixel_stride = 3 * width, 3
+    if isinstance(frame, Nv12):
+        luma, chroma = (np.asarray(plane) for plane in (frame.luma, frame.chroma))
+        if luma.strides[1] != 1 or luma.strides[0] < width:
+            luma = np.ascontiguousarray(luma)
+        if chroma.strides[1:] != (2, 1) or chroma.strides[0] < 2 * chroma.shape[1]:
+            chroma = np.ascontiguousarray(chroma)
+        held: tuple[Any, ...] = (luma, chroma)
+        row_stride, pixel_stride = luma.strides[0], 1
+        planes = (chroma.ctypes.data, chroma.strides[0], MATRICES[frame.matrix])
+    else:
+        row_stride, pixel_stride, channel_stride = frame.strides
+        if channel_stride != 1 or pixel_stride not in (3, 4) or row_stride < width * pixel_stride:
+            frame = np.ascontiguousarray(frame)
+            row_stride, pixel_stride = 3 * width, 3
+        held, planes = (frame,), (0, 0, NO_MATRIX)
     left = min(max(region.left, -region.side), width)  # beyond these the region is black anyway
     top = min(max(region.top, -region.side), height)
-    return frame, (frame.ctypes.data, height, width, row_stride, pixel_stride, left, top, region.side, size)
+    return held, (held[0].ctypes.data, height, width, row_stride, pixel_stride, *planes, left, top, region.side, size)
 
 
-def crop_resize(frame: NDArray[np.uint8], region: Region, size: int) -> NDArray[np.uint8]:
+def crop_resize(frame: NDArray[np.uint8] | Nv12, region: Region, size: int) -> NDArray[np.uint8]:
     """As the reference, bit for bit: uint8 [size, size, 3]."""
-    frame, arguments = _source(frame, region, size)
+    _held, arguments = _source(frame, region, size)
     out = np.empty((size, size, 3), np.uint8)
     _native.library().crop_image(*arguments, out.ctypes.data)
     return out
 
 
 def crop_patches(
-    frame: NDArray[np.uint8],
+    frame: NDArray[np.uint8] | Nv12,
     region: Region,
     size: int,
     patch: int,
@@ -56,5 +71,5 @@ def crop_patches(
     bias: Sequence[float],
 ) -> None:
     """As the reference, with one rounding in pixel * scale + bias, straight into `out`."""
-    frame, arguments = _source(frame, region, size)
+    _held, arguments = _source(frame, region, size)
     _native.library().crop_patches(*arguments, out.data_ptr(), out.stride(0), out.dtype == torch.bfloat16, reverse, scale, bias)

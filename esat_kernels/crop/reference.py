@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from esat_kernels.crop.geometry import Region
+from esat_kernels.crop.nv12 import Nv12
 
 
 def unsupported() -> str | None:
@@ -18,13 +19,15 @@ def unsupported() -> str | None:
     return None
 
 
-def crop_resize(frame: NDArray[np.uint8], region: Region, size: int) -> NDArray[np.uint8]:
-    """frame uint8 [H, W, 3] -> the region, resized: uint8 [size, size, 3].
+def crop_resize(frame: NDArray[np.uint8] | Nv12, region: Region, size: int) -> NDArray[np.uint8]:
+    """frame uint8 [H, W, 3] -> the region, resized: uint8 [size, size, 3]; of `Nv12`, RGB.
 
     Whenever the region reaches the right or lower border, the last real column or row is black too: the public code pads one pixel too
     many, and its published weights were made so.
     """
     x1, y1, side = region
+    if isinstance(frame, Nv12):
+        frame = frame.rgb()
     height, width = frame.shape[:2]
     x2, y2 = x1 + side, y1 + side
     left, right = max(0, -x1), max(x2 - width + 1, 0)
@@ -37,7 +40,7 @@ def crop_resize(frame: NDArray[np.uint8], region: Region, size: int) -> NDArray[
 
 
 def crop_patches(
-    frame: NDArray[np.uint8],
+    frame: NDArray[np.uint8] | Nv12,
     region: Region,
     size: int,
     patch: int,

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from esat_kernels.crop.geometry import LARGEST_SIDE
+from esat_kernels.crop.nv12 import MATRICES, Matrix, red_green_blue
 
 _WEIGHT_ONE = 2048
 
@@ -46,8 +47,25 @@ def _inside(position: Tensor, start: Tensor, side: Tensor, length: Tensor) -> Te
     return (position >= start[:, None].clamp(min=0)) & (position < (start + side).clamp(max=length - 1)[:, None])
 
 
-def _resized(frame: Tensor, frame_size: Tensor, regions: Tensor, size: int) -> Tensor:
-    """The regions as pixels int32 [B, size, size, 3], channels in the frame's order."""
+def _packed(frame: Tensor, at: Tensor, inside: Tensor) -> Tensor:
+    """Pixels int32 [..., 3] at the positions `at` of rows of three adjacent channels; zeros where not `inside`."""
+    inside = inside & (3 * at <= frame.numel() - 3)  # a wrong frame_size reads no foreign memory
+    offset = torch.where(inside, 3 * at, 0)[..., None] + torch.arange(3, device=frame.device)
+    return torch.where(inside[..., None], frame[offset].int(), 0)
+
+
+def _nv12(frame: Tensor, row: Tensor, column: Tensor, inside: Tensor, frame_size: Tensor, matrix: Matrix) -> Tensor:
+    """The same of two planes: luma, and rows of chroma pairs behind it."""
+    height, width = frame_size.long().unbind()
+    luma = row * width + column
+    chroma = height * width + (row // 2) * (2 * ((width + 1) // 2)) + 2 * (column // 2)
+    inside = inside & (luma < frame.numel()) & (chroma <= frame.numel() - 2)
+    y, u, v = (frame[torch.where(inside, at, 0)].int() for at in (luma, chroma, chroma + 1))
+    return torch.where(inside[..., None], torch.stack(red_green_blue(y, u, v, matrix), dim=-1), 0)
+
+
+def _resized(frame: Tensor, frame_size: Tensor, regions: Tensor, size: int, matrix: Matrix | None) -> Tensor:
+    """The regions as pixels int32 [B, size, size, 3], channels in the frame's order; RGB of two planes."""
     valid = ~regions[:, 2].isnan()
     height, width = frame_size.long().unbind()
     side = regions[:, 2].nan_to_num(nan=1.0).long()
@@ -62,17 +80,17 @@ def _resized(frame: Tensor, frame_size: Tensor, regions: Tensor, size: int) -> T
     columns = ((column, torch.where(edge, _WEIGHT_ONE, weight0)), (column + 1, torch.where(edge, 0, weight1)))
     rows = tuple((top[:, None] + (lower + step).clamp(min=0).minimum(last), weight) for step, weight in ((0, weight0), (1, weight1)))
 
-    channels = torch.arange(3, device=frame.device)
     total = torch.zeros((), dtype=torch.int32, device=frame.device)
     for row, row_weight in rows:
         sum_x = torch.zeros((), dtype=torch.int32, device=frame.device)
         row_inside = _inside(row, top, side, height) & valid[:, None]
         for position, weight in columns:
             inside = row_inside[:, :, None] & _inside(position, left, side, width)[:, None, :]
-            offset = (row[:, :, None] * width + position[:, None, :]) * 3
-            inside &= offset <= frame.numel() - 3  # a wrong frame_size reads no foreign memory
-            pixels = frame[torch.where(inside, offset, 0)[..., None] + channels].int()
-            sum_x = sum_x + torch.where(inside[..., None], pixels, 0) * weight[:, None, :, None]
+            if matrix is None:
+                pixels = _packed(frame, row[:, :, None] * width + position[:, None, :], inside)
+            else:
+                pixels = _nv12(frame, row[:, :, None], position[:, None, :], inside, frame_size, matrix)
+            sum_x = sum_x + pixels * weight[:, None, :, None]
         total = total + (((sum_x >> 4) * row_weight[:, :, None, None]) >> 16)
     return (total + 2) >> 2
 
@@ -88,13 +106,15 @@ def crop_regions(
     reverse: bool,
     scale: Sequence[float],
     bias: Sequence[float],
+    matrix: str | None,
 ) -> Tensor:
     """The resized regions as rows of patches, pixel * scale + bias with one rounding, into out [B, (size / patch)^2, 3 patch^2].
 
-    frame uint8 [at least 3 H W], frame_size int32 [2] = H, W, boxes float64 [B, 4] -> regions float64 [B, 3].
+    frame uint8 [at least 3 H W; of two planes, where `matrix` is named, 3/2 H W], frame_size int32 [2] = H, W, boxes float64 [B, 4]
+    -> regions float64 [B, 3].
     """
     regions = regions_around(boxes, factor)
-    crops = _resized(frame, frame_size, regions, size)
+    crops = _resized(frame, frame_size, regions, size, None if matrix is None else MATRICES[matrix])
     if reverse:
         crops = crops.flip(3)
     # In float64 both steps are exact enough that rounding to float32 gives what one fused multiply-add does.

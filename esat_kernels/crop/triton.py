@@ -7,6 +7,7 @@ from torch import Tensor
 
 from esat_kernels import _triton
 from esat_kernels.crop.geometry import LARGEST_SIDE
+from esat_kernels.crop.nv12 import MATRICES
 
 WARPS = 4
 
@@ -31,20 +32,23 @@ def crop_regions(
     reverse: bool,
     scale: list[float],
     bias: list[float],
+    matrix: str | None,
 ) -> Tensor:
     """As the reference, with the same bits."""
     from esat_kernels.crop.triton_kernel import crop_kernel
 
     batch = boxes.shape[0]
+    coefficients = None if matrix is None else tuple(MATRICES[matrix])
     regions = boxes.new_empty(batch, 3)
     with _triton.on_device_of(frame):
         crop_kernel[((size // patch) ** 2, batch)](
             frame, frame_size.contiguous(), boxes, out, regions, frame.numel(), *boxes.stride(), *out.stride()[:2], *scale, *bias,
-            FACTOR=factor, LARGEST_SIDE=LARGEST_SIDE, SIZE=size, PATCH=patch, REVERSE=reverse, num_warps=WARPS, enable_fp_fusion=False,
+            FACTOR=factor, LARGEST_SIDE=LARGEST_SIDE, SIZE=size, PATCH=patch, REVERSE=reverse, MATRIX=coefficients,
+            num_warps=WARPS, enable_fp_fusion=False,
         )  # fmt: skip
     return regions
 
 
 @crop_regions.register_fake
-def _(frame, frame_size, boxes, factor, size, patch, out, reverse, scale, bias):  # type: ignore[no-untyped-def]
+def _(frame, frame_size, boxes, factor, size, patch, out, reverse, scale, bias, matrix):  # type: ignore[no-untyped-def]
     return boxes.new_empty(boxes.shape[0], 3)

@@ -44,14 +44,41 @@ def _inside(position, start, side, length):
 
 
 @triton.jit
-def _blend(frame_ptr, frame_bytes, row, row_inside, weight_y, left, right, left_inside, right_inside, weight0, weight1, width, channel):
+def _pixel(frame_ptr, frame_bytes, row, column, inside, height, width, channel: tl.constexpr, MATRIX: tl.constexpr):
+    """A channel of the pixels at row [PATCH, 1] and column [1, PATCH], int32; 0 where not `inside`. The second bound of each mask keeps a wrong
+    frame size from reading foreign memory.
+    """
+    if MATRIX is None:
+        at = (row * width + column) * 3
+        value = tl.load(frame_ptr + at + channel, mask=inside & (at <= frame_bytes - 3), other=0).to(tl.int32)
+    else:
+        at = row * width + column
+        chroma = height * width + (row >> 1) * (((width + 1) >> 1) << 1) + ((column >> 1) << 1)
+        inside = inside & (at < frame_bytes) & (chroma <= frame_bytes - 2)
+        y = tl.load(frame_ptr + at, mask=inside, other=0).to(tl.int32)
+        u = tl.load(frame_ptr + chroma, mask=inside, other=0).to(tl.int32) - 128
+        v = tl.load(frame_ptr + chroma + 1, mask=inside, other=0).to(tl.int32) - 128
+        value = tl.maximum(y - 16, 0) * MATRIX[0] + 524288  # a half of 2^20
+        if channel == 0:
+            value += v * MATRIX[1]
+        elif channel == 1:
+            value += v * MATRIX[2] + u * MATRIX[3]
+        else:
+            value += u * MATRIX[4]
+        value = tl.where(inside, tl.minimum(tl.maximum(value >> 20, 0), 255), 0)
+    return value
+
+
+@triton.jit
+def _blend(
+    frame_ptr, frame_bytes, row, row_inside, weight_y, left, right, left_inside, right_inside, weight0, weight1, height, width,
+    channel: tl.constexpr, MATRIX: tl.constexpr,
+):  # fmt: skip
     """One source row's share of the output pixels [PATCH, PATCH], in quarters of a grey level."""
-    rows, inside = (row * width)[:, None], row_inside[:, None]
-    left_at, right_at = (rows + left[None, :]) * 3 + channel, (rows + right[None, :]) * 3 + channel
-    # The second bound keeps a wrong frame size from reading foreign memory.
-    left_pixel = tl.load(frame_ptr + left_at, mask=inside & left_inside[None, :] & (left_at - channel <= frame_bytes - 3), other=0)
-    right_pixel = tl.load(frame_ptr + right_at, mask=inside & right_inside[None, :] & (right_at - channel <= frame_bytes - 3), other=0)
-    horizontal = (left_pixel.to(tl.int32) * weight0[None, :] + right_pixel.to(tl.int32) * weight1[None, :]) >> 4
+    row, row_inside = row[:, None], row_inside[:, None]
+    left_pixel = _pixel(frame_ptr, frame_bytes, row, left[None, :], row_inside & left_inside[None, :], height, width, channel, MATRIX)
+    right_pixel = _pixel(frame_ptr, frame_bytes, row, right[None, :], row_inside & right_inside[None, :], height, width, channel, MATRIX)
+    horizontal = (left_pixel * weight0[None, :] + right_pixel * weight1[None, :]) >> 4
     return (horizontal * weight_y[:, None]) >> 16
 
 
@@ -78,6 +105,7 @@ def crop_kernel(
     SIZE: tl.constexpr,
     PATCH: tl.constexpr,
     REVERSE: tl.constexpr,
+    MATRIX: tl.constexpr,  # None: rows of three adjacent channels; else of two planes, `nv12.Matrix`
 ):
     """Grid ((SIZE / PATCH)^2, batch). regions float64 [B, 3] contiguous, written by each item's first program."""
     grid: tl.constexpr = SIZE // PATCH
@@ -96,8 +124,8 @@ def crop_kernel(
         tl.store(regions_ptr + batch * 3 + 1, tl.where(valid, top, nan))
         tl.store(regions_ptr + batch * 3 + 2, tl.where(valid, side, nan))
 
-    height, width = tl.load(frame_size_ptr).to(tl.int64), tl.load(frame_size_ptr + 1).to(tl.int64)
-    side, height = tl.where(valid, side, 1.0), tl.where(valid, height, 0)  # without rows everything is black
+    full_height, width = tl.load(frame_size_ptr).to(tl.int64), tl.load(frame_size_ptr + 1).to(tl.int64)
+    side, height = tl.where(valid, side, 1.0), tl.where(valid, full_height, 0)  # without rows everything is black
     # Beyond these the region is black anyway, and positions stay small.
     left = tl.minimum(tl.maximum(tl.where(valid, left, 0.0), -side), width.to(tl.float64)).to(tl.int64)
     top = tl.minimum(tl.maximum(tl.where(valid, top, 0.0), -side), height.to(tl.float64)).to(tl.int64)
@@ -119,10 +147,10 @@ def crop_kernel(
     for channel in tl.static_range(3):
         total = _blend(
             frame_ptr, frame_bytes, upper_row, upper_inside, upper_weight, column, column + 1, left_inside, right_inside, weight0, weight1,
-            width, 2 - channel if REVERSE else channel,
+            full_height, width, 2 - channel if REVERSE else channel, MATRIX,
         ) + _blend(
             frame_ptr, frame_bytes, lower_row, lower_inside, lower_weight, column, column + 1, left_inside, right_inside, weight0, weight1,
-            width, 2 - channel if REVERSE else channel,
+            full_height, width, 2 - channel if REVERSE else channel, MATRIX,
         )  # fmt: skip
         scale = scale_0 if channel == 0 else (scale_1 if channel == 1 else scale_2)
         bias = bias_0 if channel == 0 else (bias_1 if channel == 1 else bias_2)

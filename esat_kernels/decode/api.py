@@ -57,15 +57,50 @@ def advance_boxes(
     NaN in maps or regions becomes a box of NaN.
     backend: "auto", "triton" or "reference". TypeError for dtypes, ValueError for shapes and devices.
     """
+    return _advance(score_map, size_map, offset_map, window, regions, boxes, frame_size, None, backend)[0]
+
+
+def advance_boxes_with_features(
+    score_map: Tensor,
+    size_map: Tensor,
+    offset_map: Tensor,
+    window: Tensor,
+    regions: Tensor,
+    boxes: Tensor,
+    frame_size: Tensor,
+    features: Tensor,
+    backend: str = "auto",
+) -> tuple[Tensor, Tensor]:
+    """`advance_boxes`, and in the same launch what the encoder saw there: of features [B, F * F, C] (float32, bfloat16 or float16) the mean in the
+    3 x 3 cells around the chosen one, cells beyond the border counting as zeros, float32 [B, C].
+    """
+    if features.dim() != 3 or features.shape[:2] != (score_map.shape[0], score_map.shape[2:].numel()):
+        expected = f"({score_map.shape[0]}, {score_map.shape[2:].numel()}, C)"
+        raise ValueError(f"advance_boxes: features must be {expected}, got {tuple(features.shape)}")
+    return _advance(score_map, size_map, offset_map, window, regions, boxes, frame_size, features, backend)
+
+
+def _advance(
+    score_map: Tensor,
+    size_map: Tensor,
+    offset_map: Tensor,
+    window: Tensor,
+    regions: Tensor,
+    boxes: Tensor,
+    frame_size: Tensor,
+    features: Tensor | None,
+    backend: str,
+) -> tuple[Tensor, Tensor]:
     _check_maps(score_map, size_map, offset_map, window)
-    _check_state(score_map, regions, boxes, frame_size, (size_map, offset_map, window))
+    given = (size_map, offset_map, window, *(() if features is None else (features,)))
+    _check_state(score_map, regions, boxes, frame_size, given)
     candidates = {
-        "triton": lambda: triton.unsupported(score_map, (size_map, offset_map, window, regions, boxes)),
+        "triton": lambda: triton.unsupported(score_map, (*given, regions, boxes)),
         "reference": lambda: reference.unsupported(score_map),
     }
     auto = (*_device.verified_backends(score_map.device), "reference")
     kernel = triton if _dispatch.choose("advance_boxes", backend, candidates, auto) == "triton" else reference
-    return kernel.advance_boxes(score_map, size_map, offset_map, window, regions, boxes, frame_size, CLIP_MARGIN)
+    return kernel.advance_boxes(score_map, size_map, offset_map, window, regions, boxes, frame_size, CLIP_MARGIN, features)
 
 
 def _check_maps(score_map: Tensor, size_map: Tensor, offset_map: Tensor, window: Tensor | None) -> None:
@@ -92,7 +127,7 @@ def _check_state(score_map: Tensor, regions: Tensor, boxes: Tensor, frame_size: 
             raise ValueError(f"advance_boxes: {name} must be {shape}, got {tuple(tensor.shape)}")
     for tensor in (score_map, *others):
         if tensor.dtype not in (torch.float32, torch.bfloat16, torch.float16):
-            raise TypeError(f"advance_boxes: maps and window must be float32, bfloat16 or float16, got {tensor.dtype}")
+            raise TypeError(f"advance_boxes: maps, window and features must be float32, bfloat16 or float16, got {tensor.dtype}")
     for tensor in (*others, regions, boxes, frame_size):
         if tensor.device != score_map.device:
             raise ValueError(f"advance_boxes: all tensors must be on {score_map.device} like the score map, got {tensor.device}")

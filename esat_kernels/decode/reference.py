@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -33,9 +35,19 @@ def decode_maps(score_map: Tensor, size_map: Tensor, offset_map: Tensor, window:
 
 
 def advance_boxes(
-    score_map: Tensor, size_map: Tensor, offset_map: Tensor, window: Tensor, regions: Tensor, boxes: Tensor, frame_size: Tensor, margin: int
-) -> Tensor:
-    """The decoded box in the frame, clipped (public OSTrack: `map_box_back`, `clip_box`), in float64 and into `boxes`; the record [B, 12]."""
+    score_map: Tensor,
+    size_map: Tensor,
+    offset_map: Tensor,
+    window: Tensor,
+    regions: Tensor,
+    boxes: Tensor,
+    frame_size: Tensor,
+    margin: int,
+    features: Tensor | None,
+) -> tuple[Tensor, Tensor]:
+    """The decoded box in the frame, clipped (public OSTrack: `map_box_back`, `clip_box`), in float64 and into `boxes`; the record [B, 12], and
+    the mean of the features around the chosen cell, float32 [B, C] (without features [B, 0]).
+    """
     decoded, score, weighted, cell = decode_maps(score_map.float(), size_map.float(), offset_map.float(), window.float())
     side = regions[:, 2]
     cx, cy, w, h = (decoded.double() * side[:, None]).unbind(1)
@@ -46,7 +58,19 @@ def advance_boxes(
     (x, inner_w), (y, inner_h) = _clip(left, w, width, margin), _clip(top, h, height, margin)
     record = torch.stack([x, y, inner_w, inner_h, score.double(), weighted.double(), side, cell.double(), left, top, w, h], dim=1)
     boxes.copy_(record[:, :4])
-    return record
+    return record, torch.zeros(len(boxes), 0, device=boxes.device) if features is None else surroundings(features, cell)
+
+
+def surroundings(features: Tensor, cell: Tensor) -> Tensor:
+    """The mean of the features [B, F * F, C] in the 3 x 3 cells around the cell [B], zeros beyond the border: float32 [B, C]."""
+    side = math.isqrt(features.shape[1])
+    total = torch.zeros((), device=features.device)
+    for step in range(9):
+        row, column = cell // side + step // 3 - 1, cell % side + step % 3 - 1
+        inside = (row >= 0) & (row < side) & (column >= 0) & (column < side)
+        at = torch.where(inside, row * side + column, 0).view(-1, 1, 1).expand(-1, 1, features.shape[2])
+        total = total + torch.where(inside[:, None], features.gather(1, at).squeeze(1).float(), 0.0) * (1 / 9)
+    return total
 
 
 def _clip(start: Tensor, extent: Tensor, length: Tensor, margin: int) -> tuple[Tensor, Tensor]:

@@ -10,6 +10,8 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
+NINTH = tl.constexpr(1 / 9)
+
 
 @triton.jit
 def _above(x, bound):
@@ -34,6 +36,21 @@ def _next(boxes, boxes_stride_x, axis: tl.constexpr, centre, extent, side, lengt
 
 
 @triton.jit
+def _mean_around(features, index, channels, around, SIDE: tl.constexpr, BLOCK_C: tl.constexpr):
+    """The mean of 3 x 3 cells of `features` [SIDE * SIDE, channels], zeros beyond the border, in the reference's order."""
+    for first in range(0, channels, BLOCK_C):
+        channel = first + tl.arange(0, BLOCK_C)
+        total = tl.zeros([BLOCK_C], tl.float32)
+        for step in tl.static_range(9):
+            row, column = index // SIDE + (step // 3 - 1), index % SIDE + (step % 3 - 1)
+            inside = (row >= 0) & (row < SIDE) & (column >= 0) & (column < SIDE)
+            cell = tl.where(inside, row * SIDE + column, 0)
+            values = tl.load(features + cell * channels + channel, mask=channel < channels, other=0.0).to(tl.float32)
+            total += tl.where(inside, values, 0.0) * NINTH
+        tl.store(around + channel, total, mask=channel < channels)
+
+
+@triton.jit
 def advance_kernel(
     score_ptr,
     size_ptr,
@@ -43,13 +60,19 @@ def advance_kernel(
     boxes_ptr,
     frame_size_ptr,
     record_ptr,
+    features_ptr,
+    around_ptr,
     boxes_stride_b,
     boxes_stride_x,
+    channels,
     MARGIN: tl.constexpr,
     SIDE: tl.constexpr,
     BLOCK: tl.constexpr,
+    BLOCK_C: tl.constexpr,
 ):
-    """Grid (batch,). Maps, window and regions contiguous; boxes are overwritten; record float64 [B, 12] contiguous."""
+    """Grid (batch,). Maps, window, regions and features (None, or [B, SIDE^2, channels]) contiguous; boxes are overwritten; record float64 [B, 12]
+    and around float32 [B, channels] contiguous.
+    """
     cells: tl.constexpr = SIDE * SIDE
     batch = tl.program_id(0).to(tl.int64)
     cell = tl.arange(0, BLOCK)
@@ -62,6 +85,8 @@ def advance_kernel(
     best = tl.where(spoilt, float("nan"), best)
     raw = tl.load(score_ptr + batch * cells + index).to(tl.float32)
 
+    if features_ptr is not None:
+        _mean_around(features_ptr + batch * cells * channels, index, channels, around_ptr + batch * channels, SIDE, BLOCK_C)
     at = batch * 2 * cells + index
     centre_x = tl.div_rn((index % SIDE).to(tl.float32) + tl.load(offset_ptr + at).to(tl.float32), tl.full([], SIDE, tl.float32))
     centre_y = tl.div_rn((index // SIDE).to(tl.float32) + tl.load(offset_ptr + at + cells).to(tl.float32), tl.full([], SIDE, tl.float32))

@@ -29,15 +29,20 @@ def select_tokens(scores: Tensor, keep: int, backend: str = "auto") -> Tensor:
 
 
 def eliminate_tokens(
-    scores: Tensor, keep: int, tokens: Tensor, attended: Tensor, num_template: int, backend: str = "auto"
+    scores: Tensor, keep: int, tokens: Tensor, attended: Tensor, num_template: int, backend: str = "auto", places: Tensor | None = None
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Selection and gathering of one layer's elimination together: `select_tokens`, and `gather_tokens` of two tensors.
 
     scores float [B, n]; tokens [B, num_template + n, C] and attended [B, num_template + n, C'], of any dtypes (the residual stream and what
     attention adds to it) -> kept int64 [B, keep], and both tensors [B, num_template + keep, ...]. Differentiable in tokens and attended.
-    backend: "auto", "triton" (one launch) or "reference". ValueError for shapes or keep out of range.
+    places: int64 [B, n], what an earlier elimination kept: then `kept` holds those of them that stay, instead of positions among the n.
+    backend: "auto", "triton" (one launch) or "reference". ValueError for shapes or keep out of range, TypeError for dtypes.
     """
     _check_selection(scores, keep, "eliminate_tokens")
+    if places is not None and places.dtype != torch.int64:
+        raise TypeError(f"eliminate_tokens: places must be int64, got {places.dtype}")
+    if places is not None and places.shape != scores.shape:
+        raise ValueError(f"eliminate_tokens: places must be {tuple(scores.shape)}, got {tuple(places.shape)}")
     for name, tensor in (("tokens", tokens), ("attended", attended)):
         if tensor.dim() != 3 or tensor.shape[:2] != (scores.shape[0], num_template + scores.shape[1]):
             expected = f"({scores.shape[0]}, {num_template + scores.shape[1]}, C)"
@@ -50,7 +55,7 @@ def eliminate_tokens(
         "reference": lambda: reference.unsupported(scores),
     }
     chosen = _dispatch.choose("eliminate_tokens", backend, candidates, _auto(scores))
-    return (triton if chosen == "triton" else reference).eliminate_tokens(scores, keep, tokens, attended, num_template)
+    return (triton if chosen == "triton" else reference).eliminate_tokens(scores, keep, tokens, attended, num_template, places)
 
 
 def gather_tokens(tokens: Tensor, kept: Tensor, num_template: int, backend: str = "auto", out: Tensor | None = None) -> Tensor:

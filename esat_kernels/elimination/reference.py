@@ -30,7 +30,10 @@ def scatter_tokens(tokens: Tensor, kept: Tensor, length: int) -> Tensor:
     return out.scatter(1, kept.unsqueeze(-1).expand_as(tokens), tokens)
 
 
-def eliminate_tokens(scores: Tensor, keep: int, tokens: Tensor, attended: Tensor, num_template: int) -> tuple[Tensor, Tensor, Tensor]:
-    """The selection, and both tensors' template tokens and kept search tokens."""
+def eliminate_tokens(
+    scores: Tensor, keep: int, tokens: Tensor, attended: Tensor, num_template: int, places: Tensor | None
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The selection (or what stays of `places`), and both tensors' template tokens and kept search tokens."""
     kept = select_tokens(scores, keep)
-    return kept, gather_tokens(tokens, kept, num_template), gather_tokens(attended, kept, num_template)
+    stays = kept if places is None else places.gather(1, kept)
+    return stays, gather_tokens(tokens, kept, num_template), gather_tokens(attended, kept, num_template)

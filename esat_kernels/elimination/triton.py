@@ -59,16 +59,19 @@ def _(scores, keep):  # type: ignore[no-untyped-def]
 
 
 @torch.library.custom_op("esat::eliminate_tokens", mutates_args=())
-def eliminate_tokens(scores: Tensor, keep: int, tokens: Tensor, attended: Tensor, num_template: int) -> tuple[Tensor, Tensor, Tensor]:
+def eliminate_tokens(
+    scores: Tensor, keep: int, tokens: Tensor, attended: Tensor, num_template: int, places: Tensor | None
+) -> tuple[Tensor, Tensor, Tensor]:
     """As the reference, in one launch."""
     from esat_kernels.elimination.triton_kernels import eliminate_kernel
 
     batch, count = scores.shape
-    kept, out, attended_out = _eliminated(scores, keep, tokens, attended, num_template)
+    kept, out, attended_out = _eliminated(scores, keep, tokens, attended, num_template, places)
     block = max(16, power_of_two(count))
     with _triton.on_device_of(scores):
         eliminate_kernel[(cdiv(num_template + count, eliminate_rows(block)), batch)](
-            scores, tokens, attended, kept, out, attended_out, *scores.stride(), *tokens.stride(), *attended.stride(),
+            scores, tokens, attended, None if places is None else places.contiguous(), kept, out, attended_out,
+            *scores.stride(), *tokens.stride(), *attended.stride(),
             num_template, count, keep, tokens.shape[2], attended.shape[2],
             BLOCK=block, ROWS=eliminate_rows(block), BLOCK_C=BLOCK_C, num_warps=WARPS, enable_fp_fusion=False,
         )  # fmt: skip
@@ -76,7 +79,7 @@ def eliminate_tokens(scores: Tensor, keep: int, tokens: Tensor, attended: Tensor
 
 
 @eliminate_tokens.register_fake
-def _eliminated(scores, keep, tokens, attended, num_template):  # type: ignore[no-untyped-def]
+def _eliminated(scores, keep, tokens, attended, num_template, places):  # type: ignore[no-untyped-def]
     batch, rows = scores.shape[0], num_template + keep
     kept = torch.empty(batch, keep, dtype=torch.int64, device=scores.device)
     return kept, tokens.new_empty(batch, rows, tokens.shape[2]), attended.new_empty(batch, rows, attended.shape[2])

@@ -53,7 +53,7 @@ def select_kernel(scores_ptr, kept_ptr, scores_stride_b, scores_stride_n, count,
 
 @triton.jit(do_not_specialize=["num_template", "count", "keep"])
 def eliminate_kernel(
-    scores_ptr, first_ptr, second_ptr, kept_ptr, first_out_ptr, second_out_ptr, scores_stride_b, scores_stride_n,
+    scores_ptr, first_ptr, second_ptr, places_ptr, kept_ptr, first_out_ptr, second_out_ptr, scores_stride_b, scores_stride_n,
     first_stride_b, first_stride_n, first_stride_c, second_stride_b, second_stride_n, second_stride_c,
     num_template, count, keep, first_columns, second_columns, BLOCK: tl.constexpr, ROWS: tl.constexpr, BLOCK_C: tl.constexpr,
 ):  # fmt: skip
@@ -64,7 +64,10 @@ def eliminate_kernel(
     position, search = tl.arange(0, BLOCK), row - num_template
     is_kept = tl.sum(tl.where(position[None, :] == search[:, None], kept[None, :], 0), 1) == 1  # False for template rows
     before = tl.sum(tl.where(position[None, :] < search[:, None], kept[None, :], 0), 1)  # kept search tokens before this row
-    tl.store(kept_ptr + batch * keep + before, search.to(tl.int64), mask=is_kept)
+    place = search.to(tl.int64)
+    if places_ptr is not None:
+        place = tl.load(places_ptr + batch * count + search, mask=is_kept, other=0)
+    tl.store(kept_ptr + batch * keep + before, place, mask=is_kept)
     stays = is_kept | (row < num_template)
     target = batch * (num_template + keep) + tl.minimum(row, num_template) + before
     source = row.to(tl.int64)

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
+
 import numpy as np
 import pytest
 import torch
 
-from engine import MultiTracker, Tracker
+from engine import MultiTracker, Nv12, Tracker, frames
 from engine.boxes import check_box
 from engine.errors import BoxError, FrameError
-from engine.frames import check_frame
+from engine.frames import check_frame, made_by
 
 FRAMES = [np.random.default_rng(seed).integers(0, 256, (120, 160, 3), np.uint8) for seed in range(3)]
 BOX = (50.0, 40.0, 30.0, 24.0)
@@ -74,3 +76,100 @@ def test_what_is_no_frame(frame, message):
 def test_tensors_that_are_no_box(box):
     with pytest.raises(BoxError, match="box must be four"):
         check_box(box, 160, 120)
+
+
+def test_a_tensor_on_the_runner_s_device_stays_there():
+    """Tensors without values: who copies one to the host raises."""
+    device = torch.device("meta")
+    frame, grey, wide = (torch.empty(*shape, dtype=torch.uint8, device=device) for shape in ((9, 7, 3), (9, 7), (9, 7, 4)))
+    assert check_frame(frame, device) is frame
+    for other in (grey, wide):
+        assert check_frame(other, device).device == device
+        assert check_frame(other, device).shape == (9, 7, 3)
+    planes = Nv12(grey, torch.empty(5, 4, 2, dtype=torch.uint8, device=device), "bt709")
+    assert check_frame(planes, torch.device("cpu"), device).luma is grey
+    with pytest.raises(NotImplementedError):
+        check_frame(frame)
+    with pytest.raises(FrameError, match="must be on one device, got meta and cpu"):
+        check_frame(Nv12(grey, torch.empty(5, 4, 2, dtype=torch.uint8), "bt709"), device)
+
+
+def test_two_planes():
+    luma, chroma = np.zeros((5, 6), np.uint8), np.zeros((3, 3, 2), np.uint8)
+    arrays = check_frame(Nv12(torch.from_numpy(luma), torch.from_numpy(chroma), "bt601"))
+    assert np.shares_memory(arrays.luma, luma)
+    assert np.shares_memory(arrays.chroma, chroma)
+    assert arrays.shape == (5, 6)
+    with pytest.raises(FrameError, match="matrix must be bt601 or bt709, got 'srgb'"):
+        check_frame(Nv12(luma, chroma, "srgb"))
+
+
+class Event:
+    """In place of torch.cuda.Event, which only a machine with CUDA makes."""
+
+    def __init__(self, *_):
+        self.calls = []
+
+    def synchronize(self):
+        self.calls.append("host")
+
+
+class Stream:
+    def __init__(self, *_):
+        self.calls = []
+
+    def synchronize(self):
+        self.calls.append("host")
+
+    def wait_event(self, event):
+        self.calls.append(event)
+
+
+@pytest.fixture
+def cuda_calls(monkeypatch):
+    """What enters and leaves as the current stream."""
+    entered = []
+
+    @contextlib.contextmanager
+    def current(stream):
+        entered.append(stream)
+        yield
+
+    monkeypatch.setattr(torch.cuda, "Stream", Stream)
+    monkeypatch.setattr(torch.cuda, "Event", Event)
+    monkeypatch.setattr(torch.cuda, "stream", current)
+    frames._waiting_stream.cache_clear()
+    yield entered
+    frames._waiting_stream.cache_clear()
+
+
+def test_work_on_a_frame_comes_behind_the_stream_or_event_that_it_is_ready_with(cuda_calls):
+    cuda, stream, event = torch.device("cuda:0"), Stream(), Event()
+    for ready in (None, stream, event, event):
+        with made_by(ready, cuda):
+            pass
+    assert cuda_calls[0] is stream
+    assert cuda_calls[1] is cuda_calls[2]
+    assert cuda_calls[1].calls == [event, event]
+    assert stream.calls == event.calls == []
+
+
+@pytest.mark.parametrize("devices", [(), (torch.device("cpu"),)])
+def test_the_host_waits_for_a_frame_that_it_reads_itself(cuda_calls, devices):
+    stream = Stream()
+    with made_by(stream, *devices):
+        assert stream.calls == ["host"]
+    assert cuda_calls == []
+
+
+def test_trackers_pass_on_what_a_frame_is_ready_with(cuda_calls, tiny_weights):
+    tracker, several = Tracker(tiny_weights, device="cpu", dtype="fp32"), MultiTracker(tiny_weights, device="cpu", dtype="fp32")
+    ready = [Event() for _ in range(5)]
+    tracker.init(FRAMES[0], BOX, ready[0])
+    tracker.update(FRAMES[1], ready[1])
+    target = several.add(FRAMES[0], BOX, ready[2])
+    several.restart(target, FRAMES[0], BOX, ready[3])
+    several.update(FRAMES[1], ready[4])
+    assert [event.calls for event in ready] == [["host"]] * 5
+    with pytest.raises(FrameError, match=r"ready must be a torch.cuda.Stream or a torch.cuda.Event, got int"):
+        tracker.update(FRAMES[1], 3)

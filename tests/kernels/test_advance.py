@@ -91,6 +91,23 @@ def test_nan_shows_in_its_box_and_in_no_other() -> None:
     assert torch.equal(record[1], expected[1])
 
 
+@pytest.mark.parametrize("cell", [(0, 0), (3, 3), (0, 2), (1, 2)])
+def test_the_features_around_the_chosen_cell(cell) -> None:
+    """The mean over 3 x 3 cells, of which those beyond the border are zeros; the state is that of the call without features."""
+    maps, regions, boxes = state(2, 4)
+    maps[0][1, 0][cell] = 1e3
+    features = torch.randn(2, 16, 5, generator=torch.Generator().manual_seed(0))
+    expected = esat_kernels.advance_boxes(*maps, regions, boxes.clone(), FRAME_SIZE)
+    record, around = esat_kernels.advance_boxes_with_features(*maps, regions, boxes, FRAME_SIZE, features)
+    assert torch.equal(record, expected)
+    assert int(record[1, 7]) == cell[0] * 4 + cell[1]
+    image = torch.nn.functional.pad(features[1].view(4, 4, 5), (0, 0, 1, 1, 1, 1))
+    mean = image[cell[0] : cell[0] + 3, cell[1] : cell[1] + 3].double().sum((0, 1)) / 9
+    torch.testing.assert_close(around[1].double(), mean, rtol=0, atol=1e-6)
+    with pytest.raises(ValueError, match=r"features must be \(2, 16, C\), got \(2, 15, 5\)"):
+        esat_kernels.advance_boxes_with_features(*maps, regions, boxes, FRAME_SIZE, features[:, 1:])
+
+
 MAPS, REGIONS, BOXES = state(2, 4)
 BAD_CALLS = [
     ((MAPS[0][:, 0], *MAPS[1:], REGIONS, BOXES, FRAME_SIZE), ValueError, "score_map must be [B, 1, F, F], got (2, 4, 4)"),
@@ -98,7 +115,7 @@ BAD_CALLS = [
     (
         (MAPS[0].double(), *MAPS[1:], REGIONS, BOXES, FRAME_SIZE),
         TypeError,
-        "maps and window must be float32, bfloat16 or float16, got torch.float64",
+        "maps, window and features must be float32, bfloat16 or float16, got torch.float64",
     ),
     ((*MAPS, REGIONS.float(), BOXES, FRAME_SIZE), TypeError, "regions must be float64, got torch.float32"),
     ((*MAPS, REGIONS[:1], BOXES, FRAME_SIZE), ValueError, "regions must be (2, 3), got (1, 3)"),

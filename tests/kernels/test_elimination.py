@@ -153,6 +153,10 @@ def test_selection_and_both_gathers_in_one_call() -> None:
     assert torch.equal(kept, native.select_tokens(scores, 21))
     assert torch.equal(gathered, native.gather_tokens(tokens, kept, 9))
     assert torch.equal(gathered_attended, native.gather_tokens(attended, kept, 9))
+    places = torch.arange(2, 92, 3).repeat(2, 1)  # an earlier elimination kept every third of 90
+    stays, again, _ = esat_kernels.eliminate_tokens(scores, 21, tokens, attended, 9, places=places)
+    assert torch.equal(stays, 3 * kept + 2)
+    assert torch.equal(again, gathered)
 
 
 TOKENS, KEPT = case(torch.float32, 8)
@@ -182,6 +186,16 @@ BAD_CALLS = [
     (lambda b: esat_kernels.eliminate_tokens(SCORES, 3, TOKENS, TOKENS, 8), ValueError, "tokens must be (2, 38, C), got (2, 39, 8)"),
     (lambda b: esat_kernels.eliminate_tokens(SCORES, 3, TOKENS, TOKENS[:1], 9), ValueError, "attended must be (2, 39, C), got (1, 39, 8)"),
     (lambda b: esat_kernels.eliminate_tokens(torch.zeros(2, 40), 3, TOKENS, TOKENS, -1), ValueError, "must not be negative, got -1"),
+    (
+        lambda b: esat_kernels.eliminate_tokens(SCORES, 3, TOKENS, TOKENS, 9, places=torch.zeros(2, 30)),
+        TypeError,
+        "places must be int64, got torch.float32",
+    ),
+    (
+        lambda b: esat_kernels.eliminate_tokens(SCORES, 3, TOKENS, TOKENS, 9, places=torch.zeros(2, 3, dtype=torch.int64)),
+        ValueError,
+        "places must be (2, 30), got (2, 3)",
+    ),
     (lambda b: esat_kernels.eliminate_tokens(SCORES, 3, TOKENS, TOKENS, 9, "cpu"), NotImplementedError, "has no kernel for this operation"),
     (lambda b: esat_kernels.gather_tokens(TOKENS, KEPT, 9, "gpu"), ValueError, "backend must be auto, cpu"),
 ]

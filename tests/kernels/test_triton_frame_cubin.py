@@ -11,6 +11,7 @@ import torch
 from benchmarks.gpu.products import frame_shapes
 from benchmarks.sass import find_tool
 from esat_kernels.crop import triton as crop
+from esat_kernels.crop.nv12 import MATRICES
 from esat_kernels.decode import triton as decode
 from esat_kernels.elimination import triton as elimination
 from esat_kernels.linear import triton_tiles
@@ -44,7 +45,8 @@ def test_crop(architecture):
     types = {"frame_ptr": "*u8", "frame_size_ptr": "*i32", "boxes_ptr": "*fp64", "regions_ptr": "*fp64", "frame_bytes": "i64"}
     types |= {f"{name}_{channel}": "fp32" for name in ("scale", "bias") for channel in range(3)}
     constants = {"FACTOR": 4.1, "LARGEST_SIDE": 2**40, "SIZE": 384, "PATCH": 16, "REVERSE": True, "boxes_stride_b": 4, "boxes_stride_x": 1}
-    for dtype in ("bf16", "fp32"):
+    for dtype, matrix in (("bf16", None), ("fp32", None), ("bf16", tuple(MATRICES["bt709"]))):
+        constants["MATRIX"] = matrix
         found = compiled(crop_kernel, architecture, constants, crop.WARPS, dtype=dtype, types=types, fp_fusion=False)
         # As many roundings as in geometry.py: a whole double as factor, exact square root and division, no fused step in float64.
         assert "0d4010666666666666" in found.ptx.lower()
@@ -61,6 +63,7 @@ def test_the_step_to_the_next_boxes(architecture):
     types = {"regions_ptr": "*fp64", "boxes_ptr": "*fp64", "frame_size_ptr": "*i32", "record_ptr": "*fp64", "window_ptr": "*fp32"}
     for side in (16, 24, decode.LARGEST_MAP):
         constants = {"MARGIN": 10, "SIDE": side, "BLOCK": 1 << (side * side - 1).bit_length(), "boxes_stride_b": 4, "boxes_stride_x": 1}
+        constants["BLOCK_C"] = decode.BLOCK_C
         found = compiled(advance_kernel, architecture, constants, decode.warps(side), dtype="fp32", types=types, fp_fusion=False)
         assert "div.rn.f32" in found.ptx
         assert "fma.rn.f64" not in found.ptx
@@ -73,7 +76,7 @@ def test_selection(architecture, block):
     pointers = {"kept_ptr": "*i64", "scores_ptr": "*fp32"}
     constants = {"scores_stride_n": 1, "BLOCK": block}
     compiled(select_kernel, architecture, constants, elimination.WARPS, types=pointers)
-    streams = {"first_ptr": "*fp32", "first_out_ptr": "*fp32"}
+    streams = {"first_ptr": "*fp32", "first_out_ptr": "*fp32", "places_ptr": "*i64"}
     constants |= {"first_stride_c": 1, "second_stride_c": 1, "ROWS": elimination.eliminate_rows(block), "BLOCK_C": elimination.BLOCK_C}
     compiled(eliminate_kernel, architecture, constants, elimination.WARPS, types=pointers | streams)
 

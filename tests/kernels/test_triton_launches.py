@@ -16,6 +16,7 @@ from esat_kernels.attention.common import Forces, Scores
 from esat_kernels.crop import triton as crop
 from esat_kernels.decode import triton as decode
 from esat_kernels.elimination import triton as elimination
+from esat_kernels.head import triton as head
 from esat_kernels.linear import triton as linear
 from tests.kernels import cubin, launches, wgmma
 from tests.require import require
@@ -68,10 +69,11 @@ def test_products(launched, rows, inner, columns, dtype, stream):
 
 
 @pytest.mark.parametrize(("batch", "size", "dtype"), [(1, 384, BFLOAT16), (2, 16, FLOAT32)])
-def test_crops(launched, batch, size, dtype):
+@pytest.mark.parametrize("matrix", [None, "bt709"])
+def test_crops(launched, batch, size, dtype, matrix):
     frame, frame_size, boxes = torch.zeros(3000, dtype=torch.uint8), torch.zeros(2, dtype=torch.int32), torch.zeros(batch, 4).double()
     out = torch.zeros(batch, (size // 16) ** 2, 768, dtype=dtype)
-    crop.crop_regions(frame, frame_size, boxes, 4.1, size, 16, out, True, [1 / 3, 2.0, 1.0], [0.0, 1.0, -0.1])
+    crop.crop_regions(frame, frame_size, boxes, 4.1, size, 16, out, True, [1 / 3, 2.0, 1.0], [0.0, 1.0, -0.1], matrix)
     (launch,) = launched
     _keeps_every_rounding(launch)
     assert "0d4010666666666666" in launch.compiled.asm["ptx"].lower(), "4.1 as a double"
@@ -81,9 +83,11 @@ def test_crops(launched, batch, size, dtype):
 def test_the_step_to_the_next_boxes(launched, batch, side, dtype):
     score, size, offset = (torch.zeros(batch, channels, side, side, dtype=dtype) for channels in (1, 2, 2))
     regions, boxes, frame_size = torch.zeros(batch, 3).double(), torch.zeros(batch, 4).double(), torch.zeros(2, dtype=torch.int32)
-    decode.advance_boxes(score, size, offset, torch.zeros(side, side), regions, boxes, frame_size, 10)
-    (launch,) = launched
-    _keeps_every_rounding(launch)
+    for features in (None, torch.zeros(batch, side * side, 768, dtype=dtype)):
+        decode.advance_boxes(score, size, offset, torch.zeros(side, side), regions, boxes, frame_size, 10, features)
+    assert len(launched) == 2
+    for launch in launched:
+        _keeps_every_rounding(launch)
 
 
 def _keeps_every_rounding(launch):
@@ -102,6 +106,16 @@ def test_elimination(launched, batch, num_template, count, keep, channels, dtype
     scores, kept = torch.zeros(batch, count), torch.zeros(batch, keep, dtype=torch.int64)
     tokens = torch.zeros(batch, num_template + count, channels, dtype=dtype)
     elimination.select_tokens(scores, keep)
-    elimination.eliminate_tokens(scores, keep, tokens, tokens.bfloat16(), num_template)
+    for places in (None, torch.zeros(batch, count, dtype=torch.int64)):
+        elimination.eliminate_tokens(scores, keep, tokens, tokens.bfloat16(), num_template, places)
     elimination.gather_tokens(tokens, kept, num_template)
     elimination.scatter_tokens(tokens[:, :keep], kept, count)
+
+
+@pytest.mark.parametrize(("batch", "count", "side", "dim", "channels"), [(1, 199, 24, 768, 96), (2, 1, 1, 1, 1)])
+@pytest.mark.parametrize("dtype", [BFLOAT16, FLOAT32])
+def test_the_head(launched, batch, count, side, dim, channels, dtype):
+    tokens, kept = torch.zeros(batch, count, dim), torch.zeros(batch, count, dtype=torch.int64)
+    head.head_features(tokens, tokens[0, 0], tokens[0, 0], 1e-6, kept, side * side, dtype)
+    head.head_features(tokens, tokens[0, 0], tokens[0, 0], 1e-6, None, count, dtype)
+    head.head_maps(torch.zeros(batch, side * side, channels, dtype=dtype), torch.zeros(5, channels), torch.zeros(5), side)

@@ -13,9 +13,11 @@ from esat_kernels import testing
 from esat_kernels.crop import triton as crop
 from esat_kernels.decode import triton as decode
 from esat_kernels.elimination import triton as elimination
+from esat_kernels.head import triton as head
 from esat_kernels.linear import triton as linear
 from esat_kernels.linear import triton_tiles
 from esat_kernels.linear.triton_tiles import Tiles
+from tests.kernels.nv12_frames import buffer_of, nv12_of
 from tests.kernels.test_advance import state
 from tests.kernels.test_linear import operands
 from tests.kernels.test_regions import boxes_in, frame_of
@@ -56,12 +58,24 @@ def test_crops_of_several_patches(dtype, bgr, factor):
     same_crops(60, 81, far, factor, 16, dtype, bgr)
 
 
-def test_a_crop_reads_nothing_behind_a_buffer_that_is_too_short():
+@pytest.mark.parametrize(("height", "width"), [(1, 1), (1, 40), (33, 1), (60, 81)])
+@pytest.mark.parametrize("matrix", ["bt601", "bt709"])
+def test_crops_of_two_planes(height, width, matrix):
+    buffer, frame_size = buffer_of(nv12_of(height, width, matrix)), torch.tensor([height, width], dtype=torch.int32)
+    tensors = device(buffer, frame_size, torch.tensor(boxes_in(height, width), dtype=torch.float64))
+    outs = [torch.empty(tensors[2].shape[0], 4, 768, device=DEVICE) for _ in range(2)]
+    for out, backend in zip(outs, ("triton", "reference"), strict=True):
+        esat_kernels.crop_regions(*tensors, 4.0, 32, out, backend=backend, matrix=matrix)
+    assert equal(*outs)
+
+
+@pytest.mark.parametrize("matrix", [None, "bt601"])
+def test_a_crop_reads_nothing_behind_a_buffer_that_is_too_short(matrix):
     frame = torch.full((300,), 255, dtype=torch.uint8, device=DEVICE)[:150]
     box, frame_size = device(torch.tensor([(0.0, 0.0, 8.0, 8.0)]).double(), torch.tensor([10, 10], dtype=torch.int32))
     outs = [torch.empty(1, 1, 768, device=DEVICE) for _ in range(2)]
     for out, backend in zip(outs, ("triton", "reference"), strict=True):
-        esat_kernels.crop_regions(frame, frame_size, box, 1.0, 16, out, backend=backend)
+        esat_kernels.crop_regions(frame, frame_size, box, 1.0, 16, out, backend=backend, matrix=matrix)
     assert torch.equal(*outs)
 
 
@@ -74,6 +88,21 @@ def test_the_next_boxes(side, frame_size):
     expected = esat_kernels.advance_boxes(*tensors, expected_boxes, size, backend="reference")
     assert equal(esat_kernels.advance_boxes(*tensors, boxes, size, backend="triton"), expected)
     assert equal(boxes, expected_boxes)
+
+
+@pytest.mark.parametrize(("side", "channels", "dtype"), [(1, 5, FLOAT32), (7, 300, BFLOAT16), (24, 64, FLOAT16)])
+def test_the_next_boxes_and_the_features_around_them(side, channels, dtype):
+    maps, regions, boxes = state(3, side, side)
+    for place, cell in enumerate((0, side * side - 1, side)):  # corners, and a border
+        maps[0][place, 0].view(-1)[min(cell, side * side - 1)] = 50.0
+    features = torch.randn(3, side * side, channels, generator=torch.Generator().manual_seed(side)).to(dtype)
+    *tensors, features = device(*maps, regions, features)
+    size, boxes = torch.tensor([120, 160], dtype=torch.int32, device=DEVICE), boxes.to(DEVICE)
+    results = [
+        esat_kernels.advance_boxes_with_features(*tensors, boxes.clone(), size, features, backend=backend)
+        for backend in ("triton", "reference")
+    ]
+    assert all(equal(*pair) for pair in zip(*results, strict=True))
 
 
 @pytest.mark.parametrize("values", [(math.nan,), (-math.inf,), (math.inf, math.nan), (math.inf, math.inf), (0.5, 0.5)])
@@ -145,10 +174,13 @@ def test_elimination_in_one_launch(num_template, n, keep, rows, monkeypatch):
     tokens = torch.randn(2, num_template + n, 20, generator=generator)
     attended = torch.randn(2, 7, num_template + n, generator=generator).bfloat16().mT
     tensors = device(scores, tokens, attended)
-    results = [
-        esat_kernels.eliminate_tokens(tensors[0], keep, *tensors[1:], num_template, backend=backend) for backend in ("triton", "reference")
-    ]
-    assert all(equal(a, b) for a, b in zip(*results, strict=True))
+    earlier = torch.stack([torch.randperm(2 * n, generator=generator)[:n].sort().values for _ in range(2)]).to(DEVICE)
+    for places in (None, earlier):
+        results = [
+            esat_kernels.eliminate_tokens(tensors[0], keep, *tensors[1:], num_template, backend=backend, places=places)
+            for backend in ("triton", "reference")
+        ]
+        assert all(equal(a, b) for a, b in zip(*results, strict=True))
 
 
 def within_budget(given: dict[str, Tensor], norm_eps: float | None = None, activation: str | None = None) -> None:
@@ -242,6 +274,32 @@ def test_a_product_has_the_same_bits_every_time_and_for_each_row_alone():
         assert torch.equal(esat_kernels.linear(**given, norm_eps=1e-6, backend="triton"), first)
 
 
+@pytest.mark.parametrize(("count", "length", "channels", "dtype"), [(3, 3, 5, FLOAT32), (27, 36, 96, BFLOAT16), (300, 301, 40, FLOAT16)])
+def test_the_head_s_features(count, length, channels, dtype):
+    generator = torch.Generator().manual_seed(count)
+    tokens = torch.randn(2, count, channels, generator=generator) * 3 + 50
+    gain, bias = torch.randn(2, channels, generator=generator)
+    kept = torch.stack([torch.randperm(length, generator=generator)[:count].sort().values for _ in range(2)])
+    for places in (kept, *([None] if count == length else [])):
+        results = []
+        for backend in ("triton", "reference"):
+            moved = [None if tensor is None else tensor.to(DEVICE) for tensor in (tokens, gain, bias, places)]
+            results.append(esat_kernels.head_features(*moved[:3], 1e-6, moved[3], length, dtype, backend=backend))
+        torch.testing.assert_close(*results, rtol=2 ** -(20 if dtype == FLOAT32 else 7), atol=1e-4)
+        assert torch.equal(results[0] == 0, results[1] == 0)
+
+
+@pytest.mark.parametrize(("side", "channels", "dtype"), [(1, 3, FLOAT32), (7, 96, BFLOAT16), (6, 6, FLOAT16)])
+def test_the_head_s_maps(side, channels, dtype):
+    generator = torch.Generator().manual_seed(side)
+    hidden = torch.randn(2, side * side, channels, generator=generator).to(dtype)
+    hidden[1, 0] = math.nan
+    tensors = device(hidden, torch.randn(5, channels, generator=generator) * 4, torch.randn(5, generator=generator))
+    results = [esat_kernels.head_maps(*tensors, side, backend=backend) for backend in ("triton", "reference")]
+    for ours, expected in zip(*results, strict=True):
+        torch.testing.assert_close(ours, expected, rtol=1e-5, atol=1e-4, equal_nan=True)
+
+
 def test_the_operators_keep_their_promises():
     frame, frame_size = torch.zeros(300, dtype=torch.uint8), torch.tensor([10, 10], dtype=torch.int32)
     boxes, out = torch.tensor([[1.0, 1.0, 4.0, 4.0]]).double(), torch.zeros(1, 1, 768)
@@ -249,12 +307,16 @@ def test_the_operators_keep_their_promises():
     given, wide = operands(3, 16, 8, BFLOAT16), operands(3, 16, 96, BFLOAT16)
     scores, tokens, kept = torch.rand(1, 6), torch.rand(1, 8, 4), torch.tensor([[1, 3]])
     calls = [
-        (crop.crop_regions, (frame, frame_size, boxes, 2.0, 16, 16, out, True, [1.0, 1.0, 1.0], [0.0, 0.0, 0.0])),
-        (decode.advance_boxes, (*maps, regions, state_boxes, frame_size, 10)),
+        (crop.crop_regions, (frame, frame_size, boxes, 2.0, 16, 16, out, True, [1.0, 1.0, 1.0], [0.0, 0.0, 0.0], None)),
+        (decode.advance_boxes, (*maps, regions, state_boxes, frame_size, 10, None)),
+        (decode.advance_boxes, (*maps, regions, state_boxes, frame_size, 10, torch.rand(2, 16, 3))),
         (elimination.select_tokens, (scores, 2)),
         (elimination.gather_tokens, (tokens, kept, 2)),
         (elimination.scatter_tokens, (tokens[:, :2], kept, 6)),
-        (elimination.eliminate_tokens, (scores, 2, tokens, tokens.bfloat16(), 2)),
+        (elimination.eliminate_tokens, (scores, 2, tokens, tokens.bfloat16(), 2, None)),
+        (elimination.eliminate_tokens, (scores, 2, tokens, tokens.bfloat16(), 2, torch.arange(6).view(1, 6))),
+        (head.head_features, (torch.rand(1, 2, 8), torch.rand(8), torch.rand(8), 1e-6, kept, 6, BFLOAT16)),
+        (head.head_maps, (torch.rand(1, 4, 8), torch.rand(5, 8), torch.rand(5), 2)),
         (linear.linear, (given["x"], given["weight"], given["bias"], 1e-6, "gelu", given["residual"], BFLOAT16)),
         (linear.linear, (given["x"], given["weight"], None, None, None, None, FLOAT32)),
         (linear.linear_with_squares, (*(wide[name] for name in ("x", "weight", "bias")), 1e-6, BFLOAT16, 32, 16, 2)),

@@ -123,6 +123,37 @@ void smallest_frames_and_largest_outputs() {
   for (const Set& set : paths()) CHECK(image(p, set) == expected);
 }
 
+// Two planes: the crop of the frame that they become, each pixel with the chroma of its block.
+void two_planes() {
+  const esat::YuvMatrix m = {1220542, 1673527, -852492, -409993, 2116026};
+  const auto byte = [](int64_t value) { return static_cast<uint8_t>(std::clamp<int64_t>(value >> 20, 0, 255)); };
+  for (int round = 0; round < 100; ++round) {
+    const Frame luma = make_frame(random_between(1, 40), random_between(1, 40), 1, random_between(0, 5));
+    const Frame chroma = make_frame((luma.height + 1) / 2, (luma.width + 1) / 2, 2, random_between(0, 3));
+    Frame rgb = make_frame(luma.height, luma.width, 3, 0);
+    for (int64_t y = 0; y < luma.height; ++y) {
+      for (int64_t x = 0; x < luma.width; ++x) {
+        const uint8_t* pair = &chroma.bytes[y / 2 * chroma.row_stride + x / 2 * 2];
+        const int64_t bright = int64_t{std::max(luma.bytes[y * luma.row_stride + x] - 16, 0)} * m.luma + (1 << 19);
+        const int64_t u = pair[0] - 128;
+        const int64_t v = pair[1] - 128;
+        uint8_t* pixel = &rgb.bytes[y * rgb.row_stride + 3 * x];
+        pixel[0] = byte(bright + v * m.v_red);
+        pixel[1] = byte(bright + v * m.v_green + u * m.u_green);
+        pixel[2] = byte(bright + u * m.u_blue);
+      }
+    }
+    const int64_t side = random_between(1, 100);
+    CropParams p =
+        region_of(luma, random_between(-side - 2, luma.width + 2), random_between(-side - 2, luma.height + 2), side, random_between(1, 70));
+    const std::vector<uint8_t> expected = expected_image(region_of(rgb, p.left, p.top, p.side, p.size));
+    p.chroma = chroma.bytes.data();
+    p.chroma_stride = chroma.row_stride;
+    p.matrix = m;
+    for (const Set& set : paths()) CHECK(image(p, set) == expected);
+  }
+}
+
 // Rows of patches: the image, transposed; elements between two patches stay as they were.
 void patches() {
   const Frame frame = make_frame(50, 60, 3, 1);
@@ -181,6 +212,7 @@ void bfloat16_rounds_ties_to_even() {
 int main() {
   random_regions();
   smallest_frames_and_largest_outputs();
+  two_planes();
   patches();
   bfloat16_rounds_ties_to_even();
   return esat::testing::failures != 0;

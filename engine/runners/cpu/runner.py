@@ -6,12 +6,11 @@ import threading
 import time
 from collections.abc import Sequence
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 
 import esat_kernels
 from engine.boxes import Box, clip, to_frame
+from engine.frames import Frame, host_frame
 from engine.runners.cpu.network import CpuNetwork, Template, unsupported
 from engine.runners.protocol import Observation, Observations
 from engine.weights.io import Weights
@@ -32,23 +31,24 @@ class CpuRunner:
         self.network = CpuNetwork(weights, dtype)
         self._lock = threading.Lock()
 
-    def encode_template(self, frame: NDArray[np.uint8], box: Box, bgr: bool) -> Template:
+    def encode_template(self, frame: Frame, box: Box, bgr: bool) -> Template:
         """The template's tokens and their first q, k, v."""
         config = self.config
         patches = torch.empty(config.num_template, 3 * config.patch_size**2, dtype=self.network.dtype)
-        esat_kernels.crop_patches(frame, box, config.template_factor, config.template_size, patches, bgr)
+        esat_kernels.crop_patches(host_frame(frame), box, config.template_factor, config.template_size, patches, bgr)
         with self._lock:
             return self.network.encode_template(patches)
 
-    def observe(self, frame: NDArray[np.uint8], boxes: Sequence[Box], templates: Sequence[Template], bgr: bool) -> Observations:
+    def observe(self, frame: Frame, boxes: Sequence[Box], templates: Sequence[Template], bgr: bool) -> Observations:
         config = self.config
-        height, width = frame.shape[:2]
+        arrays = host_frame(frame)
+        height, width = arrays.shape[:2]
         targets = []
         crop_s = network_s = 0.0
         for box, template in zip(boxes, templates, strict=True):
             with self._lock:
                 start = time.perf_counter()
-                factor = esat_kernels.crop_patches(frame, box, config.search_factor, config.search_size, self.network.patches, bgr)
+                factor = esat_kernels.crop_patches(arrays, box, config.search_factor, config.search_size, self.network.patches, bgr)
                 cropped = time.perf_counter()
                 found = self.network.run(template)
                 kept = self.network.survivors[-1].numpy() if self.network.survivors else None

@@ -37,8 +37,6 @@ class CudaStreams:
 
     def run(self, queue: Queue, work: Callable[[], object], after: Sequence[Mark] = ()) -> Mark:
         stream = self._streams[queue]
-        if queue == "upload":  # a frame may come from the caller's own work on the device
-            stream.wait_stream(torch.cuda.current_stream(self._device))
         with torch.cuda.stream(stream):
             for mark in after:
                 if isinstance(mark, CudaMark):
@@ -49,6 +47,17 @@ class CudaStreams:
             event = torch.cuda.Event()
             event.record(stream)
         return CudaMark(event)
+
+    def caller(self) -> Mark:
+        event = torch.cuda.Event()
+        event.record(torch.cuda.current_stream(self._device))
+        return CudaMark(event)
+
+    def hand_over(self, after: Mark) -> None:
+        if isinstance(after, CudaMark):
+            torch.cuda.current_stream(self._device).wait_event(after.event)
+        else:
+            after.wait()
 
     def staging(self, size: int, dtype: torch.dtype) -> Tensor:
         with torch.cuda.device(self._device):  # else another device would get a context for it

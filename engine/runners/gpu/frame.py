@@ -6,44 +6,20 @@ import itertools
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 import esat_kernels
 from engine.boxes import Box
 from engine.runners.gpu.head import Maps
+from engine.runners.gpu.memory import FrameMemory
 from engine.runners.gpu.network import GpuNetwork, Template
 from engine.runners.gpu.streams import Streams
-from engine.runners.postprocess import Surroundings, hann_window
+from engine.runners.postprocess import hann_window
 
-_HEADER = 256  # bytes in front of the pixels: height and width, and pixels that start at a multiple of what a kernel reads at once
-_LEAST_CAPACITY = 1920 * 1080 * 3  # bytes of pixels for which memory is there from the start
 RECORD = 12  # values of a target in a frame's record
+Matrices = tuple[str | None, ...]
 IDLE_BOX = (0.0, 0.0, 16.0, 16.0)  # of a place without a target
-
-
-class FrameMemory:
-    """One frame: uint8 [header + capacity], height and width as int32 in front of the pixels, so that one copy moves both."""
-
-    def __init__(self, memory: Tensor):
-        self.memory = memory
-        self.size = memory[:8].view(torch.int32)  # [2]
-        self.pixels = memory[_HEADER:]
-
-    @staticmethod
-    def bytes_for(capacity: int) -> int:
-        """The length of the memory for so many bytes of pixels."""
-        return _HEADER + max(capacity, _LEAST_CAPACITY)
-
-    def fill(self, frame: NDArray[np.uint8]) -> int:
-        """Write a frame [H, W, 3] of any strides (memory of the host only). Returns the bytes of `memory` that are in use."""
-        height, width, _ = frame.shape
-        self.size[0], self.size[1] = height, width
-        count = 3 * height * width
-        np.copyto(self.pixels[:count].numpy().reshape(height, width, 3), frame)
-        return _HEADER + count
 
 
 class FrameResult(NamedTuple):
@@ -69,7 +45,7 @@ class FramePlan:
         self.rows = self.batch * (2 if beside else 1)
         self.captures = 0  # how often a frame has been captured
         self._network, self._streams = network, streams
-        self._captured: dict[tuple[int, bool, bool], Callable[[], FrameResult]] = {}
+        self._captured: dict[tuple[int, bool, bool, Matrices], Callable[[], FrameResult]] = {}
         self._capacity = 0
         self.frames: list[list[FrameMemory]] = []  # [slot][video stream]
 
@@ -79,7 +55,6 @@ class FramePlan:
             self._patches = torch.zeros(self.rows, config.num_search, network.patch_values, device=device, dtype=network.dtype)
             self._inputs = network.inputs(self.rows)
             self._window = hann_window(config.search_grid).to(device)
-            self._surroundings = Surroundings(config.search_grid, device)
 
         streams.run("compute", allocate).wait()
         self.reserve(0)
@@ -91,7 +66,7 @@ class FramePlan:
         self._streams.synchronize()
         self._captured.clear()
         length = FrameMemory.bytes_for(size)
-        self._capacity = length - _HEADER
+        self._capacity = FrameMemory.capacity_of(length)
 
         def allocate() -> None:
             self.frames = [
@@ -112,16 +87,19 @@ class FramePlan:
             for row in range(index, self.rows, self.batch):
                 part[row, :count].copy_(value)
 
-    def executable(self, slot: int, bgr: bool, beside: bool = False) -> Callable[[], FrameResult]:
-        """The frame of a slot, captured at the first call; to be called by the compute queue. beside: with the second regions."""
-        key = (slot, bgr, beside)
+    def executable(self, slot: int, bgr: bool, beside: bool = False, matrices: Matrices = ()) -> Callable[[], FrameResult]:
+        """The frame of a slot, captured at the first call; to be called by the compute queue. beside: with the second regions.
+
+        matrices: for each video stream, the matrix of its `Nv12` frame or None; empty for none.
+        """
+        key = (slot, bgr, beside, matrices if any(matrices) else ())
         if key not in self._captured:
-            self._captured[key] = self._streams.capture(lambda: self.step(slot, bgr, beside), (self.boxes,))
+            self._captured[key] = self._streams.capture(lambda: self.step(*key), (self.boxes,))
             self.captures += 1
         return self._captured[key]
 
     @torch.no_grad()
-    def step(self, slot: int, bgr: bool, beside: bool = False) -> FrameResult:
+    def step(self, slot: int, bgr: bool, beside: bool = False, matrices: Matrices = ()) -> FrameResult:
         """One frame: the boxes become the next boxes. Nothing is read by the host."""
         config, others = self._network.config, self._network.kernels.others
         crop = (config.search_factor, config.search_size)
@@ -129,32 +107,35 @@ class FramePlan:
         bounds = list(itertools.pairwise([0, *itertools.accumulate(self.targets)]))
         parts = [slice(first + start, first + end) for first in range(0, rows, self.batch) for start, end in bounds]
         frames = self.frames[slot] * (rows // self.batch)
+        matrices = (matrices or (None,) * len(self.targets)) * (rows // self.batch)
         with torch.profiler.record_function("crop"):
             regions = [
                 esat_kernels.crop_regions(
-                    frame.pixels, frame.size, self.boxes[part], *crop, out=self._patches[part], bgr=bgr, backend=others
+                    frame.pixels, frame.size, self.boxes[part], *crop, out=self._patches[part], bgr=bgr, backend=others, matrix=matrix
                 )
-                for frame, part in zip(frames, parts, strict=True)
+                for frame, part, matrix in zip(frames, parts, matrices, strict=True)
             ]
         maps, kept, features = self._network.run(self._patches[:rows], Template(*(part[:rows] for part in self._inputs)))
         with torch.profiler.record_function("decode"):
-            records = [
-                esat_kernels.advance_boxes(
-                    maps.score[part], maps.size[part], maps.offset[part], self._window, region, self.boxes[part], frame.size, backend=others
+            advanced = [
+                esat_kernels.advance_boxes_with_features(
+                    *(maps.score[part], maps.size[part], maps.offset[part], self._window, region, self.boxes[part], frame.size),
+                    features[part],
+                    backend=others,
                 )
                 for frame, part, region in zip(frames, parts, regions, strict=True)
             ]
-        record = records[0] if len(records) == 1 else torch.cat(records)
-        return FrameResult(record, kept, self._surroundings(features, record[:, 7].long()), maps)
+        record, around = advanced[0] if len(advanced) == 1 else (torch.cat(results) for results in zip(*advanced, strict=True))
+        return FrameResult(record, kept, around, maps)
 
 
-def crop_template(network: GpuNetwork, frame: FrameMemory, box: Box, bgr: bool) -> Template:
+def crop_template(network: GpuNetwork, frame: FrameMemory, box: Box, bgr: bool, matrix: str | None = None) -> Template:
     """The template of a target in a frame that lies on the device (work of the compute queue)."""
     config = network.config
     patches = torch.empty(1, config.num_template, network.patch_values, device=network.device, dtype=network.dtype)
     boxes = torch.tensor([box], dtype=torch.float64).to(network.device)
     with torch.no_grad():
         esat_kernels.crop_regions(
-            frame.pixels, frame.size, boxes, config.template_factor, config.template_size, patches, bgr, network.kernels.others
+            frame.pixels, frame.size, boxes, config.template_factor, config.template_size, patches, bgr, network.kernels.others, matrix
         )
         return network.encode_template(patches[0])

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from engine.model.head import probability
+import esat_kernels
 from engine.runners.gpu.weights import Convolution, HeadWeights
 
 
@@ -26,10 +26,10 @@ class Maps(NamedTuple):
 class Head:
     """features [B, F * F, dim] -> maps. fused: cuDNN's convolution with bias and ReLU in one call."""
 
-    def __init__(self, weights: HeadWeights, side: int, fused: bool):
+    def __init__(self, weights: HeadWeights, side: int, fused: bool, backend: str):
         self._weights = weights
         self._side = side
-        self._fused = fused
+        self._fused, self._backend = fused, backend
         self._without_cudnn: set[int] = set()  # convolutions, by their number
 
     def __call__(self, features: Tensor) -> Maps:
@@ -38,11 +38,8 @@ class Head:
         image = features.view(batch, side, side, channels).permute(0, 3, 1, 2)  # channels last, no copy
         for index, convolution in enumerate(self._weights.convolutions):
             image = self._convolve(index, image, convolution)
-        hidden = image.permute(0, 2, 3, 1).reshape(batch, cells, -1).float()
-        weight = self._weights.last_weight.expand(batch, -1, -1)
-        logits = torch.baddbmm(self._weights.last_bias, weight, hidden.transpose(1, 2)).view(batch, -1, side, side)
-        score, offset, size = logits.split((1, 2, 2), dim=1)
-        return Maps(probability(score), probability(size), offset.contiguous())
+        hidden = image.permute(0, 2, 3, 1).reshape(batch, cells, -1)
+        return Maps(*esat_kernels.head_maps(hidden, self._weights.last_weight, self._weights.last_bias, side, self._backend))
 
     def _convolve(self, index: int, image: Tensor, convolution: Convolution) -> Tensor:
         """By cuDNN; where it has no engine, as for some groups of few channels, from then on by PyTorch's own kernels. That is found out in the

@@ -18,22 +18,23 @@ from __future__ import annotations
 import dataclasses
 from collections import deque
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from engine.boxes import Box
 from engine.errors import BoxError, ConfigError, FrameError, StateError
-from engine.frames import check_frame
+from engine.frames import Frame, check_frame, made_by, matrix_of
+from engine.runners.gpu.followed import Change, Followed
 from engine.runners.gpu.frame import IDLE_BOX, RECORD, FramePlan, FrameResult
-from engine.runners.gpu.runner import GpuRunner, observation
+from engine.runners.gpu.memory import Rows, bytes_of, rows_read, tensors_of
+from engine.runners.gpu.runner import GpuRunner, observation, upload
 from engine.runners.gpu.streams import Done, Mark
 from engine.runners.protocol import Observation
 from engine.tracking.config import TrackerConfig
-from engine.tracking.target import Result, Target
+from engine.tracking.target import Result, make_target
 
 _SLOTS = 2  # frames that have memory on the device at the same time: one is uploaded while the other runs
 
@@ -46,44 +47,12 @@ class LoopResult:
     targets: dict[int, Result]
 
 
-@dataclasses.dataclass(frozen=True)
-class _Change:
-    """What the host does to a target's boxes on the device in front of a frame: a box is written, or its two rows change places."""
+class DeviceResult(NamedTuple):
+    """The regions of the targets in one frame, on the device, in the order of their places."""
 
-    index: int  # of that frame
-    row: int = 0  # 0 or 1
-    box: Box | None = None  # None: the rows change places
-
-
-@dataclasses.dataclass
-class _Followed:
-    """A place's target, the boxes that its rows on the device search around, and what happens to them with later frames."""
-
-    target: Target
-    stream: int
-    boxes: list[Box]
-    changes: deque[_Change] = dataclasses.field(default_factory=deque)
-    crossed: bool = (
-        False  # whether the target's followed hypothesis lies in row 1: the rows change places with a frame that is still to be read
-    )
-
-    def order(self) -> tuple[int, int]:
-        """The rows of the followed hypothesis and of what is beside it."""
-        return (1, 0) if self.crossed else (0, 1)
-
-    def reach(self, index: int) -> None:
-        """Take note of what was done in front of the frames up to this one."""
-        while self.changes and self.changes[0].index <= index:
-            change = self.changes.popleft()
-            if change.box is None:
-                self.boxes.reverse()
-                self.crossed = not self.crossed
-            else:
-                self.boxes[change.row] = change.box
-
-    def moved_later(self, row: int) -> bool:
-        """Whether a frame that is still to be read finds another box in this row than the device's own."""
-        return any(change.box is None or change.row == row for change in self.changes)
+    frame_index: int
+    record: Tensor  # float64 [places, 12]: box x, y, w, h (pixels, clipped), score, weighted score, ...: `esat_kernels.advance_boxes`
+    features: Tensor  # float32 [places, dim], what the encoder saw around the chosen cell
 
 
 @dataclasses.dataclass
@@ -93,7 +62,7 @@ class _Pending:
     index: int
     sizes: list[tuple[int, int]]  # width, height of each video stream
     tensors: list[Tensor]  # frames that the upload reads where they lie: PyTorch's allocator knows nothing of its stream
-    followed: dict[int, _Followed]
+    followed: dict[int, Followed]
     beside: set[int]  # places that looked at two regions
     read: Mark
 
@@ -131,19 +100,19 @@ class FrameLoop:
         self._computed: list[Mark] = [Done()] * _SLOTS
         self._read: list[Mark] = [Done()] * _SLOTS
         self._staging = [[self.plan.staging() for _ in targets] for _ in range(_SLOTS)]
-        self._followed: dict[int, _Followed] = {}
+        self._followed: dict[int, Followed] = {}
         self._pending: deque[_Pending] = deque()
         self._finished: deque[LoopResult] = deque()
         self._next = 0
 
-    def init(self, place: int, frame: NDArray[np.uint8], box: Any) -> None:
+    def init(self, place: int, frame: Frame, box: Any, ready: Any = None) -> None:
         """Follow what `box` (x, y, w, h) holds in `frame` from the next submitted frame on, instead of what was followed at this place.
 
-        Nothing is captured again. FrameError, BoxError; StateError for a place that is not there.
+        Frames and `ready` as for `Tracker.init`. Nothing is captured again. FrameError, BoxError; StateError for a place that is not there.
         """
         self._check_place(place)
-        target = Target(self._runner, check_frame(frame), box, self._config)
-        followed = _Followed(target, self._stream_of[place], [target.box, IDLE_BOX])
+        target = make_target(self._runner, frame, box, self._config, ready)
+        followed = Followed(target, self._stream_of[place], [target.box, IDLE_BOX])
         self._streams.run("compute", lambda: self.plan.place(place, target.template))
         self._followed[place] = followed
         self._write(place, target.box)
@@ -164,32 +133,37 @@ class FrameLoop:
             raise BoxError(f"box must be finite with a positive width and height, got {box!r}")
         self._change(place, followed, 0, (x, y, w, h))
 
-    def submit(self, *frames: NDArray[np.uint8] | Tensor) -> int:
+    def submit(self, *frames: Frame, ready: Any = None) -> int:
         """Start the next frame of every video stream (one argument each). Returns its index, counted from 0.
 
-        A frame is an array as for `Tracker.update`, or a uint8 tensor [H, W, 3] without gaps in pinned or device memory, which is not copied on
-        the host and has to stay unchanged until its result has been read. FrameError; StateError without a target.
+        Frames and `ready` as for `Tracker.update`. A tensor in device memory, or without gaps in pinned memory, is not copied on the host and has to
+        stay unchanged until its result has been read. Where all earlier frames have been read, the host knows the boxes, and sends the rows that
+        their crops read; else whole frames. FrameError; StateError without a target.
         """
         if len(frames) != len(self.plan.targets):
             raise FrameError(f"expected {len(self.plan.targets)} frames, one for each video stream, got {len(frames)}")
         if not self._followed:
             raise StateError("submit() needs a target: call init(place, frame, box) first")
-        checked = [frame if _lies_ready(frame) else check_frame(frame) for frame in frames]
-        self._make_room(max(3 * frame.shape[0] * frame.shape[1] for frame in checked))
+        device = self._runner.frames_on
+        with made_by(ready, device):
+            return self._submit([_readable(check_frame(frame, device, torch.device("cpu"))) for frame in frames])
+
+    def _submit(self, frames: list[Frame]) -> int:
+        self._make_room(max(bytes_of(frame) for frame in frames))
         while len(self._pending) >= len(self._records):
             self._collect()
         index, slot = self._next, self._next % _SLOTS
         ring = index % len(self._records)
         record, features = self._records[ring], self._features[ring]
         self._uploaded[slot].wait()  # the frame before last has left the host's memory
-        copies = [copy for stream, frame in enumerate(checked) for copy in self._prepare(slot, stream, frame)]
         beside = {place for place, followed in self._followed.items() if followed.target.beside is not None}
-        execute = self.plan.executable(slot, self._bgr, bool(beside))
+        execute = self.plan.executable(slot, self._bgr, bool(beside), tuple(matrix_of(frame) for frame in frames))
+        copies = []
+        for stream, frame in enumerate(frames):
+            memory, staging = self.plan.frames[slot][stream], self._staging[slot][stream]
+            copies += memory.bring(frame, staging, self._rows(stream, frame.shape[0], beside))
+        tensors = [tensor for frame in frames for tensor in tensors_of(frame)]
         rows = self.plan.rows if beside else self.plan.batch
-
-        def upload() -> None:
-            for source, memory in copies:
-                memory.copy_(source, non_blocking=True)
 
         def compute() -> None:
             self._results[slot] = execute()
@@ -200,11 +174,10 @@ class FrameLoop:
             record[:rows].copy_(result.record, non_blocking=True)
             features[:rows].copy_(result.features, non_blocking=True)
 
-        self._uploaded[slot] = self._streams.run("upload", upload, after=[self._computed[slot]])
+        self._uploaded[slot] = upload(self._streams, copies, tensors, self._computed[slot])
         self._computed[slot] = self._streams.run("compute", compute, after=[self._uploaded[slot], self._read[slot]])
         self._read[slot] = self._streams.run("download", download, after=[self._computed[slot]])
-        sizes = [(frame.shape[1], frame.shape[0]) for frame in checked]
-        tensors = [frame for frame in checked if isinstance(frame, Tensor)]
+        sizes = [(frame.shape[1], frame.shape[0]) for frame in frames]
         self._pending.append(_Pending(index, sizes, tensors, dict(self._followed), beside, self._read[slot]))
         self._next += 1
         return index
@@ -217,11 +190,34 @@ class FrameLoop:
         self._finished.clear()
         return finished
 
+    def on_device(self) -> DeviceResult:
+        """What the last submitted frame leaves on the device, in tensors of the caller's own; the host waits for nothing.
+
+        Work that the caller gives to his current CUDA stream after the call sees them finished. What a target's state becomes is not known there:
+        that takes the host, in `results`, which go on as ever. StateError before `submit`.
+        """
+        if self._next == 0:
+            raise StateError("there is no result on the device: call submit(frame) first")
+        slot, batch, device = (self._next - 1) % _SLOTS, self.plan.batch, self.plan.boxes.device
+        record = torch.empty(batch, RECORD, dtype=torch.float64, device=device)
+        features = torch.empty(batch, self._runner.config.dim, device=device)
+
+        def copy() -> None:
+            result = self._results[slot]
+            assert result is not None
+            record.copy_(result.record[:batch])
+            features.copy_(result.features[:batch])
+
+        # The memory may still be read by the caller's earlier work.
+        self._read[slot] = self._streams.run("download", copy, after=[self._computed[slot], self._streams.caller()])
+        self._streams.hand_over(self._read[slot])
+        return DeviceResult(self._next - 1, record, features)
+
     def _check_place(self, place: int) -> None:
         if place not in range(self.plan.batch):
             raise StateError(f"there is no place {place!r}: places are 0 to {self.plan.batch - 1}")
 
-    def _target_of(self, place: int) -> _Followed:
+    def _target_of(self, place: int) -> Followed:
         self._check_place(place)
         if place not in self._followed:
             raise StateError(f"no target is followed at place {place}: call init({place}, frame, box) first")
@@ -234,14 +230,15 @@ class FrameLoop:
             self.plan.reserve(size)
             self._staging = [[self.plan.staging() for _ in slot] for slot in self._staging]
 
-    def _prepare(self, slot: int, stream: int, frame: NDArray[np.uint8] | Tensor) -> list[tuple[Tensor, Tensor]]:
-        """The copies, source and destination, that bring a frame to the device."""
-        staging, device = self._staging[slot][stream], self.plan.frames[slot][stream]
-        if isinstance(frame, np.ndarray):
-            used = staging.fill(frame)
-            return [(staging.memory[:used], device.memory[:used])]
-        staging.size[0], staging.size[1] = frame.shape[0], frame.shape[1]
-        return [(staging.size, device.size), (frame.view(-1), device.pixels[: frame.numel()])]
+    def _rows(self, stream: int, height: int, beside: set[int]) -> Rows | None:
+        """The rows of a stream's next frame that its targets need; None: all, since frames are under way whose boxes the host does not know."""
+        if self._pending:
+            return None
+        boxes = []
+        for place, followed in self._followed.items():
+            if followed.stream == stream:
+                boxes += followed.ahead(self._next)[: 2 if place in beside else 1]
+        return rows_read(boxes, self._runner.config.search_factor, height)
 
     def _collect(self) -> None:
         """Take up the oldest frame's record, waiting for it."""
@@ -256,7 +253,7 @@ class FrameLoop:
         found = {place: self._advance(place, followed, seen, pending) for place, followed in pending.followed.items()}
         self._finished.append(LoopResult(pending.index, found))
 
-    def _advance(self, place: int, followed: _Followed, seen: Callable[[int], Observation], pending: _Pending) -> Result:
+    def _advance(self, place: int, followed: Followed, seen: Callable[[int], Observation], pending: _Pending) -> Result:
         """The host's view of one target's frame; what the host changes of its boxes goes to the device."""
         followed.reach(pending.index)
         target, switches = followed.target, followed.target.switches
@@ -269,7 +266,7 @@ class FrameLoop:
         if self._followed.get(place) is not followed:
             return result
         if target.switches != switches:
-            followed.changes.append(_Change(self._next))
+            followed.changes.append(Change(self._next))
             followed.crossed = not followed.crossed
             self._streams.run("compute", lambda: self._cross(place))
         for row, wanted in enumerate(target.regions):
@@ -284,9 +281,9 @@ class FrameLoop:
         boxes[place].copy_(boxes[other])
         boxes[other].copy_(first)
 
-    def _change(self, place: int, followed: _Followed, row: int, box: Box) -> None:
+    def _change(self, place: int, followed: Followed, row: int, box: Box) -> None:
         """Search around `box` in the next frame, in row 0 or 1 of a target."""
-        followed.changes.append(_Change(self._next, row, box))
+        followed.changes.append(Change(self._next, row, box))
         self._write(place + row * self.plan.batch, box)
 
     def _write(self, row: int, box: Box) -> None:
@@ -297,6 +294,8 @@ class FrameLoop:
         self._write_mark[row] = self._streams.run("compute", lambda: self.plan.boxes[row].copy_(values, non_blocking=True))
 
 
-def _lies_ready(frame: object) -> bool:
-    """Whether a frame can be copied to the device as it is."""
-    return isinstance(frame, Tensor) and frame.dtype == torch.uint8 and frame.dim() == 3 and frame.shape[2] == 3 and frame.is_contiguous()
+def _readable(frame: Frame) -> Frame:
+    """A frame that the device can be given: tensors of the host with gaps are read as arrays."""
+    if any(tensor.device.type == "cpu" and not tensor.is_contiguous() for tensor in tensors_of(frame)):
+        return check_frame(frame)
+    return frame

@@ -11,7 +11,6 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 from torch.profiler import record_function
 
 import esat_kernels
@@ -58,7 +57,7 @@ class GpuNetwork:
         self.device, self.dtype, self.kernels = device, dtype, kernels
         choices = choices_for(device)
         self._weights = fold_weights(weights.state_dict, config, device, dtype, choices, kernels.others)
-        self._head = Head(self._weights.head, config.search_grid, choices.fused_convolutions)
+        self._head = Head(self._weights.head, config.search_grid, choices.fused_convolutions, kernels.others)
         self.patch_values = 3 * config.patch_size**2
 
     def encode_template(self, patches: Tensor) -> Template:
@@ -91,10 +90,9 @@ class GpuNetwork:
                 attended, scores = self._attend(qkv, eliminate, norms)
             if eliminate:
                 with record_function("elimination"):
-                    chosen, tokens, attended = esat_kernels.eliminate_tokens(
-                        scores, keep, tokens, attended, first, backend=self.kernels.others
+                    kept, tokens, attended = esat_kernels.eliminate_tokens(
+                        scores, keep, tokens, attended, first, backend=self.kernels.others, places=kept
                     )
-                    kept = chosen if kept is None else kept.gather(1, chosen)
             last = index == len(layers) - 1
             if last:  # the head reads search tokens only
                 attended, tokens = attended[:, first:], tokens[:, first:]
@@ -134,7 +132,7 @@ class GpuNetwork:
 
     def _features(self, tokens: Tensor, kept: Tensor | None) -> Tensor:
         """The final LayerNorm, and the tokens back at their places: [B, F * F, dim], zeros where eliminated."""
-        rows = functional.layer_norm(tokens, tokens.shape[-1:], self._weights.norm_gain, self._weights.norm_bias, NORM_EPS).to(self.dtype)
-        if kept is None:
-            return rows
-        return esat_kernels.scatter_tokens(rows, kept, self.config.num_search, backend=self.kernels.others)
+        gain, bias = self._weights.norm_gain, self._weights.norm_bias
+        return esat_kernels.head_features(
+            tokens, gain, bias, NORM_EPS, kept, self.config.num_search, self.dtype, backend=self.kernels.others
+        )

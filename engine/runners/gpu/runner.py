@@ -10,15 +10,19 @@ from importlib.util import find_spec
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 import esat_kernels
 from engine.boxes import Box
 from engine.config import ModelConfig
 from engine.errors import DeviceError
+from engine.frames import Frame, matrix_of
+from engine.runners.device import frames_device
 from engine.runners.gpu.cuda import streams_for
-from engine.runners.gpu.frame import RECORD, FrameMemory, FramePlan, FrameResult, crop_template
+from engine.runners.gpu.frame import RECORD, FramePlan, FrameResult, crop_template
+from engine.runners.gpu.memory import Copies, FrameMemory, bytes_of, rows_read, tensors_of
 from engine.runners.gpu.network import GpuNetwork, Kernels, Template
-from engine.runners.gpu.streams import Streams
+from engine.runners.gpu.streams import Mark, Streams
 from engine.runners.protocol import DTYPES, Observation, Observations
 from engine.weights.io import Weights
 
@@ -47,13 +51,15 @@ class GpuRunner:
     """One model on one device. `device` may be a CPU too (with the reference kernels): the engine is then a slow but complete copy of itself.
 
     The first frame of each number of targets captures a graph, later ones replay it, whatever their templates and sizes; only a frame that
-    is larger than all before (and than 1920 x 1080) captures again. Calls from several threads wait for each other. In fp32 the head's
+    is larger than all before (and than 1920 x 1080) captures again. Of a frame on the host only the rows that the crops read are sent to the
+    device; a tensor that lies there is copied there. Calls from several threads wait for each other. In fp32 the head's
     convolutions are as exact as `torch.backends.cudnn.allow_tf32` says when a graph is captured: by PyTorch's default, ten bits.
     """
 
     def __init__(self, weights: Weights, device: str, dtype: str, backend: str, streams: Streams | None = None):
         self.config = weights.config
         self.device, self.dtype = device, dtype
+        self.frames_on = frames_device(torch.device(device))
         reason = unsupported(weights.config, backend)
         if reason is not None:
             raise DeviceError(f"the GPU engine with backend {backend!r} cannot run: {reason}")
@@ -64,12 +70,12 @@ class GpuRunner:
         self._lock = threading.Lock()
         self.streams.synchronize()  # the weights have arrived
 
-    def encode_template(self, frame: NDArray[np.uint8], box: Box, bgr: bool) -> Template:
+    def encode_template(self, frame: Frame, box: Box, bgr: bool) -> Template:
         """The template's tokens and their first q, k, v, on the device."""
         with self._lock:
             return self._templates.encode(frame, box, bgr)
 
-    def observe(self, frame: NDArray[np.uint8], boxes: Sequence[Box], templates: Sequence[Template], bgr: bool) -> Observations:
+    def observe(self, frame: Frame, boxes: Sequence[Box], templates: Sequence[Template], bgr: bool) -> Observations:
         with self._lock:
             plan = self._plans.get(len(boxes))
             if plan is None:
@@ -84,16 +90,20 @@ class _TemplateFrames:
         self._network, self._streams = network, streams
         self._capacity = 0
 
-    def encode(self, frame: NDArray[np.uint8], box: Box, bgr: bool) -> Template:
-        if frame.size > self._capacity or self._capacity == 0:
-            length = FrameMemory.bytes_for(frame.size)
-            self._capacity = length
+    def encode(self, frame: Frame, box: Box, bgr: bool) -> Template:
+        size = bytes_of(frame)
+        if size > self._capacity or self._capacity == 0:
+            length = FrameMemory.bytes_for(size)
+            self._capacity = FrameMemory.capacity_of(length)
             self._staging = FrameMemory(self._streams.staging(length, torch.uint8))
             self._streams.run("compute", lambda: self._allocate(length)).wait()
-        used = self._staging.fill(frame)
-        uploaded = self._streams.run("upload", lambda: self._frame.memory[:used].copy_(self._staging.memory[:used], non_blocking=True))
+        matrix = matrix_of(frame)
+        rows = rows_read([box], self._network.config.template_factor, frame.shape[0])
+        uploaded = upload(self._streams, self._frame.bring(frame, self._staging, rows), tensors_of(frame))
         made: list[Template] = []
-        done = self._streams.run("compute", lambda: made.append(crop_template(self._network, self._frame, box, bgr)), after=[uploaded])
+        done = self._streams.run(
+            "compute", lambda: made.append(crop_template(self._network, self._frame, box, bgr, matrix)), after=[uploaded]
+        )
         done.wait()
         return made[0]
 
@@ -106,6 +116,7 @@ class _HostPlan:
 
     def __init__(self, network: GpuNetwork, streams: Streams, batch: int):
         self._streams = streams
+        self._search_factor = network.config.search_factor
         self._plan = FramePlan(network, streams, [batch])
         self._staging = self._plan.staging()
         self._boxes = streams.staging(4 * batch, torch.float64).view(batch, 4)
@@ -116,14 +127,14 @@ class _HostPlan:
         self._features = streams.staging(batch * network.config.dim, torch.float32).view(batch, -1)
         self._templates: list[Template | None] = [None] * batch
 
-    def observe(self, frame: NDArray[np.uint8], boxes: Sequence[Box], templates: Sequence[Template], bgr: bool) -> Observations:
+    def observe(self, frame: Frame, boxes: Sequence[Box], templates: Sequence[Template], bgr: bool) -> Observations:
         start = time.perf_counter()
-        if 3 * frame.shape[0] * frame.shape[1] > self._staging.pixels.numel():
-            self._plan.reserve(3 * frame.shape[0] * frame.shape[1])
+        if bytes_of(frame) > self._staging.pixels.numel():
+            self._plan.reserve(bytes_of(frame))
             self._staging = self._plan.staging()
-        memory, used = self._plan.frames[0][0].memory, self._staging.fill(frame)
-        uploaded = self._streams.run("upload", lambda: memory[:used].copy_(self._staging.memory[:used], non_blocking=True))
-        execute = self._plan.executable(0, bgr)
+        rows = rows_read(boxes, self._search_factor, frame.shape[0])
+        uploaded = upload(self._streams, self._plan.frames[0][0].bring(frame, self._staging, rows), tensors_of(frame))
+        execute = self._plan.executable(0, bgr, matrices=(matrix_of(frame),))
         self._boxes.copy_(torch.tensor(boxes, dtype=torch.float64))
         given = time.perf_counter()
         self._streams.run("compute", lambda: self._frame(execute, templates), after=[uploaded]).wait()
@@ -149,6 +160,16 @@ class _HostPlan:
         self._has_kept = result.kept is not None
         if result.kept is not None:
             self._kept.copy_(result.kept, non_blocking=True)
+
+
+def upload(streams: Streams, copies: Copies, tensors: Sequence[Tensor], *after: Mark) -> Mark:
+    """Give copies of frames to the upload queue, behind `after`, and behind the caller's own work where that makes `tensors` among the frames."""
+
+    def copy() -> None:
+        for source, target in copies:
+            target.copy_(source, non_blocking=True)
+
+    return streams.run("upload", copy, after=[*after, streams.caller()] if tensors else after)
 
 
 def observation(record: Sequence[float], features: NDArray[np.float32], kept: NDArray[np.int64] | None = None) -> Observation:

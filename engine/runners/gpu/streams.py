@@ -31,6 +31,12 @@ class Streams(Protocol):
     def run(self, queue: Queue, work: Callable[[], object], after: Sequence[Mark] = ()) -> Mark:
         """Give `work` to a queue, to start after these marks. Returns the mark behind it. The host does not wait."""
 
+    def caller(self) -> Mark:
+        """The mark behind what the caller has given to his own queue by now: the work that makes a tensor which he passes in."""
+
+    def hand_over(self, after: Mark) -> None:
+        """Let what the caller gives to his own queue from now on wait for a mark. The host does not wait."""
+
     def staging(self, size: int, dtype: torch.dtype) -> Tensor:
         """Host memory [size] that a queue can copy from and to while the host goes on."""
 
@@ -60,6 +66,12 @@ class HostStreams:
     def run(self, queue: Queue, work: Callable[[], object], after: Sequence[Mark] = ()) -> Mark:
         work()
         return Done()
+
+    def caller(self) -> Mark:
+        return Done()
+
+    def hand_over(self, after: Mark) -> None:
+        after.wait()
 
     def staging(self, size: int, dtype: torch.dtype) -> Tensor:
         return torch.zeros(size, dtype=dtype)

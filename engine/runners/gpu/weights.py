@@ -40,7 +40,7 @@ class HeadWeights:
 
     convolutions: list[Convolution]
     last_weight: Tensor  # float32 [5, channels of all branches]: score, offset x and y, size w and h; zero outside a row's own branch
-    last_bias: Tensor  # float32 [5, 1]
+    last_bias: Tensor  # float32 [5]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,7 +67,7 @@ def _head(state: Mapping[str, Tensor], device: torch.device, dtype: torch.dtype)
         )
     last = [state[f"box_head.conv5_{branch}.weight"].flatten(1) for branch in BRANCHES]
     bias = torch.cat([state[f"box_head.conv5_{branch}.bias"] for branch in BRANCHES])
-    return HeadWeights(convolutions, torch.block_diag(*last).to(device), bias.to(device).unsqueeze(1))
+    return HeadWeights(convolutions, torch.block_diag(*last).to(device), bias.to(device))
 
 
 def fold_weights(

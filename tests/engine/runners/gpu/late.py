@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-QUEUES = ("upload", "compute", "download")
+QUEUES = ("caller", "upload", "compute", "download")  # the first one is not the engine's
 POLICIES = [(), ("upload",), ("compute",), ("upload", "compute"), ("download",), ("random",)]
 
 
@@ -64,6 +64,13 @@ class LateStreams:
                     break
                 work()
                 self.finished[queue] += 1
+
+    def caller(self) -> LateMark:
+        return LateMark(self, "caller", len(self._queues["caller"]) - 1)
+
+    def hand_over(self, after: LateMark) -> None:
+        if ("caller", after.queue) not in self.ignored:
+            self._queues["caller"].append((lambda: None, [after]))
 
     def staging(self, size: int, dtype: torch.dtype) -> Tensor:
         return torch.zeros(size, dtype=dtype)

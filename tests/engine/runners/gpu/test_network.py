@@ -79,7 +79,7 @@ def test_the_head_equals_the_models_head():
     features = torch.randn(2, config.num_search, config.dim, generator=torch.Generator().manual_seed(1))
     folded = fold_weights(weights.state_dict, config, CPU, torch.float32, LIBRARY, "reference")
     with torch.no_grad():
-        found = Head(folded.head, config.search_grid, fused=False)(features)
+        found = Head(folded.head, config.search_grid, False, "reference")(features)
         score, size, offset = head(features.transpose(1, 2).unflatten(2, (config.search_grid, config.search_grid)))
     for map_, expected in zip(found, (score, size, offset), strict=True):
         torch.testing.assert_close(map_, expected, rtol=1e-5, atol=1e-5)
@@ -89,7 +89,7 @@ def _head_and_features():
     weights = models.weights()
     folded = fold_weights(weights.state_dict, weights.config, CPU, torch.float32, LIBRARY, "reference").head
     features = torch.randn(1, weights.config.num_search, weights.config.dim, generator=torch.Generator().manual_seed(1))
-    return Head(folded, weights.config.search_grid, False), features
+    return Head(folded, weights.config.search_grid, False, "reference"), features
 
 
 def test_a_convolution_without_an_engine_in_cudnn_runs_by_pytorch(monkeypatch):

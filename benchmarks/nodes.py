@@ -1,0 +1,150 @@
+"""The launches of a captured frame, in their order: `python -m benchmarks.nodes esat-384`.
+
+The engine's own code runs on tensors without values, as a capture would run it; a launch of one of our kernels is noted instead of made, and what
+PyTorch launches is told from its operators. Triton has to be installed; a GPU is not needed, and the tiles are those of a device with so many
+multiprocessors that nobody has measured.
+"""
+
+from __future__ import annotations
+
+import argparse
+import collections
+import contextlib
+import itertools
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+from unittest import mock
+
+import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
+
+import esat_kernels
+from engine.config import PRESETS, ModelConfig, preset
+from engine.model.network import build_model
+from engine.runners.gpu.frame import FramePlan
+from engine.runners.gpu.network import GpuNetwork, Kernels
+from engine.runners.gpu.streams import HostStreams
+from engine.runners.protocol import DTYPES
+from engine.weights.io import Weights
+from esat_kernels import _triton
+
+_MULTIPROCESSORS = 132  # of an H100 or H200
+_ALLOCATIONS = ("empty", "empty_like", "empty_strided", "new_empty", "new_empty_strided", "lift_fresh")
+# What PyTorch makes of an operator on CUDA, where it is not one launch: a bias is added to a convolution, or laid under a product, by its own.
+_SEVERAL = {"convolution": 2, "baddbmm": 2, "addmm": 1}
+
+
+class Node(NamedTuple):
+    """One launch: the part of the frame, and the kernel's name, or PyTorch's operator."""
+
+    stage: str
+    kernel: str
+
+
+class _Recorder(TorchDispatchMode):
+    """Notes launches; operators of ours run as Python, so that the launches inside are seen."""
+
+    def __init__(self, backend: str):
+        super().__init__()
+        self.nodes: list[Node] = []
+        self.stages: list[str] = []
+        self._backend = backend
+
+    def note(self, kernel: str, count: int = 1) -> None:
+        self.nodes += [Node(self.stages[-1] if self.stages else "frame", kernel)] * count
+
+    @contextlib.contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        """In place of torch.profiler.record_function, with which the engine names its parts."""
+        self.stages.append(name)
+        yield
+        self.stages.pop()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None) -> Any:
+        kwargs = kwargs or {}
+        namespace, name = func.namespace, func._schema.name.split("::")[1]
+        if namespace == "esat" and name == "fda_attention" and self._backend == "cuda":
+            self.note("attention (CUDA)")
+        elif namespace == "esat":
+            operator = torch._library.custom_ops.OPDEFS[f"esat::{name}"]
+            with self:
+                return operator._init_fn(*args, **kwargs)
+        elif namespace != "prim" and not func.is_view and name not in _ALLOCATIONS and name != "detach":
+            self.note(name, _SEVERAL.get(name, 1))
+        return func(*args, **kwargs)
+
+
+@contextlib.contextmanager
+def _noted(recorder: _Recorder, multiprocessors: int) -> Iterator[None]:
+    """Triton's launches are noted, for a device of so many multiprocessors."""
+    from triton.runtime.interpreter import InterpretedFunction
+    from triton.runtime.jit import JITFunction
+
+    def run(self: Any, *arguments: Any, grid: Any, warmup: bool, **options: Any) -> None:
+        recorder.note(self.fn.__name__)
+
+    with contextlib.ExitStack() as stack:
+        for kind in (JITFunction, InterpretedFunction):
+            stack.enter_context(mock.patch.object(kind, "run", run))
+        stack.enter_context(mock.patch.object(_triton, "interpreted", return_value=True))
+        stack.enter_context(mock.patch.object(_triton, "multiprocessors", return_value=multiprocessors))
+        stack.enter_context(mock.patch.object(esat_kernels.attention.triton, "multiprocessors", return_value=multiprocessors))
+        stack.enter_context(mock.patch.object(esat_kernels.attention.cuda, "unsupported", return_value=None))
+        stack.enter_context(mock.patch("engine.runners.gpu.network.record_function", recorder.stage))
+        stack.enter_context(mock.patch("torch.profiler.record_function", recorder.stage))
+        yield
+
+
+def frame_nodes(
+    config: ModelConfig,
+    targets: tuple[int, ...] = (1,),
+    dtype: str = "bf16",
+    backend: str = "cuda",
+    multiprocessors: int = _MULTIPROCESSORS,
+    beside: bool = False,
+) -> list[Node]:
+    """The launches of `FramePlan.step` for so many targets in each video stream, in order; beside: with their second regions."""
+    recorder = _Recorder(backend)
+    with _noted(recorder, multiprocessors), FakeTensorMode(), torch.no_grad():
+        weights = Weights(config, build_model(config, "reference").state_dict(), {}, Path())
+        network = GpuNetwork(weights, torch.device("cpu"), DTYPES[dtype], Kernels.of(backend))
+        plan = FramePlan(network, HostStreams(), targets, beside=beside)
+        with recorder:
+            plan.step(0, True, beside)
+    return recorder.nodes
+
+
+def table(nodes: list[Node]) -> str:
+    """A Markdown table: parts of the frame in order of their first launch, their kernels, how many launches."""
+    counts = collections.Counter(nodes)
+    lines = ["| part | launches | of |", "| -- | -- | -- |"]
+    for stage in dict.fromkeys(node.stage for node in nodes):
+        kernels = {node.kernel: count for node, count in counts.items() if node.stage == stage}
+        each = ", ".join(f"{count} {kernel}" if count > 1 else kernel for kernel, count in kernels.items())
+        lines.append(f"| {stage} | {sum(kernels.values())} | {each} |")
+    return "\n".join([*lines, f"| sum | {len(nodes)} |  |"])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="The launches of a captured frame.")
+    parser.add_argument("model", nargs="?", default="esat-384", choices=PRESETS)
+    parser.add_argument("--targets", type=int, nargs="+", default=[1], help="in each video stream")
+    parser.add_argument("--dtype", default="bf16", choices=DTYPES)
+    parser.add_argument("--backend", default="cuda", choices=("cuda", "triton"), help="the attention's")
+    parser.add_argument("--multiprocessors", type=int, default=_MULTIPROCESSORS)
+    parser.add_argument("--beside", action="store_true", help="a frame with a lost target")
+    parser.add_argument("--order", action="store_true", help="every launch, in order")
+    options = parser.parse_args()
+    nodes = frame_nodes(
+        preset(options.model), tuple(options.targets), options.dtype, options.backend, options.multiprocessors, options.beside
+    )
+    if options.order:
+        for index, (stage, group) in enumerate(itertools.groupby(nodes, key=lambda node: node.stage)):
+            print(f"{index + 1:3} {stage}: {', '.join(node.kernel for node in group)}")
+    print(table(nodes))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,70 @@
+"""The head's features and maps by the Triton kernels. Triton is imported at the first call."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from esat_kernels import _triton
+from esat_kernels._triton import cdiv, power_of_two
+
+FEATURE_ROWS, FEATURE_BLOCK_N, FEATURE_WARPS = 4, 256, 4
+MAP_CELLS, MAP_WARPS = 16, 4
+LARGEST_DIM = 4096  # channels of a row, which one program holds
+LARGEST_CHANNELS = 512
+
+
+def unsupported_tokens(tokens: Tensor, *others: Tensor) -> str | None:
+    """Why the features' kernel cannot take these tensors, or None."""
+    reason = _triton.unsupported(tokens, *others)
+    if reason is None and tokens.shape[2] > LARGEST_DIM:
+        reason = f"tokens must have at most {LARGEST_DIM} channels, got {tokens.shape[2]}"
+    return reason
+
+
+def unsupported_channels(hidden: Tensor, *others: Tensor) -> str | None:
+    """Why the maps' kernel cannot take these tensors, or None."""
+    reason = _triton.unsupported(hidden, *others)
+    if reason is None and hidden.shape[2] > LARGEST_CHANNELS:
+        reason = f"there must be at most {LARGEST_CHANNELS} channels, got {hidden.shape[2]}"
+    return reason
+
+
+@torch.library.custom_op("esat::head_features", mutates_args=())
+def head_features(tokens: Tensor, gain: Tensor, bias: Tensor, eps: float, kept: Tensor | None, length: int, dtype: torch.dtype) -> Tensor:
+    """As the reference, in one launch."""
+    from esat_kernels.head.triton_kernels import features_kernel
+
+    batch, count, channels = tokens.shape
+    out = tokens.new_empty(batch, length, channels, dtype=dtype)
+    with _triton.on_device_of(tokens):
+        features_kernel[(cdiv(length, FEATURE_ROWS), batch)](
+            tokens.contiguous(), gain.contiguous(), bias.contiguous(), None if kept is None else kept.contiguous(), out, count, length, channels,
+            eps, ROWS=FEATURE_ROWS, BLOCK_N=FEATURE_BLOCK_N, BLOCK_C=power_of_two(channels), num_warps=FEATURE_WARPS, enable_fp_fusion=True,
+        )  # fmt: skip
+    return out
+
+
+@head_features.register_fake
+def _(tokens, gain, bias, eps, kept, length, dtype):  # type: ignore[no-untyped-def]
+    return tokens.new_empty(tokens.shape[0], length, tokens.shape[2], dtype=dtype)
+
+
+@torch.library.custom_op("esat::head_maps", mutates_args=())
+def head_maps(hidden: Tensor, weight: Tensor, bias: Tensor, side: int) -> tuple[Tensor, Tensor, Tensor]:
+    """As the reference, in one launch."""
+    from esat_kernels.head.triton_kernels import maps_kernel
+
+    batch, cells, channels = hidden.shape
+    maps = _maps(hidden, weight, bias, side)
+    with _triton.on_device_of(hidden):
+        maps_kernel[(cdiv(cells, MAP_CELLS), batch)](
+            hidden.contiguous(), weight.contiguous(), bias.contiguous(), *maps, cells, channels,
+            CELLS=MAP_CELLS, BLOCK_C=power_of_two(channels), num_warps=MAP_WARPS, enable_fp_fusion=True,
+        )  # fmt: skip
+    return maps
+
+
+@head_maps.register_fake
+def _maps(hidden, weight, bias, side):  # type: ignore[no-untyped-def]
+    return tuple(hidden.new_empty(hidden.shape[0], maps, side, side, dtype=torch.float32) for maps in (1, 2, 2))
