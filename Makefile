@@ -107,7 +107,7 @@ sanitize: $(VENV)/.test $(GOLDEN)/.made ## address, undefined behaviour and thre
 	$(BIN)/cmake --build $(BUILD)/tsan --target test_concurrent_calls
 	$(BUILD)/tsan/test_concurrent_calls
 	rm -rf $(SANITIZED)/tree && mkdir -p $(SANITIZED)/tree
-	cp -R esat_kernels engine benchmarks conformance tests pyproject.toml $(SANITIZED)/tree
+	cp -R esat_kernels engine benchmarks conformance tests csrc pyproject.toml $(SANITIZED)/tree
 	rm -f $(SANITIZED)/tree/esat_kernels/_esat_native*.so
 	$(CONFIGURE) -B $(SANITIZED) -DESAT_TESTS=ON -DCMAKE_BUILD_TYPE=Sanitize -DESAT_SANITIZE=address,undefined \
 		-DESAT_OUTPUT_DIR="$(abspath $(SANITIZED))/tree/esat_kernels"
@@ -124,7 +124,7 @@ wheel: $(VENV)/.tools ## a manylinux wheel in dist/
 	PATH="$(abspath $(BIN)):$$PATH" auditwheel repair --plat auto --wheel-dir dist $(BUILD)/wheel/*.whl
 
 # The machine's own Python, whose PyTorch has CUDA; .venv's where it has none.
-GPU_PYTHON = $(if $(shell $(PYTHON) -c "import torch" 2>/dev/null && echo yes),$(PYTHON),$(if $(wildcard $(RUN)),$(RUN),$(PYTHON)))
+GPU_PYTHON = $(if $(shell $(PYTHON) -c "from importlib.util import find_spec; print('yes' if find_spec('torch') else '')" 2>/dev/null),$(PYTHON),$(if $(wildcard $(RUN)),$(RUN),$(PYTHON)))
 gpu: ## on a CUDA machine: check and time the GPU kernels and the engine (says what it would do where there is no GPU); PEERS=1: compiled peers too
 	$(GPU_PYTHON) -m benchmarks.gpu $(if $(PEERS),--peers) $(GPU_OPTIONS)
 

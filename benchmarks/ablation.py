@@ -89,14 +89,14 @@ def mean_iou(trainer: Trainer, pairs: PairMaker, batches: int) -> float:
     return total / batches
 
 
-def _train(variant: Variant, seed: int, config: TrainConfig, pool: Pool, held_out: PairMaker, place: Path, batches: int) -> Run:
+def _train(variant: Variant, seed: int, config: TrainConfig, pool: Pool, held_out: PairMaker, folder: Path, batches: int) -> Run:
     settings = apply(variant, config).replace(seed=seed)
-    trainer = Trainer(settings, PairMaker(pool, settings.model, settings.augment, seed), place)
+    trainer = Trainer(settings, PairMaker(pool, settings.model, settings.augment, seed), folder)
     trainer.run()
-    log = [json.loads(line) for line in (place / LOG).read_text().splitlines()][-_LAST:]
+    log = [json.loads(line) for line in (folder / LOG).read_text().splitlines()][-_LAST:]
     training = sum(record["iou"] for record in log) / len(log)
     run = Run(variant, seed, config.steps, mean_iou(trainer, held_out, batches), training, commit())
-    shutil.rmtree(place)
+    shutil.rmtree(folder)
     return run
 
 
@@ -117,8 +117,8 @@ def ablate(
     for seed, variant in itertools.product(seeds, wanted):
         key = (*dataclasses.astuple(variant), seed, config.steps)
         if key not in known:
-            place = out / "-".join(str(part) for part in key)  # a run that was cut off goes on from its checkpoint
-            known[key] = _train(variant, seed, config, pool, held_out, place, batches)
+            folder = out / "-".join(str(part) for part in key)  # a run that was cut off goes on from its checkpoint
+            known[key] = _train(variant, seed, config, pool, held_out, folder, batches)
             with (out / _RUNS).open("a") as target:
                 target.write(json.dumps(known[key].record()) + "\n")
         found.append(known[key])

@@ -138,12 +138,12 @@ def _plot(rows: Sequence[Row], runs: Sequence[Run], tables: Mapping[int, Mapping
     figure = Figure(figsize=(8, 1.2 + 0.32 * len(rows)), layout="constrained")
     panels = figure.subplots(len(tables), 1, sharex=True, squeeze=False, height_ratios=[len(labels) for labels in tables.values()])[:, 0]
     for axes, (table, labels) in zip(panels, tables.items(), strict=True):
-        for place, (label, variant) in enumerate(labels.items()):
+        for y, (label, variant) in enumerate(labels.items()):
             values = [run.iou for run in runs if run.variant == variant]
-            axes.plot(values, [place] * len(values), "o", color="0.6", markersize=4)
+            axes.plot(values, [y] * len(values), "o", color="0.6", markersize=4)
             row = next(row for row in rows if (row.table, row.label) == (table, label))
             if row.iou is not None:
-                axes.errorbar(row.iou, place, xerr=row.spread or 0, fmt="D", color="tab:blue", capsize=3)
+                axes.errorbar(row.iou, y, xerr=row.spread or 0, fmt="D", color="tab:blue", capsize=3)
         axes.set_yticks(range(len(labels)), list(labels), fontsize=8)
         axes.invert_yaxis()
         axes.set_title(f"table {table}", fontsize=9)

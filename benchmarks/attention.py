@@ -25,7 +25,7 @@ from torch import Tensor
 from benchmarks.harness import Timing, choices, interleaved, machine, numbers, write_rows
 from engine.cli.exits import run_function
 from engine.errors import ConfigError
-from esat_kernels import _native, fda_attention, testing
+from esat_kernels import backends, fda_attention, testing
 from esat_kernels.attention import native
 from esat_kernels.attention.common import Scores
 
@@ -135,7 +135,7 @@ def _ratio(timing: Timing, base: Timing | None) -> float | None:
 def _backend(impl: str, device: str) -> str:
     if impl != "ours":
         return "torch"
-    return "cpu" if device == "cpu" and _native.unavailable() is None else "auto"
+    return "cpu" if device == "cpu" and backends()["cpu"] is None else "auto"
 
 
 def _table(rows: list[Row]) -> Table:

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import json
 import os
-import sys
 import tempfile
 import time
 from collections import defaultdict
@@ -24,7 +23,7 @@ from matplotlib.figure import Figure
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.harness import rounds, stopwatch
+from benchmarks.harness import rounds, stopwatch, write_rows
 from benchmarks.peers.frame import NAMES, Answer, Implementation, build, ours
 from benchmarks.roofline import roofline
 from conformance import golden
@@ -217,11 +216,7 @@ def main(
         rows = measure(weights, names, seconds, work or Path(temporary))
     spent = {dtype: found for dtype in _dtypes(weights) if (found := stages(weights, seconds / 10, dtype))}
     rooflines = {dtype: roofline(weights, dtype, found) for dtype, found in spent.items()}
-    lines = "".join(json.dumps(row) + "\n" for row in rows)
-    if json_output == "-":
-        sys.stdout.write(lines)
-    elif json_output is not None:
-        Path(json_output).write_text(lines)
+    write_rows(rows, json_output)
     console = Console(stderr=json_output == "-")
     console.print(_table(rows))
     if spent:

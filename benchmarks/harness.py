@@ -14,10 +14,10 @@ from typing import Any
 
 import torch
 
+import esat_kernels
 from engine.cli.machine import cpu_name
 from engine.commit import commit_of
 from engine.errors import ConfigError
-from esat_kernels import _native
 
 _REPOSITORY = Path(__file__).resolve().parent.parent
 
@@ -80,7 +80,7 @@ def machine() -> dict[str, Any]:
     found = commit_of(_REPOSITORY, "benchmarks/results")  # new results are no change of the code
     return {
         "cpu": cpu_name(),
-        "isa": _native.cpu_isa() if _native.unavailable() is None else None,
+        "isa": esat_kernels.cpu_isa() if esat_kernels.backends()["cpu"] is None else None,
         "threads": torch.get_num_threads(),
         "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
         "python": platform.python_version(),

@@ -7,7 +7,6 @@ Exit code 0: all agree; 1: a file does not; 2: a file cannot be used, or the bac
 
 from __future__ import annotations
 
-import json
 import sys
 from pathlib import Path
 from typing import Annotated, Any
@@ -16,6 +15,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.harness import write_rows
 from conformance import golden
 from conformance.checks import CHECKS
 from conformance.findings import Target
@@ -68,11 +68,7 @@ def main(
             unusable = True
             rows.append({"file": path.name, "kind": None, "max_abs_error": None, "removed_equal": None, "ok": False, "error": str(error)})
             errors.print(f"error: {error}", soft_wrap=True, highlight=False, markup=False)
-    lines = "".join(json.dumps(row) + "\n" for row in rows)
-    if json_output == "-":
-        sys.stdout.write(lines)
-    elif json_output is not None:
-        Path(json_output).write_text(lines)
+    write_rows(rows, json_output)
     wide = None if sys.stdout.isatty() else 110
     console = Console(stderr=json_output == "-", width=wide)
     console.print(_table(rows, target))

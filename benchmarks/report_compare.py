@@ -64,10 +64,10 @@ def plot(rows: list[Row], path: Path) -> None:
     """Ratio of each row with its spread as a bar; left of 1 is faster."""
     figure = Figure(figsize=(9, 1.2 + 0.22 * len(rows)), layout="constrained")
     axis = figure.subplots()
-    for place, row in enumerate(rows):
+    for y, row in enumerate(rows):
         spread = min(row["spread"], 9.0)
         ends = [[row["ratio"] * (1 - 1 / (1 + spread))], [row["ratio"] * spread]]
-        axis.errorbar(row["ratio"], place, xerr=ends, fmt="o", color=_COLOURS[row["changed"]], markersize=5, linewidth=1)
+        axis.errorbar(row["ratio"], y, xerr=ends, fmt="o", color=_COLOURS[row["changed"]], markersize=5, linewidth=1)
     axis.axvline(1, color="black", linewidth=0.8)
     axis.set_yticks(range(len(rows)), [row["row"] for row in rows], fontsize=7)
     axis.invert_yaxis()

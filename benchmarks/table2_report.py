@@ -75,9 +75,9 @@ def plot(rows: list[Row], device: str, path: Path) -> None:
     left.set_title("the paper, on its authors' GPU", fontsize=10)
     width = 0.8 / max(1, len(columns))
     for index, protocol in enumerate(columns):
-        known = [(place, row["fps"][device][protocol]) for place, row in enumerate(rows) if protocol in row["fps"].get(device, {})]
-        places, values = zip(*known, strict=True)
-        right.bar(np.array(places) + (index - (len(columns) - 1) / 2) * width, values, width, label=protocol)
+        known = [(x, row["fps"][device][protocol]) for x, row in enumerate(rows) if protocol in row["fps"].get(device, {})]
+        positions, values = zip(*known, strict=True)
+        right.bar(np.array(positions) + (index - (len(columns) - 1) / 2) * width, values, width, label=protocol)
     right.set_xticks(range(len(names)), names)
     right.set_title(f"measured on {device}", fontsize=10)
     if columns:

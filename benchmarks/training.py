@@ -35,12 +35,12 @@ from esat_kernels import fda_attention
 _PICTURES = 300  # of each group: enough to leave the caches, few enough to be read quickly
 
 
-def _step(attention: str, dtype: str, batch: int, place: Path) -> Callable[[], object]:
+def _step(attention: str, dtype: str, batch: int, folder: Path) -> Callable[[], object]:
     """One training step with FDA by the best backend (`fused`), by the reference (`eager`), or with the repulsion alone."""
     model = preset("esat-s-256")
     kind = "repulsion" if attention == "repulsion" else "full"
     config = TrainConfig(model=model, batch=batch, precision=dtype, attention=kind, warmup_steps=1, augment_on="cpu")
-    trainer = Trainer(config, _NoPairs(), place / f"{attention}-{dtype}")  # type: ignore[arg-type]
+    trainer = Trainer(config, _NoPairs(), folder / f"{attention}-{dtype}")  # type: ignore[arg-type]
     for module in trainer.model.modules():
         if attention == "eager" and isinstance(module, Attention):
             module.backend = "reference"
@@ -102,13 +102,13 @@ def main(
     if keep_memory:
         keep_freed_memory()
     rows: list[dict[str, Any]] = []
-    with tempfile.TemporaryDirectory() as place:
+    with tempfile.TemporaryDirectory() as folder:
         for dtype in choices(dtypes, ("bf16", "fp32"), "--dtypes"):
             torch.set_num_threads(threads)
             kind = {"bf16": torch.bfloat16, "fp32": torch.float32}[dtype]
             attention = {name: _attention(backend, kind, batch) for name, backend in (("fused", "cpu"), ("eager", "reference"))}
             rows += _measure("attention", {"dtype": dtype}, attention, batch, seconds / 4, "eager", keep_memory)
-            steps = {name: _step(name, dtype, batch, Path(place)) for name in ("fused", "eager", "repulsion")}
+            steps = {name: _step(name, dtype, batch, Path(folder)) for name in ("fused", "eager", "repulsion")}
             rows += _measure("training step", {"dtype": dtype}, steps, batch, seconds, "eager", keep_memory)
     if data is not None:
         torch.set_num_threads(1)

@@ -28,11 +28,11 @@ def cpu_quota(groups: Path = _GROUPS, membership: Path = _MEMBERSHIP) -> float |
     """
     quotas = []
     for line in _read(membership).splitlines():
-        _, controllers, place = [*line.split(":", 2), "", ""][:3]
+        _, controllers, path = [*line.split(":", 2), "", ""][:3]
         if controllers and "cpu" not in controllers.split(","):
             continue
         root = groups / controllers if controllers and (groups / controllers).is_dir() else groups / "cpu" if controllers else groups
-        group = root / place.lstrip("/")
+        group = root / path.lstrip("/")
         while True:
             quota, period = [*_read(group / "cpu.max").split(), "", ""][:2] if not controllers else _version_1(group)
             if quota.isdecimal() and period.isdecimal() and int(period):

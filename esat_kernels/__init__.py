@@ -5,7 +5,7 @@ from esat_kernels._cuda import about as cuda_library
 from esat_kernels._device import verified_backends
 from esat_kernels._native import cpu_isa, kernel_table
 from esat_kernels._tuned import measured
-from esat_kernels.attention.api import fda_attention, fda_attention_with_scores
+from esat_kernels.attention.api import fda_attention, fda_attention_with_scores, plan_attention
 from esat_kernels.crop.api import crop_patches, crop_regions, crop_resize
 from esat_kernels.decode.api import Decoded, advance_boxes, decode_maps
 from esat_kernels.elimination.api import eliminate_tokens, gather_tokens, scatter_tokens, select_tokens
@@ -28,6 +28,7 @@ __all__ = [
     "kernel_table",
     "linear",
     "measured",
+    "plan_attention",
     "scatter_tokens",
     "select_tokens",
     "verified_backends",

@@ -8,4 +8,4 @@ from esat_kernels.attention import cuda
 
 def backends() -> dict[str, str | None]:
     """backend -> None if it can run here, else the reason why not."""
-    return {"cpu": _native.unavailable(), "triton": _triton.available(), "cuda": cuda.available(), "reference": None}
+    return {"cpu": _native.unavailable(), "triton": _triton.unavailable(), "cuda": cuda.unavailable(), "reference": None}

@@ -15,6 +15,15 @@ def verified_backends(device: torch.device) -> tuple[str, ...]:
     return VERIFIED.get(torch.cuda.get_device_properties(device).name, ())
 
 
+LEAST_SHARED_MEMORY = 99 * 1024  # of the devices from compute capability 8.0 on: sm_86, sm_89, sm_120
+
+
+def shared_memory(device: torch.device | None = None) -> int:
+    """Bytes of shared memory that one block of a CUDA device (None: the current one) can have."""
+    properties = torch.cuda.get_device_properties(device)
+    return int(getattr(properties, "shared_memory_per_block_optin", LEAST_SHARED_MEMORY))
+
+
 def cuda_unavailable(device: torch.device | None = None) -> str | None:
     """None if the GPU kernels can run on this device (None: the current one), else why not."""
     if not torch.cuda.is_available():

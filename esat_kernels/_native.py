@@ -101,6 +101,15 @@ def unsupported_tensors(*tensors: Tensor) -> str | None:
     return None
 
 
+def address(op: str, tensor: Tensor, dtype: torch.dtype, rows: int, *width: int) -> int:
+    """Where `tensor` lies: contiguous on the CPU, of this dtype, [rows or more, *width]. ValueError for any other."""
+    if tensor.dtype is dtype and tensor.size(0) >= rows and tensor.shape[1:] == width and tensor.is_contiguous() and tensor.is_cpu:
+        return tensor.data_ptr()
+    shape = ", ".join(map(str, (f"at least {rows}", *width)))
+    found = f"{tensor.dtype} {tuple(tensor.shape)} with strides {tensor.stride()} on {tensor.device}"
+    raise ValueError(f"{op}: expected {dtype} [{shape}], contiguous on the CPU, got {found}")
+
+
 def cpu_isa() -> str:
     """The best set of instructions that the CPU kernels use: what the machine has, or the lesser set that ESAT_CPU names.
 

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from esat_kernels import _device
 
+A100_SHARED_MEMORY = 163 * 1024
 _INSTALLED = find_spec("triton") is not None
 
 
@@ -20,7 +21,7 @@ def interpreted() -> bool:
     return os.environ.get("TRITON_INTERPRET") == "1"
 
 
-def available(device: torch.device | None = None) -> str | None:
+def unavailable(device: torch.device | None = None) -> str | None:
     """None if Triton kernels can run here (on this CUDA device, by default the current one), else why not."""
     if not _INSTALLED:
         return "Triton is not installed"
@@ -30,7 +31,7 @@ def available(device: torch.device | None = None) -> str | None:
 def unsupported(*tensors: Tensor, differentiable: bool = False) -> str | None:
     """Why kernels, which have no gradient unless `differentiable`, cannot take these tensors, or None."""
     device = tensors[0].device
-    reason = available(device if device.type == "cuda" else None)
+    reason = unavailable(device if device.type == "cuda" else None)
     if reason is not None:
         return reason
     for tensor in tensors:
@@ -50,6 +51,12 @@ def on_device_of(tensor: Tensor) -> contextlib.AbstractContextManager[object]:
 def multiprocessors(device: torch.device) -> int:
     """Of a CUDA device; the interpreter counts as one."""
     return torch.cuda.get_device_properties(device).multi_processor_count if device.type == "cuda" else 1
+
+
+@functools.cache
+def shared_memory(device: torch.device) -> int:
+    """Bytes that a block of a CUDA device can have; the interpreter has as many as an A100."""
+    return _device.shared_memory(device) if device.type == "cuda" else A100_SHARED_MEMORY
 
 
 def cdiv(a: int, b: int) -> int:

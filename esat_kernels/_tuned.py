@@ -1,4 +1,4 @@
-"""What was measured on a device: `tuned/<device>.json`, launch shapes by operation (`python -m benchmarks.gpu.tune`) and the engine's choices."""
+"""What was measured on a device: `tuned/<device>.json`, launch shapes by operation and the engine's choices (`benchmarks.gpu.products`)."""
 
 from __future__ import annotations
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import functools
+import math
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -45,11 +46,11 @@ def ours_triton(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
 
 def _ours() -> dict[str, Attention]:
     found: dict[str, Attention] = {}
-    if triton.available() is None:
+    if triton.unavailable() is None:
         found["ours:triton"] = ours_triton
-    if cuda.available() is None:
+    if cuda.unavailable() is None:
         found["ours:cuda"] = lambda q, k, v: cuda.forward(q, k, v, FORCES, Scores())[0]
-        for rows in cuda.heights(HEAD_DIM):
+        for rows in cuda.HEIGHTS:
             found[f"ours:cuda:rows={rows}"] = lambda q, k, v, rows=rows: cuda.forward(q, k, v, FORCES, Scores(), rows=rows)[0]  # type: ignore[misc]
         found["ours:cuda:plain"] = lambda q, k, v: cuda.forward(q, k, v, FORCES._replace(alpha=0.0, beta=0.0), Scores())[0]
     return found
@@ -170,6 +171,14 @@ def say(row: dict[str, Any]) -> None:
     print(f"N = {row['tokens']} {row['impl']}:{row['backend'] or ''} {took}", flush=True)
 
 
+def best(tokens: int, rows: list[dict[str, Any]]) -> str:
+    """Ours and the fastest plain one at this size, in one line."""
+    times = {f"{row['impl']}:{row['backend']}": row.get("median_us", math.inf) for row in rows if row["tokens"] == tokens}
+    plain = min(((us, name) for name, us in times.items() if name.startswith("sdpa")), default=(math.inf, "none"))
+    ours = ", ".join(f"{name.removeprefix('ours:')} {times.get(name, math.inf):.2f}" for name in ("ours:cuda", "ours:triton"))
+    return f"N = {tokens}: {ours}, best plain {plain[1]} {plain[0]:.2f} us"
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description="Attention against its peers on a GPU.")
     group = parser.add_mutually_exclusive_group()
@@ -179,7 +188,7 @@ def main() -> int:
     options = parser.parse_args()
     torch.manual_seed(0)
     if options.training:
-        reason = triton.available()
+        reason = triton.unavailable()
         rows = [] if reason else [row for tokens in TRAINING for row in _backward(tokens)]
         write(options.output, {"ok": bool(rows), "why": reason, "rows": rows})
         return 0 if rows else 1
@@ -194,6 +203,8 @@ def main() -> int:
             say(row)
         good = {"ours:triton", "ours:cuda"} <= set(ours) and all(row["ok"] for row in rows if row["impl"] == "ours")
         write(options.output, {"ok": good and tokens == TOKENS[-1], "rows": rows})
+    for tokens in TOKENS:
+        print(best(tokens, rows))
     return 0 if good else 1
 
 

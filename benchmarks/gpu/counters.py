@@ -23,7 +23,8 @@ KERNELS = "regex:fda_forward|forward_kernel|product_kernel"
 
 
 def find_ncu() -> str | None:
-    return shutil.which("ncu") or shutil.which("/usr/local/cuda/bin/ncu")
+    places = ["ncu", "/usr/local/cuda/bin/ncu", *sorted(map(str, Path("/opt/nvidia/nsight-compute").glob("*/ncu")), reverse=True)]
+    return next(filter(None, map(shutil.which, places)), None)
 
 
 def command(ncu: str, report: Path) -> list[str]:
@@ -45,14 +46,14 @@ def calls() -> None:
     bfloat16 = torch.bfloat16
     qkv = torch.randn(1, TOKENS, 3, HEADS, DIM // HEADS, device="cuda", dtype=bfloat16).permute(2, 0, 3, 1, 4)
     forces = Forces.of(DIM // HEADS, 0.1, 0.1)
-    attention = cuda if cuda.available() is None else triton
+    attention = cuda if cuda.unavailable() is None else triton
     operands = []
     for inner, columns, activation in PRODUCTS:
         x = torch.randn(TOKENS, inner, device="cuda", dtype=bfloat16)
         weight = torch.randn(columns, inner, device="cuda", dtype=bfloat16) * inner**-0.5
-        processors, device = _triton.multiprocessors(x.device), _tuned.device_name(x.device)
-        tiles = triton_tiles.product_tiles(TOKENS, inner, columns, bfloat16, bfloat16, processors, device)
-        operands.append((x, weight, weight[:, 0].contiguous(), None, activation, None, bfloat16, tiles))
+        limits = _triton.multiprocessors(x.device), _tuned.device_name(x.device), _triton.shared_memory(x.device)
+        tiles = triton_tiles.product_tiles(TOKENS, inner, columns, bfloat16, bfloat16, *limits)
+        operands.append((x, weight, weight[:, 0].contiguous(), activation, None, bfloat16, tiles))
     for counted in (False, True):
         torch.cuda.synchronize()
         if counted:

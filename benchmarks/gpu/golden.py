@@ -24,6 +24,7 @@ from engine.runners.gpu.network import GpuNetwork, Kernels
 from engine.runners.protocol import DTYPES
 
 REPOSITORY = Path(__file__).resolve().parents[2]
+DTYPES_OF = {"cuda": ("bf16",), "triton": ("bf16", "fp16", "fp32")}
 
 
 def files() -> list[Path]:
@@ -89,7 +90,7 @@ def main(output: Path) -> int:
     backends = [name for name in ("cuda", "triton") if esat_kernels.backends()[name] is None]
     found: list[dict[str, Any]] = []
     for backend in backends:
-        for dtype in ("bf16", "fp16", *(("fp32",) if backend == "triton" else ())):
+        for dtype in DTYPES_OF[backend]:
             for path in files():
                 found += rows(path, Target(backend, dtype, "cuda"))
             write(output, {"ok": False, "rows": found})

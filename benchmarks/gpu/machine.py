@@ -72,7 +72,7 @@ def clocks() -> str | None:
 
 def facts(repository: Path) -> dict[str, object]:
     """What every result file carries."""
-    nvcc = re.search(r"release ([\d.]+)", output("nvcc", "--version") or "")
+    nvcc = re.search(r"release ([\d.]+)", output("nvcc", "--version") or output("/usr/local/cuda/bin/nvcc", "--version") or "")
     return {
         "device": _query("name"),
         "capability": _query("compute_cap"),

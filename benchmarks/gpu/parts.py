@@ -57,22 +57,22 @@ STAGES: dict[str, tuple[Part, ...]] = {
         Part("attention", "attention", "CUDA and Triton attention right, and timed against every plain SDPA backend, at four sizes", 40),
     ),
     "b": (
-        Part("compile", "warm", "Triton compiles the kernels of an esat-384 frame, in several processes", 30, ("--frame",), TRITON_CACHE),
-        Part("frame", "frame", "esat-384, batch 1: right at every number of tokens, one graph, its time, its 25 longest kernels", 60),
-        Part("counters", "counters", "Nsight Compute's full set for one attention and three products", 30),
+        Part("compile", "warm", "Triton compiles the kernels of an esat-384 frame, in several processes", 25, ("--frame",), TRITON_CACHE),
+        Part("frame", "frame", "esat-384, batch 1: right at every number of tokens, one graph, its time, its 25 longest kernels", 50),
+        Part("counters", "counters", "Nsight Compute's full set for one attention and three products", 45),
     ),
     "c": (
-        Part("compile-rest", "warm", "Triton compiles what the parts below run, in several processes", 30, ("--rest",), TRITON_CACHE),
-        Part("products", "products", "every tile of each product, right and timed, beside cuBLASLt; likewise attention and the head", 75),
+        Part("compile-rest", "warm", "Triton compiles what the parts below run, in several processes", 45, ("--rest",), TRITON_CACHE),
+        Part("products", "products", "every tile of each product, right and timed, beside cuBLASLt; likewise attention and the head", 70),
         Part(
-            "tests", "tests", "the GPU tests: error budgets, gradients, graph replay equal to eager, the loop, 1000 equal repetitions", 100
+            "tests", "tests", "the GPU tests: error budgets, gradients, graph replay equal to eager, the loop, 1000 equal repetitions", 85
         ),
-        Part("golden", "golden", "golden files of public code through the attention kernels and the engine", 25),
+        Part("golden", "golden", "golden files of public code through the attention kernels and the engine", 20),
         Part("frames", "frame", "other models and batches, what FDA costs in a frame, PyTorch's eager model", 30, ("--rest",)),
         Part("pipeline", "pipeline", "1080p frames through the device-resident loop: pinned memory, NumPy arrays, targets, streams", 30),
         Part("targets", "targets", "several targets in one frame against separate trackers", 15),
-        Part("memcheck", "sanitize", "compute-sanitizer memcheck over small calls of every kernel", 30, ("--all", "memcheck")),
-        Part("racecheck", "sanitize", "racecheck; of the CUDA kernels alone it decides", 25, ("--all", "racecheck")),
+        Part("memcheck", "sanitize", "compute-sanitizer memcheck over small calls of every kernel", 35, ("--all", "memcheck")),
+        Part("racecheck", "sanitize", "racecheck; of the CUDA kernels alone it decides", 30, ("--all", "racecheck")),
     ),
 }
 PARTS = tuple(part for stage in STAGES.values() for part in stage)

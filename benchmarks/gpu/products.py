@@ -26,7 +26,7 @@ from engine.runners.gpu.choices import Choices
 from engine.runners.gpu.head import Head
 from engine.runners.gpu.products import Product
 from engine.runners.gpu.weights import fold_weights
-from esat_kernels import _tuned, testing
+from esat_kernels import _triton, _tuned, testing
 from esat_kernels.attention import triton as attention
 from esat_kernels.attention import triton_tiles as attention_tiles
 from esat_kernels.attention.common import Forces, Scores
@@ -81,23 +81,24 @@ class Shape:
     def key(self) -> str:
         return linear_tiles.shape_key(self.rows, self.inner, self.columns, DTYPE, DTYPE)
 
-    def operands(self, device: torch.device = DEVICE) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
+    def operands(self, device: torch.device | None = None) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
         """x, weight, bias, residual: fresh random values."""
+        device = device or DEVICE
         x = torch.randn(self.rows, self.inner, device=device, dtype=DTYPE)
         weight = torch.randn(self.columns, self.inner, device=device, dtype=DTYPE) * self.inner**-0.5
         bias = torch.randn(self.columns, device=device, dtype=DTYPE)
         return x, weight, bias, torch.randn(self.rows, self.columns, device=device) if self.residual else None
 
     def candidates(self) -> list[linear_tiles.Tiles]:
-        return linear_tiles.candidates(self.inner, DTYPE, DTYPE)
+        return linear_tiles.candidates(self.inner, DTYPE, DTYPE, _triton.shared_memory(DEVICE))
 
     def run(self, x: Tensor, weight: Tensor, bias: Tensor, residual: Tensor | None, tiles: linear_tiles.Tiles) -> Tensor:
-        return linear.run(x, weight, bias, None, self.activation, residual, torch.float32 if self.residual else DTYPE, tiles)
+        return linear.run(x, weight, bias, self.activation, residual, torch.float32 if self.residual else DTYPE, tiles)
 
     def right(self, out: Tensor, x: Tensor, weight: Tensor, bias: Tensor, residual: Tensor | None) -> bool:
-        """Against the product in float32: half a unit of bfloat16 beside the order of sums."""
+        """Against the product in float32: the result's rounding, and sums in another order by units that cut off what they add."""
         exact = reference.linear(x.float(), weight.float(), bias, None, self.activation, residual, torch.float32)
-        allowed = 1e-4 + (0.0 if self.residual else 2.0**-8) * exact.abs()
+        allowed = 5e-4 + (0.0 if self.residual else 2.0**-8) * exact.abs()
         return bool(((out.float() - exact).abs() <= allowed).all())  # False for NaN
 
 
@@ -136,7 +137,7 @@ def attention_problem(tokens: int, heads: int, head_dim: int) -> Problem:
     case = testing.make_case("near", heads=2, tokens=tokens, head_dim=head_dim, dtype=DTYPE)
     moved = [tensor.to(DEVICE) for tensor in (case.q, case.k, case.v)]
     candidates: dict[tuple[int, ...], tuple[Callable[[], bool], list[Work]]] = {}
-    for tiles in attention_tiles.forward_candidates(head_dim, DTYPE):
+    for tiles in attention_tiles.forward_candidates(head_dim, DTYPE, _triton.shared_memory(DEVICE)):
         right = lambda t=tiles: testing.check(case, attention.forward(*moved, case.forces, Scores(), t)[0].cpu()).ok  # noqa: E731
         calls = [lambda t=tiles, qkv=qkv: attention.forward(*qkv, forces, Scores(), t) for qkv in inputs]  # type: ignore[misc]
         candidates[dataclasses.astuple(tiles)] = (right, calls)

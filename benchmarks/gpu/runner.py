@@ -14,6 +14,7 @@ from benchmarks.gpu.children import stop
 from benchmarks.gpu.parts import LIBRARY, REPOSITORY, TRITON_CACHE, Part, write
 
 GRACE_S = 3.0  # for a part that is stopped to stop what it has started
+LARGEST = 15 * 2**20  # bytes of an archive: machines that are lent hand back files of a certain size only
 LEAST_S = 8.0  # with less time left no part is started
 _LINES = {True: 8, False: 40}  # of a part's log that are printed, by whether it ended well
 
@@ -104,14 +105,24 @@ def _run(part: Part, folder: Path, facts: dict[str, object], seconds: float, gra
 
 
 def pack(folder: Path, target: Path) -> None:
-    """All that a call leaves, by its place in the repository: unpacked there, and carried to a machine, the next call goes on at once."""
+    """All that a call leaves, by its place in the repository: unpacked there, and carried to a machine, the next call goes on at once.
+
+    Compiled kernels go into a file of their own, beside `target`, where all together would be too large to be handed back.
+    """
     target.parent.mkdir(parents=True, exist_ok=True)
-    partial = target.with_name(target.name + ".partial")
     kept = [*folder.glob("gpu_*"), *folder.glob("table2.json"), *(REPOSITORY / "esat_kernels" / "tuned").glob("*.json")]
     kept += [path for path in (LIBRARY,) if path.is_file()]
     compiled = cache.files(TRITON_CACHE)
+    _write_archive([*kept, *compiled], target)
+    if target.stat().st_size > LARGEST:
+        _write_archive(compiled, target.with_name(f"kernels-{target.name}"))
+        _write_archive(kept, target)
+
+
+def _write_archive(paths: list[Path], target: Path) -> None:
+    partial = target.with_name(target.name + ".partial")
     with tarfile.open(partial, "w:gz", compresslevel=4) as archive:
-        for path in sorted((*kept, *compiled)):
+        for path in sorted(paths):
             inside = path.is_relative_to(REPOSITORY)
             archive.add(path, str(path.relative_to(REPOSITORY)) if inside else f"results/{path.name}")
     partial.replace(target)  # a call that is stopped leaves a whole file

@@ -40,7 +40,7 @@ def calls(backend: str) -> None:
             out, _, lse = triton.forward(q, k, v, case.forces, wanted)
             triton.backward(torch.ones_like(out), q, k, v, out, lse, case.forces)
         else:
-            for rows in cuda.heights(head_dim):
+            for rows in cuda.HEIGHTS:
                 cuda.forward(q, k, v, case.forces, wanted, rows=rows)
     torch.cuda.synchronize()
 
@@ -102,8 +102,9 @@ def run(tool: str | None, name: str, missing: dict[str, str | None], seconds: fl
 
 
 def good(found: dict[str, dict[str, object]]) -> bool:
-    """Whether nothing that decides was found."""
-    return all(entry["verdict"] != "errors" for name, entry in found.items() if name.startswith("cuda") or not name.endswith("racecheck"))
+    """Whether what decides has been looked at, where that is possible, and nothing was found."""
+    fine = ("clean", "refused by this machine", "not run")
+    return all(entry["verdict"] in fine for name, entry in found.items() if name.startswith("cuda") or not name.endswith("racecheck"))
 
 
 def main(name: str, output: Path) -> int:

@@ -11,7 +11,7 @@ import numpy as np
 from benchmarks.loss.record import Track
 from engine.datasets.text import Floats
 from engine.evaluation.metrics import OVERLAP_THRESHOLDS
-from engine.tracking.confidence import Usual
+from engine.tracking.confidence import AppearanceModel
 from engine.tracking.state import StateMachine, StateThresholds, TargetState
 
 GOOD = 0.5  # IoU above which a loop has its target
@@ -116,7 +116,7 @@ def disturbances(tracks: list[Track], states: list[list[str]] | None = None) -> 
 
 def replay(track: Track, thresholds: StateThresholds) -> list[str]:
     """The states of what the public loop followed, had these been the thresholds: no network is asked, and no switch happens."""
-    usual, machine, states = Usual(), StateMachine(thresholds), []
+    usual, machine, states = AppearanceModel(), StateMachine(thresholds), []
     for seen in track.seen:
         machine.update(usual.confidence(seen))
         if machine.state is TargetState.TRACKING:
@@ -160,7 +160,7 @@ def separation(tracks: list[Track]) -> dict[str, Any]:
     """Area under the ROC curve of the confidence and of the raw score, single frames and means of five: IoU above GOOD against below 0.1."""
     values: dict[str, list[list[float]]] = {name: [[], []] for name in ("confidence", "score", "confidence_5", "score_5")}
     for track in tracks:
-        usual, confidence = Usual(), []
+        usual, confidence = AppearanceModel(), []
         for seen in track.seen:
             confidence.append(usual.confidence(seen))
             if confidence[-1] >= StateThresholds().confident:

@@ -13,33 +13,16 @@
 #include <cstdint>
 
 #include "attention/convert.h"
+#include "common/amx_tiles.h"
 
 namespace esat::attention {
 namespace {
 
 constexpr std::int64_t kTileBytes = 1024;
 
-struct alignas(64) TileConfig {
-  std::uint8_t palette = 1;
-  std::uint8_t start_row = 0;
-  std::uint8_t reserved[14] = {};
-  std::uint16_t row_bytes[16] = {64, 64, 64, 64, 64, 64, 64, 64};
-  std::uint8_t rows[16] = {16, 16, 16, 16, 16, 16, 16, 16};
-};
-
-// Tiles are configured per thread and released, because a configured tile state
-// makes every context switch dearer.
 class TileScope {
  public:
-  TileScope() {
-    static const TileConfig config;
-    __asm__ volatile(""
-                     :
-                     : "m"(config)
-                     : "memory");  // gcc 12 believes that ldtilecfg reads 8
-                                   // bytes and drops the rest of the object
-    _tile_loadconfig(&config);
-  }
+  TileScope() { configure_tiles(); }
   ~TileScope() { _tile_release(); }
   TileScope(const TileScope&) = delete;
   TileScope& operator=(const TileScope&) = delete;

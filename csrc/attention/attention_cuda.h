@@ -5,8 +5,6 @@
 
 namespace esat::cuda {
 
-enum class Dtype { bf16, f16 };
-
 // Elements between neighbours along batch, head and token; the head dimension is contiguous.
 struct Strides {
   std::int64_t batch;
@@ -15,7 +13,7 @@ struct Strides {
 };
 
 struct Forward {
-  const void* query;  // [batch, heads, tokens, head_dim], device memory, 16-byte aligned like the strides
+  const void* query;  // bf16 [batch, heads, tokens, head_dim], device memory, 16-byte aligned like the strides
   const void* key;
   const void* value;
   void* out;
@@ -23,7 +21,8 @@ struct Forward {
   Strides key_strides;
   Strides value_strides;
   Strides out_strides;
-  float* lse;         // [batch, heads, tokens], natural logarithm
+  float* key_norms;  // [batch, heads, tokens]: |k|^2 of each key as it was rounded; null if alpha and beta are 0
+  Strides norm_strides;
   float* row_logits;  // [batch, heads, tokens] or null: the logits of query template_token, base 2
   float* scores;      // with row_logits: [batch, tokens - num_template], mean over heads of that row's probabilities
   int batch;
@@ -31,6 +30,7 @@ struct Forward {
   int tokens;
   int num_template;
   int template_token;
+  int make_norms;  // not 0: a kernel of their own writes key_norms first
   float alpha;
   float beta;
   float delta;
@@ -42,6 +42,6 @@ const char* refusal(const Forward& call, int head_dim);
 
 // Launches on the current device and the given cudaStream_t, without waiting. rows: queries per block (32, 48, 64, 80), 0 to choose.
 // std::invalid_argument for what `refusal` or a wrong `rows` says; std::runtime_error if CUDA reports an error.
-void forward(const Forward& call, Dtype dtype, int head_dim, int rows, void* stream);
+void forward(const Forward& call, int head_dim, int rows, void* stream);
 
 }  // namespace esat::cuda

@@ -46,7 +46,7 @@ ESAT_EXPORT const char* esat_cuda_error() { return message.c_str(); }
 // sizeof of the structure that `esat_fda_forward` takes: a caller whose own differs was written for another library.
 ESAT_EXPORT std::size_t esat_fda_forward_size() { return sizeof(esat::cuda::Forward); }
 
-// `esat::cuda::forward`. half: 0 bfloat16, 1 float16. A Status; `esat_cuda_error` says more.
-ESAT_EXPORT int esat_fda_forward(const esat::cuda::Forward* call, int half, int head_dim, int rows, void* stream) {
-  return guarded([&] { esat::cuda::forward(*call, half != 0 ? esat::cuda::Dtype::f16 : esat::cuda::Dtype::bf16, head_dim, rows, stream); });
+// `esat::cuda::forward`. A Status; `esat_cuda_error` says more.
+ESAT_EXPORT int esat_fda_forward(const esat::cuda::Forward* call, int head_dim, int rows, void* stream) {
+  return guarded([&] { esat::cuda::forward(*call, head_dim, rows, stream); });
 }

@@ -1,10 +1,11 @@
 // Index arithmetic of the CUDA attention kernel, callable from the host: tile heights, split of the keys, shared memory, fragment layouts.
 //
-// A block holds `rows` queries of one head and has two halves of rows / 16 warps each. Warp w of either half owns the queries [16 w, 16 w +
+// A block has two halves of `warps` warps each and holds 16 warps queries of one head. Warp w of either half owns the queries [16 w, 16 w +
 // 16); half 0 streams the first part of the key tiles, half 1 the rest, and half 0 merges the two softmaxes in shared memory.
 #pragma once
 
 #include <cstdint>
+#include <initializer_list>
 
 #if defined(__CUDACC__)
 #define ESAT_HOST_DEVICE __host__ __device__
@@ -19,31 +20,12 @@ inline constexpr int kRowsPerWarp = 16;  // m of mma.m16n8k16
 inline constexpr int kKeysPerTile = 64;
 inline constexpr int kStages = 2;  // tiles of keys and values in flight per half
 inline constexpr int kHalves = 2;
-inline constexpr int kMinRows = 32;
+inline constexpr int kMinWarps = 2, kMaxWarps = 5;  // of a half
+inline constexpr int kMaxTokens = 2048;             // the terms of all keys lie in shared memory
 
 ESAT_HOST_DEVICE constexpr int ceil_div(int a, int b) { return (a + b - 1) / b; }
 
-// Wide heads need more registers than ten warps can have.
-ESAT_HOST_DEVICE constexpr int max_rows(int head_dim) { return head_dim <= 64 ? 80 : 64; }
-ESAT_HOST_DEVICE constexpr int threads_per_half(int rows) { return rows / kRowsPerWarp * kWarp; }
-ESAT_HOST_DEVICE constexpr int max_threads(int head_dim) { return kHalves * threads_per_half(max_rows(head_dim)); }
-
-// Queries per block: the height whose waves of blocks over the multiprocessors take the fewest query rows, the taller one of equals,
-// because it reads the keys less often. 12 heads: N = 720, 548, 427, 343 give 80, 64, 48, 48 on 108 multiprocessors and 80, 64, 48, 32 on
-// 132.
-ESAT_HOST_DEVICE constexpr int tile_rows(int tokens, int slices, int multiprocessors, int head_dim) {
-  int best = 0;
-  std::int64_t best_cost = 0;
-  for (int rows = max_rows(head_dim); rows >= kMinRows; rows -= 16) {
-    const std::int64_t blocks = std::int64_t{ceil_div(tokens, rows)} * slices;
-    const std::int64_t cost = (blocks + multiprocessors - 1) / multiprocessors * rows;
-    if (best == 0 || cost < best_cost) {
-      best = rows;
-      best_cost = cost;
-    }
-  }
-  return best;
-}
+ESAT_HOST_DEVICE constexpr int threads_per_half(int warps) { return warps * kWarp; }
 
 // The tiles of keys [first, last) of a half; half 0 has the odd one, and half 1 may have none.
 ESAT_HOST_DEVICE constexpr int first_tile(int tokens, int half) {
@@ -61,12 +43,49 @@ ESAT_HOST_DEVICE constexpr int value_tile(int head_dim, int half, int stage) {
   return key_tile(head_dim, half, stage) + tile_bytes(head_dim);
 }
 // Per key two floats: the exponent's part of the attraction, and the bias of the logit.
-ESAT_HOST_DEVICE constexpr int key_terms(int head_dim, int half) {
-  return key_tile(head_dim, kHalves, 0) + half * kKeysPerTile * 2 * static_cast<int>(sizeof(float));
+ESAT_HOST_DEVICE constexpr int key_terms(int head_dim, int key) {
+  return key_tile(head_dim, kHalves, 0) + key * 2 * static_cast<int>(sizeof(float));
 }
-ESAT_HOST_DEVICE constexpr int shared_bytes(int head_dim) { return key_terms(head_dim, kHalves); }
+ESAT_HOST_DEVICE constexpr int shared_bytes(int head_dim, int tokens) {
+  return key_terms(head_dim, ceil_div(tokens, kKeysPerTile) * kKeysPerTile);
+}
+static_assert(shared_bytes(64, kMaxTokens) <= 99 * 1024, "what a block of sm_86, sm_89 and sm_120 can have");
 
-// The merge reuses the tiles: half 1 leaves each thread's accumulators, and the maxima and sums of its two rows, thread by thread.
+// Blocks that a multiprocessor is promised room for, by registers (the kernel's launch bounds) and shared memory.
+inline constexpr int kSharedBytes = 163 * 1024, kReservedBytes = 1024;  // of a multiprocessor of sm_80; the system's in each block
+ESAT_HOST_DEVICE constexpr int blocks_by_registers(int warps) { return warps <= 3 ? 2 : 1; }
+ESAT_HOST_DEVICE constexpr int resident_blocks(int head_dim, int tokens, int warps) {
+  return 2 * (shared_bytes(head_dim, tokens) + kReservedBytes) <= kSharedBytes + kReservedBytes ? blocks_by_registers(warps) : 1;
+}
+
+// Warps of a half, a sixteenth of the block's rows: those with which the busiest multiprocessor is done first, the taller block of equals,
+// because it reads the keys less often. A step of one tile in each half takes, in tens of cycles, what holds a unit longest
+// (`python -m benchmarks.sass`): 17 for each warp (shared memory), 51 for each warp of the fullest scheduler (special functions), 50 for
+// each block (copies from L2, 64 bytes a cycle), and 80 at least (latencies). 12 heads: N = 720, 548, 427, 343 give 80, 64, 48, 48 rows on
+// 108 multiprocessors and 80, 64, 48, 32 on 132.
+ESAT_HOST_DEVICE constexpr int step_cost(int blocks, int warps) {
+  const int all = blocks * kHalves * warps;
+  int cost = 80;
+  for (const int other : {17 * all, 51 * ceil_div(all, 4), 50 * blocks}) cost = other > cost ? other : cost;
+  return cost;
+}
+ESAT_HOST_DEVICE constexpr int tile_warps(int tokens, int slices, int multiprocessors, int head_dim) {
+  int best = 0;
+  std::int64_t best_cost = 0;
+  for (int warps = kMaxWarps; warps >= kMinWarps; --warps) {
+    const std::int64_t blocks = (std::int64_t{ceil_div(tokens, warps * kRowsPerWarp)} * slices + multiprocessors - 1) / multiprocessors;
+    const int resident = resident_blocks(head_dim, tokens, warps);
+    const int last = static_cast<int>(blocks % resident);
+    const std::int64_t cost = blocks / resident * step_cost(resident, warps) + (last == 0 ? 0 : step_cost(last, warps));
+    if (best == 0 || cost < best_cost) {
+      best = warps;
+      best_cost = cost;
+    }
+  }
+  return best;
+}
+
+// The merge reuses the tiles: half 1 leaves each thread's accumulators, and the references and sums of its two rows, thread by thread.
 ESAT_HOST_DEVICE constexpr int merge_floats(int head_dim) { return head_dim / 8 * 4 + 4; }
 ESAT_HOST_DEVICE constexpr int merge_slot(int thread, int index, int threads) { return index * threads + thread; }
 

@@ -159,8 +159,8 @@ void crop_image(const CropParams& params, uint8_t* out, Features have) {
 
 void crop_patches(const CropParams& params, const PatchParams& patches, Features have) {
   const RowKernels& kernels = *best(kRows, have);
-  for_each_row(params, kernels,
-               [&](int y, const uint8_t* pixels) { kernels.to_patches(pixels, y, static_cast<int>(params.size), patches); });
+  const auto to_patches = patches.bfloat16 ? kernels.to_bfloat16_patches : kernels.to_float_patches;
+  for_each_row(params, kernels, [&](int y, const uint8_t* pixels) { to_patches(pixels, y, static_cast<int>(params.size), patches); });
 }
 
 std::vector<Choice> crop::choices(Features have) { return {choice("crop", kRows, have)}; }

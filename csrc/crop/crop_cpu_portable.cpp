@@ -39,16 +39,8 @@ void write_patches(const uint8_t* pixels, int y, int size, const PatchParams& pa
   }
 }
 
-void to_patches(const uint8_t* pixels, int y, int size, const PatchParams& patches) {
-  if (patches.bfloat16) {
-    write_patches<uint16_t>(pixels, y, size, patches);
-  } else {
-    write_patches<float>(pixels, y, size, patches);
-  }
-}
-
 }  // namespace
 
-const RowKernels rows_portable{horizontal, vertical, to_patches};
+const RowKernels rows_portable{horizontal, vertical, write_patches<float>, write_patches<uint16_t>};
 
 }  // namespace esat::crop

@@ -22,8 +22,9 @@ struct RowKernels {
   void (*horizontal)(const uint8_t* row, int pixel_stride, const Columns& columns, int16_t* out);
   // out[i] = (upper * weight / 2^16 + lower * weight / 2^16 + 2) / 4, each division rounding down.
   void (*vertical)(const int16_t* upper, const int16_t* lower, int upper_weight, int lower_weight, int count, uint8_t* out);
-  // One row of `size` pixels, number y of the crop, into the patches that it crosses.
-  void (*to_patches)(const uint8_t* pixels, int y, int size, const PatchParams& patches);
+  // One row of `size` pixels, number y of the crop, into the patches that it crosses, which hold float32 or bfloat16.
+  void (*to_float_patches)(const uint8_t* pixels, int y, int size, const PatchParams& patches);
+  void (*to_bfloat16_patches)(const uint8_t* pixels, int y, int size, const PatchParams& patches);
 };
 
 extern const RowKernels rows_portable;

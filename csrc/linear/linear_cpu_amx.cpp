@@ -10,6 +10,7 @@
 
 #include <algorithm>
 
+#include "common/amx_tiles.h"
 #include "linear/quantise.h"
 
 namespace esat::linear {
@@ -17,16 +18,6 @@ namespace {
 
 constexpr int kMaxBlock = 3;  // tiles of rows in one block
 constexpr int kScratch = kMaxBlock * kTileRows * kPanel;
-
-struct alignas(64) TileConfig {
-  std::uint8_t palette = 1;
-  std::uint8_t start_row = 0;
-  std::uint8_t reserved[14] = {};
-  std::uint16_t row_bytes[16] = {64, 64, 64, 64, 64, 64, 64, 64};
-  std::uint8_t rows[16] = {16, 16, 16, 16, 16, 16, 16, 16};
-};
-// Static: gcc 12 believes that _tile_loadconfig reads 8 bytes, and would drop the rest of a local object.
-const TileConfig kConfig;
 
 // Sums of one block that wait for their epilogue.
 struct Pending {
@@ -172,18 +163,14 @@ Layout tiles_layout(int width) {
   return {static_cast<std::ptrdiff_t>(kTileRows) * width, kTileRows * kTileDepth<W>, kTileDepth<W>};
 }
 
-#if !defined(ESAT_EMULATED_TILES)
-void load_tile_config(const TileConfig& config) { __asm__ volatile("ldtilecfg %0" ::"m"(config)); }
-#endif
-void tiles_begin() { load_tile_config(kConfig); }
-void tiles_end() { _tile_release(); }
+void release_tiles() { _tile_release(); }
 
 }  // namespace
 
 const Kernels<bf16> kernels_amx{kTileRows,
                                 tiles_layout<bf16>,
-                                tiles_begin,
-                                tiles_end,
+                                configure_tiles,
+                                release_tiles,
                                 run<bf16, StoreRows<bf16>>,
                                 run<bf16, StoreGelu<bf16>>,
                                 run<bf16, AddRows>,

@@ -1,16 +1,10 @@
 #include "common/simd_avx512.h"
-
-namespace esat::linear {
-namespace {
-constexpr int kBlockRows = 12;
-}
-}  // namespace esat::linear
-
+//
 #include "linear/product_vector.h"
 
 namespace esat::linear {
 
-const Kernels<bf16> kernels_avx512bf16 = vector_kernels<bf16>();
-const Int8Kernels<bf16> int8_kernels_avx512bf16 = vector_int8_kernels<bf16>();
+const Kernels<bf16> kernels_avx512bf16 = vector_kernels<bf16, 12>();
+const Int8Kernels<bf16> int8_kernels_avx512bf16 = vector_int8_kernels<bf16, 12>();
 
 }  // namespace esat::linear

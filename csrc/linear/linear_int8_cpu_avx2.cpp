@@ -1,15 +1,9 @@
 #include "common/simd_avx2.h"
-
-namespace esat::linear {
-namespace {
-constexpr int kBlockRows = 4;
-}
-}  // namespace esat::linear
-
+//
 #include "linear/product_vector.h"
 
 namespace esat::linear {
 
-const Int8Kernels<float> int8_kernels_avx2 = vector_int8_kernels<float>();
+const Int8Kernels<float> int8_kernels_avx2 = vector_int8_kernels<float, 4>();
 
 }  // namespace esat::linear

@@ -30,7 +30,7 @@ BlockFunction<T> block_of(int rows, std::integer_sequence<int, Height...>) {
   return kOf[rows - 1];
 }
 
-template <class T, class Epilogue>
+template <class T, int kBlockRows, class Epilogue>
 void multiply(const Product<T>& product, const Epilogue& epilogue) {
   constexpr int kLane = sizeof(float) / sizeof(T);
   alignas(64) float sums[kBlockRows * kPanel];
@@ -66,24 +66,30 @@ void multiply(const Product<T>& product, const Epilogue& epilogue) {
 
 inline void nothing() {}
 
-template <class T>
+// kBlockRows: as many rows as a block's registers hold.
+template <class T, int kBlockRows>
 constexpr Kernels<T> vector_kernels() {
   return {1,
           rows_layout<T>,
           nothing,
           nothing,
-          multiply<T, StoreRows<T>>,
-          multiply<T, StoreGelu<T>>,
-          multiply<T, AddRows>,
-          multiply<T, StoreReluRows<T>>,
+          multiply<T, kBlockRows, StoreRows<T>>,
+          multiply<T, kBlockRows, StoreGelu<T>>,
+          multiply<T, kBlockRows, AddRows>,
+          multiply<T, kBlockRows, StoreReluRows<T>>,
           normalise<T>,
           normalise_to_rows<T>};
 }
 
-template <class T>
+template <class T, int kBlockRows>
 constexpr Int8Kernels<T> vector_int8_kernels() {
-  return {kPairLimit,          rows_layout<int8>, multiply<int8, StoreRows<T>>, multiply<int8, StoreGelu<T>>, multiply<int8, AddRows>,
-          normalise_quantised, quantise<T>};
+  return {kPairLimit,
+          rows_layout<int8>,
+          multiply<int8, kBlockRows, StoreRows<T>>,
+          multiply<int8, kBlockRows, StoreGelu<T>>,
+          multiply<int8, kBlockRows, AddRows>,
+          normalise_quantised,
+          quantise<T>};
 }
 
 }  // namespace

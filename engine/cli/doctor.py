@@ -48,8 +48,8 @@ def _dataset(directory: Path, layout: str) -> int:
     console.print(summary, soft_wrap=True)
     for finding in report.findings:
         color = "bold red" if finding.level == "error" else "yellow"
-        place = f" {escape(finding.sequence)}:" if finding.sequence else ""
-        console.print(f"[{color}]{finding.level}[/]{place} {escape(finding.message)}", soft_wrap=True)
+        where = f" {escape(finding.sequence)}:" if finding.sequence else ""
+        console.print(f"[{color}]{finding.level}[/]{where} {escape(finding.message)}", soft_wrap=True)
     if not report.findings:
         console.print("[green]nothing wrong[/]")
     return 0 if report.ok else 1

@@ -27,7 +27,7 @@ class Finding:
 def check_environment() -> list[Finding]:
     """Run every check; none raises."""
     findings = []
-    for check in (_python, _pytorch, _native, _openmp, _processors, _video, _opencv, _writable, _weights):
+    for check in (_python, _pytorch, _library, _openmp, _processors, _video, _opencv, _writable, _weights):
         try:
             findings.append(check())
         except Exception as error:  # noqa: BLE001  a check that breaks is a finding, and the others still run
@@ -48,7 +48,7 @@ def _pytorch() -> Finding:
     return Finding("pytorch", "ok", text + (f", CUDA {torch.version.cuda}" if torch.cuda.is_available() else ", no CUDA device"))
 
 
-def _native() -> Finding:
+def _library() -> Finding:
     import esat_kernels
 
     reason = esat_kernels.backends()["cpu"]

@@ -163,13 +163,7 @@ def _print(console: Console, found: Evaluation) -> None:
 
 
 def _write(path: Path, text: str) -> None:
-    from engine.errors import SinkError
     from engine.files import PendingFile
 
-    pending = PendingFile(path)
-    try:
+    with PendingFile(path) as pending:
         pending.partial.write_text(text)
-    except OSError as error:
-        pending.discard()
-        raise SinkError(f"cannot write {path}: {error.strerror}") from error
-    pending.publish()

@@ -78,8 +78,8 @@ class Sequence:
 
 
 @dataclasses.dataclass(frozen=True)
-class Broken:
-    """A sequence that cannot be used, and why."""
+class Failure:
+    """A sequence that cannot be used, or has no result, and why."""
 
     name: str
     reason: str
@@ -92,7 +92,7 @@ class Dataset:
     root: Path
     layout: str
     sequences: tuple[Sequence, ...]
-    broken: tuple[Broken, ...]
+    broken: tuple[Failure, ...]
 
     @property
     def found(self) -> int:
@@ -110,12 +110,12 @@ class Dataset:
         )
 
 
-def collect(name: str, load: Callable[[], Sequence]) -> Sequence | Broken:
+def collect(name: str, load: Callable[[], Sequence]) -> Sequence | Failure:
     """The sequence, or why it cannot be used: one bad sequence must not hide the others."""
     try:
         return load()
     except EsatError as error:
-        return Broken(name, str(error))
+        return Failure(name, str(error))
 
 
 def build(

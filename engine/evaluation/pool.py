@@ -7,20 +7,12 @@ import math
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from engine.datasets.sequences import Sequence
+from engine.datasets.sequences import Failure, Sequence
 from engine.errors import ConfigError
 from engine.evaluation import tracking
 from engine.evaluation.cluster import track_on_ray
 from engine.evaluation.processes import track_in_processes
 from engine.evaluation.tracking import Outcome, Settings
-
-
-@dataclasses.dataclass(frozen=True)
-class Failure:
-    """A sequence without a result, and why."""
-
-    name: str
-    reason: str
 
 
 @dataclasses.dataclass(frozen=True)

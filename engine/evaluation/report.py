@@ -7,12 +7,11 @@ import math
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from engine.datasets.sequences import Sequence
+from engine.datasets.sequences import Failure, Sequence
 from engine.datasets.text import Floats
 from engine.errors import EsatError
 from engine.evaluation import metrics
 from engine.evaluation.metrics import Scores, Truth
-from engine.evaluation.pool import Failure
 from engine.evaluation.tables import markdown_table
 
 COLUMNS = {

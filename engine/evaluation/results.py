@@ -19,8 +19,8 @@ def read_results(folder: Path, sequence: Sequence) -> Floats:
 
 def parse_comparison(text: str) -> tuple[str, Path]:
     """NAME=DIR, or DIR alone, whose last part is the name. DatasetError for a folder that is not there."""
-    name, equals, place = text.partition("=")
-    folder = Path(place if equals else text)
+    name, equals, path = text.partition("=")
+    folder = Path(path if equals else text)
     if not folder.is_dir():
         raise DatasetError(f"--compare {text}: no such folder: {folder}")
     return (name or folder.name) if equals else folder.name, folder

@@ -11,12 +11,12 @@ from pathlib import Path
 from typing import Any
 
 from engine.datasets.layouts import open_dataset
-from engine.datasets.sequences import Dataset
+from engine.datasets.sequences import Dataset, Failure
 from engine.datasets.text import look_like_corners
 from engine.errors import ConfigError, EsatError
 from engine.evaluation import metrics, pool, report
 from engine.evaluation.metrics import Truth
-from engine.evaluation.pool import Failure, Progress
+from engine.evaluation.pool import Progress
 from engine.evaluation.report import TrackerReport
 from engine.evaluation.results import read_results
 from engine.evaluation.tracking import Outcome, Settings
@@ -139,10 +139,9 @@ def evaluate(
         boxes = {name: outcome.boxes for name, outcome in outcomes.items()}
         fps = {name: outcome.fps for name, outcome in outcomes.items()}
         known = {failure.name for failure in failures}
-        broken = [Failure(entry.name, entry.reason) for entry in dataset.broken]
         missed = [failure for failure in unreadable if failure.name not in known]
-        own = report.score(settings.name, preset, truths, boxes, fps, [*broken, *failures, *missed])
-    others = tuple(_other_tracker(name, place, preset, dataset, truths) for name, place in (compare or {}).items())
+        own = report.score(settings.name, preset, truths, boxes, fps, [*dataset.broken, *failures, *missed])
+    others = tuple(_other_tracker(name, path, preset, dataset, truths) for name, path in (compare or {}).items())
     notes = (*dataset.notes, *_notes(preset, truths))
     return Evaluation(dataset, preset, own, others, outcomes, folder if settings else None, notes)
 

@@ -62,9 +62,9 @@ def same_origin(headers: Headers, allowed: Sequence[str]) -> bool:
     origin = headers.get("origin")
     if origin is None:
         return True
-    place = origin.split("://", 1)[-1]
-    name = host_of(place)
-    return place == headers.get("host") or any(
+    authority = origin.split("://", 1)[-1]
+    name = host_of(authority)
+    return authority == headers.get("host") or any(
         name == pattern or (pattern.startswith("*.") and name.endswith(pattern[1:])) for pattern in allowed
     )
 

@@ -18,7 +18,9 @@ class Metrics:
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
         self._frames = Counter("esat_frames", "Frames tracked.", registry=self.registry)
-        self._lost = Counter("esat_lost_targets", "Times that a target was lost.", registry=self.registry)
+        self._lost = Counter(
+            "esat_lost_targets", "Times that a target became LOST; one absence may count several times.", registry=self.registry
+        )
         self._latency = Histogram(
             "esat_frame_latency_ms", "Milliseconds of crop, network and decode.", buckets=_BUCKETS, registry=self.registry
         )

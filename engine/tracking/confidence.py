@@ -19,7 +19,7 @@ _FIRST = 16  # frames whose plain mean is the first yardstick
 _SLOW = 1 / 100  # share of each later frame: fast enough for a target that turns, too slow for what covers it
 
 
-class Usual:
+class AppearanceModel:
     """The running means over a target's sure frames. Without features (an engine that gives none) the scores decide alone."""
 
     def __init__(self) -> None:

@@ -14,7 +14,7 @@ PROBATION = 30  # frames for which the hypothesis that was left goes on being fo
 
 
 class Rival:
-    """The second region of a target that is lost, or that has just been found elsewhere.
+    """The second region of a target that is searched for, or that has just been found elsewhere.
 
     A search visits a place a frame (`engine.tracking.search`). What it finds with enough confidence becomes a candidate and is followed;
     the first frame that says otherwise ends that. A candidate that `switch_after` frames in a row put ahead of the followed hypothesis by

@@ -18,14 +18,14 @@ import esat_kernels
 from engine.boxes import Box
 from engine.errors import StateError
 from engine.runners.protocol import Runner
-from engine.tracking.confidence import Usual
+from engine.tracking.confidence import AppearanceModel
 from engine.tracking.rival import Rival
 from engine.tracking.search import LostSearch
 from engine.tracking.state import StateMachine, StateThresholds, TargetState
 from engine.tracking.target import Target
 
-FORMAT = "esat-target-3"
-_CLASSES = {kind.__name__: kind for kind in (Target, Usual, Rival, LostSearch, StateMachine, StateThresholds)}
+FORMAT = "esat-target-4"
+_CLASSES = {kind.__name__: kind for kind in (Target, AppearanceModel, Rival, LostSearch, StateMachine, StateThresholds)}
 _BORDER = 2  # pixels around the template: the crop blackens the last column and row where it touches the frame's border
 
 

@@ -32,7 +32,7 @@ class StateThresholds:
     found: float = (
         0.7  # mean of `found_after` frames in a row at or above: no longer searched for; also what each frame of a candidate needs
     )
-    found_after: int = 3
+    found_after: int = 5
     margin: float = 0.2  # mean lead over the followed hypothesis with which a candidate takes its place
     switch_after: int = 4  # frames in a row that this takes
     gone: float = 0.25  # of the frames of a search, LOST begins with one below, and ends with one at or above `lost`

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from engine.boxes import Box, check_box, clip
 from engine.runners.protocol import Observation, Runner
-from engine.tracking.confidence import Usual
+from engine.tracking.confidence import AppearanceModel
 from engine.tracking.config import TrackerConfig
 from engine.tracking.rival import Rival
 from engine.tracking.state import StateMachine, TargetState
@@ -49,7 +49,7 @@ class Target:
         self.template = runner.encode_template(frame, self.box, config.color == "bgr")
         self._thresholds, self._public = config.thresholds, config.loop == "public"
         self._machine = StateMachine(config.thresholds, may_lose=not self._public)
-        self._usual = Usual()
+        self._appearance = AppearanceModel()
         self._frame_index = 0
         self._last_seen = self.box  # before the scores fell
         self._rival: Rival | None = None
@@ -65,7 +65,7 @@ class Target:
         """Take what was seen in the regions around `searched`, in a frame of this width and height, as the target's new state."""
         followed, side = seen[0], seen[0].region_side
         self._frame_index += 1
-        confidence = self._usual.confidence(followed)
+        confidence = self._appearance.confidence(followed)
         self._machine.update(confidence)
         if self._machine.searching and (self._rival is None or self._rival.expired):
             self._rival = Rival(self._thresholds, self._last_seen, side / math.sqrt(searched[0][2] * searched[0][3]))
@@ -75,12 +75,12 @@ class Target:
         if self._rival is not None:
             if len(seen) > 1 and self._leads(self._rival, seen[1], searched[1], confidence):
                 chosen, around = seen[1], searched[1]
-                confidence = self._usual.confidence(chosen)
+                confidence = self._appearance.confidence(chosen)
                 self._machine.found(confidence)
                 self.switches += 1
             self.box = chosen.box
         if self._machine.state is TargetState.TRACKING and self._rival is None:
-            self._usual.learn(followed)
+            self._appearance.learn(followed)
         if not (self._machine.searching or self._machine.falling):
             self._last_seen = self.box
         self.beside = None if self._rival is None else self._rival.next(*frame_size)
@@ -101,5 +101,5 @@ class Target:
 
     def _leads(self, rival: Rival, seen: Observation, searched: Box, followed_confidence: float) -> bool:
         """Whether what was seen beside is to be followed from now on."""
-        confidence = self._usual.confidence(seen, centred=rival.centred(searched))
+        confidence = self._appearance.confidence(seen, centred=rival.centred(searched))
         return rival.judge(seen.box, searched, confidence, self.box, followed_confidence)

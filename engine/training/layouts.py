@@ -86,8 +86,8 @@ def read_layouts(folders: Mapping[str, str | Path]) -> Pool:
     stills: dict[str, list[Still]] = {}
     found: dict[str, list[Clip]] = {}
     notes: tuple[str, ...] = ()
-    for name, place in folders.items():
-        folder = Path(place)
+    for name, path in folders.items():
+        folder = Path(path)
         if name == "coco":
             stills[name] = list(coco(folder))
         elif name in CLIP_LAYOUTS:

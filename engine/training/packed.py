@@ -116,15 +116,15 @@ def _clips(pool: Pool, coding: Coding, step: int, threads: ThreadPoolExecutor) -
             count = min(len(track.boxes) for track in tracks)
             kept = np.arange(0, count, coding.step)
             factor = shrink(tracks[0].frames[0], coding.longest)[1]
-            place = f"clips/{group}/{video:03d}"
+            prefix = f"clips/{group}/{video:03d}"
 
             def encode(number: int, frames: Sequence[np.ndarray] = tracks[0].frames) -> np.ndarray:
                 return _encode(shrink(frames[number], coding.longest)[0], coding.quality)
 
             for number, data in enumerate(threads.map(encode, kept[::step])):
-                yield f"{place}/{number:06d}", data
-            yield f"{place}/boxes", np.stack([track.boxes[kept] * factor for track in tracks]).astype(np.float32)
-            yield f"{place}/numbers", tracks[0].times[kept].astype(np.int32)
+                yield f"{prefix}/{number:06d}", data
+            yield f"{prefix}/boxes", np.stack([track.boxes[kept] * factor for track in tracks]).astype(np.float32)
+            yield f"{prefix}/numbers", tracks[0].times[kept].astype(np.int32)
 
 
 def _entries(pool: Pool, coding: Coding, model: ModelConfig, augment: AugmentConfig, step: int = 1) -> list[Entry]:
@@ -202,13 +202,13 @@ def read_packed(folder: Path) -> Pool:
     stills: dict[str, list[Still]] = {}
     clips: dict[str, list[Clip]] = {}
     for name in sorted(name for name in entries if name.endswith("/boxes")):
-        place = name.removesuffix("/boxes")
-        kind, group = place.split("/")[:2]
-        shown = [pictures[key] for key in sorted(pictures) if key.startswith(f"{place}/")]
+        prefix = name.removesuffix("/boxes")
+        kind, group = prefix.split("/")[:2]
+        shown = [pictures[key] for key in sorted(pictures) if key.startswith(f"{prefix}/")]
         if kind == "stills":
             stills[group] = _read_stills(shown, entries[name].astype(float))
         else:
-            numbers = entries[f"{place}/numbers"]
+            numbers = entries[f"{prefix}/numbers"]
             clips.setdefault(group, []).extend(Clip(shown, boxes, numbers) for boxes in entries[name].astype(float))
     return Pool(stills, {group: [clip for clip in tracks if len(clip.valid) >= 2] for group, tracks in clips.items()})
 

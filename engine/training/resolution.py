@@ -49,8 +49,8 @@ def _enlarging(side: Tensor, size: int) -> Tensor:
     """[n, S, S]: row i interpolates between the two pixels of the small image that are nearest to pixel i."""
     axis = torch.arange(size, device=side.device, dtype=torch.float32)
     last = side.view(-1, 1) - 1
-    place = torch.minimum(((axis + 0.5) * side.view(-1, 1) / size - 0.5).clamp(min=0), last)
-    return (1 - (place.unsqueeze(2) - axis).abs()).clamp(min=0)
+    position = torch.minimum(((axis + 0.5) * side.view(-1, 1) / size - 0.5).clamp(min=0), last)
+    return (1 - (position.unsqueeze(2) - axis).abs()).clamp(min=0)
 
 
 def jpeg(images: Tensor, qualities: Sequence[int]) -> Tensor:

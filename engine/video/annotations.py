@@ -29,7 +29,7 @@ class ClipInfo:
 
 
 @dataclasses.dataclass(frozen=True)
-class Seen:
+class TrackedFrame:
     """A frame that was tracked: its index in the source (from 0), and seconds since the source's first frame."""
 
     index: int
@@ -42,11 +42,11 @@ class TrackFile(TextFile):
     def __init__(self, target: Path, clip: ClipInfo) -> None:
         super().__init__(target)
         self.clip = clip
-        self._frames: list[Seen] = []
+        self._frames: list[TrackedFrame] = []
         self._tracks: dict[int, list[Record]] = {}
 
     def write(self, frame: Frame, records: Sequence[Record]) -> None:
-        self._frames.append(Seen(frame.index, frame.timestamp))
+        self._frames.append(TrackedFrame(frame.index, frame.timestamp))
         for record in records:
             self._tracks.setdefault(record.target, []).append(record)
 
@@ -57,11 +57,11 @@ class TrackFile(TextFile):
         self._print(self.render(self._frames, dict(sorted(self._tracks.items()))))
         super().finish(summary)
 
-    def render(self, frames: Sequence[Seen], tracks: Mapping[int, Sequence[Record]]) -> str:
+    def render(self, frames: Sequence[TrackedFrame], tracks: Mapping[int, Sequence[Record]]) -> str:
         """The file's text. frames: in ascending order; tracks: by target id, each in ascending order."""
         raise NotImplementedError
 
-    def length(self, frames: Sequence[Seen]) -> int:
+    def length(self, frames: Sequence[TrackedFrame]) -> int:
         """How many frames the whole clip has, as far as is known."""
         seen = frames[-1].index + 1 if frames else 0
         return max(seen, self.clip.frame_count or 0)

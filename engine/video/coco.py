@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 
-from engine.video.annotations import LOST, Seen, TrackFile
+from engine.video.annotations import LOST, TrackedFrame, TrackFile
 from engine.video.sinks import Record
 
 
@@ -15,7 +15,7 @@ class CocoVideo(TrackFile):
     `frame_id` and `frame_index` (CocoVID's and TAO's names) count from 0 in the source; `instance_id` and `track_id` are the target's id.
     """
 
-    def render(self, frames: Sequence[Seen], tracks: Mapping[int, Sequence[Record]]) -> str:
+    def render(self, frames: Sequence[TrackedFrame], tracks: Mapping[int, Sequence[Record]]) -> str:
         clip = self.clip
         size = {"width": clip.width, "height": clip.height}
         images = [

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from xml.etree import ElementTree
 
-from engine.video.annotations import LOST, Seen, TrackFile
+from engine.video.annotations import LOST, TrackedFrame, TrackFile
 from engine.video.sinks import Record
 
 
@@ -16,7 +16,7 @@ class CvatVideo(TrackFile):
     to the end of the task otherwise. The task needs a label of the name of `ClipInfo.label`.
     """
 
-    def render(self, frames: Sequence[Seen], tracks: Mapping[int, Sequence[Record]]) -> str:
+    def render(self, frames: Sequence[TrackedFrame], tracks: Mapping[int, Sequence[Record]]) -> str:
         root = ElementTree.Element("annotations")
         _add(root, "version", "1.1")
         self._add_meta(root, self.length(frames))

@@ -23,14 +23,14 @@ _TRIES = 100  # errors of the demuxer in a row before a file is given up
 
 
 def open_container(
-    place: str | IO[bytes], name: str, timeout: tuple[float, float] | None = None, options: dict[str, str] | None = None
+    source: str | IO[bytes], name: str, timeout: tuple[float, float] | None = None, options: dict[str, str] | None = None
 ) -> tuple[Any, Any]:
     """Open a PyAV input that holds moving pictures: the container, and the stream of it to track in.
 
     `timeout`: seconds to connect and to wait for data. Raises SourceError.
     """
     try:
-        container = av.open(place, timeout=timeout, container_options=options or {})
+        container = av.open(source, timeout=timeout, container_options=options or {})
     except av.error.InvalidDataError as error:
         raise SourceError(f"cannot open {name}: not a video that FFmpeg knows, or one that is cut off or damaged") from error
     except FAILURES as error:

@@ -7,7 +7,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from engine.video.annotations import LOST, ClipInfo, Seen, TrackFile
+from engine.video.annotations import LOST, ClipInfo, TrackedFrame, TrackFile
 from engine.video.sinks import Record
 
 
@@ -19,7 +19,7 @@ class LabelStudioVideo(TrackFile):
     `<VideoRectangle name="box" toName="video">` and `<Labels name="videoLabels" toName="video">` with the label.
     """
 
-    def render(self, frames: Sequence[Seen], tracks: Mapping[int, Sequence[Record]]) -> str:
+    def render(self, frames: Sequence[TrackedFrame], tracks: Mapping[int, Sequence[Record]]) -> str:
         clip, length = self.clip, self.length(frames)
         times = {seen.index: float(seen.time) for seen in frames}
         following = dict(itertools.pairwise(times))  # the tracked frame after each one: live sources skip some

@@ -15,16 +15,15 @@ import numpy as np
 from av.video.reformatter import Colorspace, VideoReformatter
 
 from engine.errors import SinkError
-from engine.files import PendingFile
 from engine.video.draw import Annotate
 from engine.video.frames import Frame
-from engine.video.sinks import Record, Sink
+from engine.video.sinks import FileSink, Record
 
 _ENCODERS = {"libx264": {"preset": "veryfast", "crf": "20"}, "libopenh264": {"b": "4M"}}
 _BT709 = 1
 
 
-class Mp4(Sink):
+class Mp4(FileSink):
     """Writes what `draw(image, records)` returns, from time 0 on.
 
     yuv420p, BT.709, index first (a browser starts at once), even sizes by repeating the edge.
@@ -47,11 +46,11 @@ class Mp4(Sink):
         if target.suffix.lower() != ".mp4":
             raise SinkError(f"cannot write {target}: annotated video is written as .mp4")
         encoder = h264_encoder()
-        self.target, self._draw, self._size = target, draw, (width, height)
+        super().__init__(target)
+        self._draw, self._size = draw, (width, height)
         self._time_base = time_base if time_base.denominator <= 1_000_000 else Fraction(1, 90_000)
         self._last_pts, self._written = -1, 0
         self._begin: Fraction | None = None
-        self._pending = PendingFile(target)
         self._reformatter = VideoReformatter()
         try:
             self._container = cast(
@@ -93,11 +92,8 @@ class Mp4(Sink):
         if stored != self._written:
             raise SinkError(f"cannot write {self.target}: {stored} of {self._written} frames arrived in the file (disk full?)")
 
-    def publish(self) -> None:
-        self._pending.publish()
-
     def abort(self) -> None:
-        self._pending.discard()
+        super().abort()
         with contextlib.suppress(av.error.FFmpegError, OSError, ValueError):  # writing the index of a file that is gone already
             self._container.close()
 

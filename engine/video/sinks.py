@@ -99,13 +99,34 @@ class Sinks:
                 sink.abort()
 
 
-class TextFile(Sink):
-    """Base of sinks that write lines of text."""
+class FileSink(Sink):
+    """Base of sinks with a file: it has a temporary name until `publish`."""
 
     def __init__(self, target: Path) -> None:
         self.target = target
         self._pending = PendingFile(target)
+
+    def publish(self) -> None:
+        self._pending.publish()
+
+    def abort(self) -> None:
+        self._pending.discard()
+
+
+class TextFile(FileSink):
+    """Base of sinks that write lines of text: what `line` makes of each record."""
+
+    def __init__(self, target: Path) -> None:
+        super().__init__(target)
         self._file: IO[str] = self._pending.partial.open("w", encoding="utf-8", newline="\n")
+
+    def write(self, frame: Frame, records: Sequence[Record]) -> None:
+        for record in records:
+            self._print(self.line(frame, record))
+
+    def line(self, frame: Frame, record: Record) -> str:
+        """The record's line, with its end."""
+        raise NotImplementedError
 
     def finish(self, summary: Mapping[str, Any]) -> None:
         try:
@@ -113,13 +134,10 @@ class TextFile(Sink):
         except OSError as error:
             raise SinkError(f"cannot write {self.target}: {error.strerror}") from error
 
-    def publish(self) -> None:
-        self._pending.publish()
-
     def abort(self) -> None:
         with contextlib.suppress(OSError):  # the buffer's rest may not fit on the disk either; the file goes anyway
             self._file.close()
-        self._pending.discard()
+        super().abort()
 
     def _print(self, text: str) -> None:
         try:
@@ -135,19 +153,17 @@ class BoxText(TextFile):
         super().__init__(target)
         self._with_ids = with_ids
 
-    def write(self, frame: Frame, records: Sequence[Record]) -> None:
-        for record in records:
-            name = f"{record.index},{record.target}," if self._with_ids else ""
-            self._print(name + ",".join(f"{value:.3f}" for value in record.box) + "\n")
+    def line(self, frame: Frame, record: Record) -> str:
+        name = f"{record.index},{record.target}," if self._with_ids else ""
+        return name + ",".join(f"{value:.3f}" for value in record.box) + "\n"
 
 
 class MotText(TextFile):
     """One line `frame,id,x,y,w,h,score,-1,-1,-1` for each target and frame, as MOTChallenge has it: frames count from 1."""
 
-    def write(self, frame: Frame, records: Sequence[Record]) -> None:
-        for record in records:
-            box = ",".join(f"{value:.2f}" for value in record.box)
-            self._print(f"{record.index + 1},{record.target},{box},{record.score:.4f},-1,-1,-1\n")
+    def line(self, frame: Frame, record: Record) -> str:
+        box = ",".join(f"{value:.2f}" for value in record.box)
+        return f"{record.index + 1},{record.target},{box},{record.score:.4f},-1,-1,-1\n"
 
 
 class Csv(TextFile):
@@ -157,11 +173,10 @@ class Csv(TextFile):
         super().__init__(target)
         self._print("frame,time,id,x,y,w,h,score,state,latency_ms\n")
 
-    def write(self, frame: Frame, records: Sequence[Record]) -> None:
-        for record in records:
-            box = ",".join(f"{value:.3f}" for value in record.box)
-            rest = f"{record.score:.6f},{record.state},{record.latency_ms:.3f}"
-            self._print(f"{record.index},{float(frame.timestamp)!r},{record.target},{box},{rest}\n")
+    def line(self, frame: Frame, record: Record) -> str:
+        box = ",".join(f"{value:.3f}" for value in record.box)
+        rest = f"{record.score:.6f},{record.state},{record.latency_ms:.3f}"
+        return f"{record.index},{float(frame.timestamp)!r},{record.target},{box},{rest}\n"
 
 
 class JsonLines(TextFile):
@@ -171,9 +186,8 @@ class JsonLines(TextFile):
         super().__init__(target)
         self._with_ids = with_ids
 
-    def write(self, frame: Frame, records: Sequence[Record]) -> None:
-        for record in records:
-            self._print(record.to_json(frame.timestamp, self._with_ids) + "\n")
+    def line(self, frame: Frame, record: Record) -> str:
+        return record.to_json(frame.timestamp, self._with_ids) + "\n"
 
 
 class JsonFile(TextFile):
@@ -185,10 +199,9 @@ class JsonFile(TextFile):
         start = json.dumps(dict(header), indent=1)
         self._print((start[:-2] + "," if header else "{") + '\n "frames": [')
 
-    def write(self, frame: Frame, records: Sequence[Record]) -> None:
-        for record in records:
-            self._print(("\n  " if self._first else ",\n  ") + record.to_json(frame.timestamp, self._with_ids))
-            self._first = False
+    def line(self, frame: Frame, record: Record) -> str:
+        separator, self._first = "\n  " if self._first else ",\n  ", False
+        return separator + record.to_json(frame.timestamp, self._with_ids)
 
     def finish(self, summary: Mapping[str, Any]) -> None:
         rest = "".join(f",\n {json.dumps(key)}: {json.dumps(value)}" for key, value in summary.items())

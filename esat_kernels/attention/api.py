@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
@@ -86,9 +88,41 @@ def fda_attention_with_scores(
     Returns out [B, H, N, D] and scores float32 [B, N - num_template]: that row's probabilities at the search tokens, averaged over the heads.
     The scores carry no gradient. Errors as `fda_attention`; ValueError for token numbers outside their range.
     """
+    return _run(q, k, v, (alpha, beta, delta, scale), backend, _wanted(q, num_template, template_token))
+
+
+def plan_attention(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    out: Tensor,
+    scores: Tensor | None = None,
+    num_template: int = 0,
+    template_token: int = -1,
+    alpha: float = 0.1,
+    beta: float = 0.1,
+    delta: float | None = None,
+    scale: float | None = None,
+) -> Callable[[], object]:
+    """`fda_attention` by the CPU kernels on memory that is given once: each call of the result reads what then lies in q, k, v and writes out.
+
+    It costs a call of the compiled library and nothing else: everything is checked here. q, k, v and out: [B, H, N, D] of any strides whose
+    last is 1; out lies apart from them, and the result keeps all alive. scores, contiguous float32 [B, N - num_template]: those of
+    `fda_attention_with_scores` as well. No gradient. Errors as there; NotImplementedError where the kernels cannot run.
+    """
+    _check(q, k, v)
+    wanted = Scores() if scores is None else _wanted(q, num_template, template_token)
+    _dispatch.check_out("attention", out, q.shape, q, k, v)
+    if scores is not None:
+        _dispatch.check_out("attention scores", scores, wanted.empty(q).shape, q.new_empty(0, dtype=torch.float32))
+    _dispatch.choose("attention", "cpu", {"cpu": lambda: native.unplannable(q, k, v, out, scores)}, auto=())
+    return native.plan(q, k, v, Forces.of(q.shape[-1], alpha, beta, delta, scale), wanted, out, scores)
+
+
+def _wanted(q: Tensor, num_template: int, template_token: int) -> Scores:
     tokens = q.shape[2] if q.dim() == 4 else 0
     if tokens and not 0 < num_template <= tokens:
         raise ValueError(f"attention: num_template must lie in [1, {tokens}], got {num_template}")
     if not 0 <= template_token < num_template:
         raise ValueError(f"attention: template_token must lie in [0, {num_template}), got {template_token}")
-    return _run(q, k, v, (alpha, beta, delta, scale), backend, Scores(num_template, template_token))
+    return Scores(num_template, template_token)

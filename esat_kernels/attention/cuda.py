@@ -10,14 +10,9 @@ from torch import Tensor
 from esat_kernels import _cuda, _device
 from esat_kernels.attention.common import Forces, Scores, address, empty_out, gpu_unsupported
 
-HEAD_DIMS = (32, 64, 96, 128)
-_HEIGHTS = (32, 48, 64, 80)
-_DTYPES = {torch.bfloat16: 0, torch.float16: 1}
-
-
-def heights(head_dim: int) -> tuple[int, ...]:
-    """How many queries a thread block may take."""
-    return _HEIGHTS if head_dim <= 64 else _HEIGHTS[:-1]
+HEAD_DIMS = (32, 64)
+HEIGHTS = (32, 48, 64, 80)  # queries that a thread block may take
+MAX_TOKENS = 2048
 
 
 class Strides(ctypes.Structure):
@@ -32,8 +27,10 @@ class Forward(ctypes.Structure):
     _fields_ = [
         *((name, ctypes.c_void_p) for name in ("query", "key", "value", "out")),
         *((f"{name}_strides", Strides) for name in ("query", "key", "value", "out")),
-        *((name, ctypes.c_void_p) for name in ("lse", "row_logits", "scores")),
-        *((name, ctypes.c_int) for name in ("batch", "heads", "tokens", "num_template", "template_token")),
+        ("key_norms", ctypes.c_void_p),
+        ("norm_strides", Strides),
+        *((name, ctypes.c_void_p) for name in ("row_logits", "scores")),
+        *((name, ctypes.c_int) for name in ("batch", "heads", "tokens", "num_template", "template_token", "make_norms")),
         *((name, ctypes.c_float) for name in Forces._fields),
     ]
 
@@ -44,31 +41,37 @@ def _open() -> tuple[ctypes.CDLL | None, str | None]:
     if reason is not None:
         return None, reason
     library = _cuda.library()
-    size, own = int(library.esat_fda_forward_size()), ctypes.sizeof(Forward)
+    try:
+        size, own = int(library.esat_fda_forward_size()), ctypes.sizeof(Forward)
+    except AttributeError as error:
+        return None, f"not built: {_cuda.FILE.name} is of other sources ({error}); `make cuda` builds it"
     if size != own:
         return None, f"not built: {_cuda.FILE.name} takes calls of {size} bytes, this package makes calls of {own}; `make cuda` builds it"
-    library.esat_fda_forward.argtypes = [ctypes.POINTER(Forward), ctypes.c_int, ctypes.c_int, ctypes.c_int, ctypes.c_void_p]
+    library.esat_fda_forward.argtypes = [ctypes.POINTER(Forward), ctypes.c_int, ctypes.c_int, ctypes.c_void_p]
     return library, None
 
 
-_LIBRARY, _REASON = _open()  # at once: torch.compile traces `available`
+# At once: torch.compile traces what follows.
+_LIBRARY, _REASON = _open()
 
 
-def available(device: torch.device | None = None) -> str | None:
+def unavailable(device: torch.device | None = None) -> str | None:
     """None if the CUDA kernel can run here (on this device, by default the current one), else why not."""
     return _REASON or _device.cuda_unavailable(device)
 
 
 def unsupported(q: Tensor, k: Tensor, v: Tensor) -> str | None:
     """Why this kernel cannot take q, k, v, or None."""
-    reason = available(q.device if q.device.type == "cuda" else None)
+    reason = unavailable(q.device if q.device.type == "cuda" else None)
     if reason is not None:
         return reason
     if q.device.type != "cuda":
         return f"the input must be on a CUDA device, got {q.device}"
-    reason = gpu_unsupported(q, _DTYPES, "bfloat16 or float16", HEAD_DIMS, "be 32, 64, 96 or 128")
+    reason = gpu_unsupported(q, (torch.bfloat16,), "bfloat16 (triton takes others)", HEAD_DIMS, "be 32 or 64 (triton takes others)")
     if reason is not None:
         return reason
+    if q.shape[2] > MAX_TOKENS:
+        return f"there may be at most {MAX_TOKENS} tokens (triton takes more), got {q.shape[2]}"
     if torch.is_grad_enabled() and any(t.requires_grad for t in (q, k, v)):
         return "it has no backward, use triton"
     for name, tensor in (("query", q), ("key", k), ("value", v)):
@@ -80,30 +83,35 @@ def unsupported(q: Tensor, k: Tensor, v: Tensor) -> str | None:
     return None
 
 
-def forward(q: Tensor, k: Tensor, v: Tensor, forces: Forces, wanted: Scores, rows: int = 0) -> tuple[Tensor, Tensor, Tensor]:
-    """out [B, H, N, D] (stored as [B, N, H, D]), the wanted scores, lse float32 [B, H, N].
+def forward(
+    q: Tensor, k: Tensor, v: Tensor, forces: Forces, wanted: Scores, rows: int = 0, key_norms: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """out [B, H, N, D] (stored as [B, N, H, D]) and the wanted scores.
 
-    rows: queries per thread block, of `heights`; 0 lets the launcher choose. Inputs as `unsupported` allows them.
+    rows: queries per thread block, of `HEIGHTS`; 0 lets the launcher choose. key_norms: |k|^2 of the rounded keys, float32 [B, H, N] of any
+    strides; without them a kernel of their own makes them first. Inputs as `unsupported` allows them.
     """
     out, scores = empty_out(q), wanted.empty(q)
-    lse = q.new_empty(q.shape[:3], dtype=torch.float32)
-    logits = torch.empty_like(lse) if scores.numel() else None
     batch, heads, tokens, head_dim = q.shape
-    call = Forward(batch=batch, heads=heads, tokens=tokens, **wanted._asdict(), **forces._asdict())
+    make_norms = key_norms is None and (forces.alpha > 0 or forces.beta > 0)
+    norms = q.new_empty((batch, heads, tokens), dtype=torch.float32) if make_norms else key_norms
+    logits = q.new_empty((batch, heads, tokens), dtype=torch.float32) if scores.numel() else None
+    call = Forward(batch=batch, heads=heads, tokens=tokens, make_norms=make_norms, **wanted._asdict(), **forces._asdict())
     for name, tensor in (("query", q), ("key", k), ("value", v), ("out", out)):
         place, strides = address(tensor)
         setattr(call, name, place)
         setattr(call, f"{name}_strides", Strides(*strides))
-    call.lse = lse.data_ptr()
+    if norms is not None:
+        call.key_norms, call.norm_strides = norms.data_ptr(), Strides(*norms.stride())
     if logits is not None:
         call.row_logits, call.scores = logits.data_ptr(), scores.data_ptr()
     with torch.cuda.device(q.device):
-        launch(call, q.dtype, head_dim, rows, torch.cuda.current_stream().cuda_stream)
-    return out, scores, lse
+        launch(call, head_dim, rows, torch.cuda.current_stream().cuda_stream)
+    return out, scores
 
 
-def launch(call: Forward, dtype: torch.dtype, head_dim: int, rows: int, stream: int) -> None:
+def launch(call: Forward, head_dim: int, rows: int, stream: int) -> None:
     """The library's call on the current device. ValueError for what it refuses, RuntimeError for an error of CUDA."""
     if _LIBRARY is None:
         raise NotImplementedError(_REASON)
-    _cuda.check(_LIBRARY.esat_fda_forward(ctypes.byref(call), _DTYPES[dtype], head_dim, rows, stream))
+    _cuda.check(_LIBRARY.esat_fda_forward(ctypes.byref(call), head_dim, rows, stream))

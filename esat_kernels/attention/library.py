@@ -40,7 +40,10 @@ def fda_forward(
         with _triton.on_device_of(q):
             out, scores, lse = triton.forward(q, k, v, forces, wanted)
     elif backend == "cuda":
-        out, scores, lse = cuda.forward(q, k, v, forces, wanted)
+        if with_lse:
+            raise NotImplementedError("attention: the CUDA kernel keeps no log-sum-exp, use triton")
+        out, scores = cuda.forward(q, k, v, forces, wanted)
+        return out, scores, q.new_empty((*q.shape[:2], 0), dtype=torch.float32)
     else:
         value, lse = reference.attention(q, k, v, forces)
         out, scores = empty_out(q).copy_(value), reference.elimination_scores(q, k, forces, wanted)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
@@ -28,6 +31,38 @@ def unsupported(q: Tensor) -> str | None:
     return None
 
 
+def unplannable(q: Tensor, k: Tensor, v: Tensor, out: Tensor, scores: Tensor | None) -> str | None:
+    """Why `plan` cannot take these tensors, or None."""
+    reason = unsupported(q) or _native.unsupported_tensors(q, k, v, out)
+    if reason is None and any(tensor.stride(-1) != 1 and tensor.shape[-1] > 1 for tensor in (q, k, v, out)):
+        reason = "values of one head must be neighbours"
+    if reason is None and scores is not None and not scores.is_contiguous():
+        reason = f"scores must be contiguous, got strides {scores.stride()}"
+    return reason
+
+
+def plan(
+    q: Tensor, k: Tensor, v: Tensor, forces: Forces, wanted: Scores, out: Tensor, scores: Tensor | None, lse: Tensor | None = None
+) -> Callable[[], tuple[int, int, int]]:
+    """A forward call on the memory of these tensors, whose last strides are 1; scores and lse if they are to be written.
+
+    Returns what `forward_counted` counts.
+    """
+    call = functools.partial(
+        _native.library().fda_forward,
+        _NAMES[q.dtype],
+        tuple(q.shape),
+        forces,
+        *(item for tensor in (q, k, v, out) for item in address(tensor)),
+        0 if lse is None or not lse.numel() else lse.data_ptr(),
+        0 if scores is None or not scores.numel() else scores.data_ptr(),
+        wanted.num_template,
+        max(wanted.template_token, 0),
+    )
+    call.memory = q, k, v, out, scores, lse  # type: ignore[attr-defined]  # lives as long as the call
+    return call
+
+
 def _readable(tensor: Tensor) -> Tensor:
     """The kernels step over batch, head and token by any stride, but read one head's values as neighbours."""
     return tensor if tensor.stride(-1) == 1 or tensor.shape[-1] == 1 else tensor.contiguous()
@@ -43,16 +78,7 @@ def forward_counted(
     batch, heads, tokens, _ = q.shape
     out, scores = empty_out(q), wanted.empty(q)
     lse = q.new_empty((batch, heads, tokens if with_lse else 0), dtype=torch.float32)
-    counted = _native.library().fda_forward(
-        _NAMES[q.dtype],
-        tuple(q.shape),
-        forces,
-        *(item for tensor in (q, k, v, out) for item in address(tensor)),
-        lse.data_ptr() if with_lse else 0,
-        scores.data_ptr() if scores.numel() else 0,
-        wanted.num_template,
-        max(wanted.template_token, 0),
-    )
+    counted = plan(q, k, v, forces, wanted, out, scores, lse)()
     return out, scores, lse, counted
 
 

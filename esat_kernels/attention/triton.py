@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from esat_kernels import _triton, _tuned
-from esat_kernels._triton import available as available
-from esat_kernels._triton import cdiv, multiprocessors
+from esat_kernels._triton import cdiv, multiprocessors, shared_memory
+from esat_kernels._triton import unavailable as unavailable
 from esat_kernels.attention import triton_tiles
 from esat_kernels.attention.common import Forces, Scores, empty_out, gpu_unsupported
 from esat_kernels.attention.triton_tiles import Tiles
@@ -57,7 +57,8 @@ def forward(q: Tensor, k: Tensor, v: Tensor, forces: Forces, wanted: Scores, til
     lse = q.new_empty((batch, heads, tokens), dtype=torch.float32)
     if tiles is None:
         device = _tuned.device_name(q.device)
-        tiles = triton_tiles.forward_tiles(tokens, batch * heads, head_dim, q.dtype, multiprocessors(q.device), device)
+        limits = multiprocessors(q.device), device, shared_memory(q.device)
+        tiles = triton_tiles.forward_tiles(tokens, batch * heads, head_dim, q.dtype, *limits)
     kernels.forward_kernel[(cdiv(tokens, tiles.block_m), batch * heads)](
         q, k, v, out, lse, *q.stride(), *k.stride(), *v.stride(), *out.stride(), heads, tokens, *forces,
         REPEL=forces.beta * forces.delta > 0, **_options(q, forces, tiles),

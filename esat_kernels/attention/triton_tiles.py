@@ -7,10 +7,11 @@ import dataclasses
 import torch
 
 from esat_kernels import _tuned
-from esat_kernels._triton import cdiv, power_of_two
+from esat_kernels._triton import A100_SHARED_MEMORY, cdiv, power_of_two
 
 SCORES_BLOCK = 32
 SCORES_WARPS = 4
+_SHARED_REST = 1024  # bytes
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,11 +29,18 @@ def padded(head_dim: int) -> int:
     return max(16, power_of_two(head_dim))
 
 
-def forward_candidates(head_dim: int, dtype: torch.dtype) -> list[Tiles]:
-    """All tiles that the forward may take, the tallest first."""
+def forward_shared_bytes(tiles: Tiles, head_dim: int, dtype: torch.dtype) -> int:
+    """The queries, the stages of keys and values, and barriers."""
+    return (tiles.block_m + 2 * tiles.num_stages * tiles.block_n) * padded(head_dim) * dtype.itemsize + _SHARED_REST
+
+
+def forward_candidates(head_dim: int, dtype: torch.dtype, shared_memory: int = A100_SHARED_MEMORY) -> list[Tiles]:
+    """All tiles that the forward may take on a device whose blocks can have so much shared memory, the tallest first."""
     if dtype == torch.float32:
         return [Tiles(32, 32, 4, 2) if head_dim <= 64 else Tiles(32, 16, 8, 2)]
-    return [Tiles(128, 64, 8, 3), Tiles(64, 64 if head_dim <= 64 else 32, 4, 3), Tiles(32, 64, 4, 3)]
+    shapes = [Tiles(128, 64, 8, 3), Tiles(64, 64 if head_dim <= 64 else 32, 4, 3), Tiles(32, 64, 4, 3), Tiles(32, 32, 4, 3)]
+    fitting = [tiles for tiles in shapes if forward_shared_bytes(tiles, head_dim, dtype) <= shared_memory]
+    return fitting if len(fitting) < len(shapes) else shapes[:-1]  # the last one stands in for those that do not fit
 
 
 def forward_key(tokens: int, slices: int, head_dim: int, dtype: torch.dtype) -> str:
@@ -40,14 +48,22 @@ def forward_key(tokens: int, slices: int, head_dim: int, dtype: torch.dtype) -> 
     return f"{tokens}x{slices}x{head_dim} {str(dtype).removeprefix('torch.')}"
 
 
-def forward_tiles(tokens: int, slices: int, head_dim: int, dtype: torch.dtype, multiprocessors: int, device: str = "") -> Tiles:
+def forward_tiles(
+    tokens: int,
+    slices: int,
+    head_dim: int,
+    dtype: torch.dtype,
+    multiprocessors: int,
+    device: str = "",
+    shared_memory: int = A100_SHARED_MEMORY,
+) -> Tiles:
     """Tiles for `slices` = batch * heads problems of N = tokens: the device's measured ones if there are any (`esat_kernels/tuned`), else the
-    tallest that still give every multiprocessor a block.
+    tallest of those that fit into its shared memory that still give every multiprocessor a block.
     """
     measured = _tuned.find(device, "attention", forward_key(tokens, slices, head_dim, dtype))
     if measured is not None:
         return Tiles(*measured)
-    candidates = forward_candidates(head_dim, dtype)
+    candidates = forward_candidates(head_dim, dtype, shared_memory)
     return next((tiles for tiles in candidates if cdiv(tokens, tiles.block_m) * slices >= multiprocessors), candidates[-1])
 
 

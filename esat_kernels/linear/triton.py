@@ -33,16 +33,13 @@ def linear(
     dtype: torch.dtype,
 ) -> Tensor:
     """As the reference."""
-    rows, inner, columns = *x.shape, weight.shape[0]
-    processors, device = _triton.multiprocessors(x.device), _tuned.device_name(x.device)
-    tiles = tiling.product_tiles(rows, inner, columns, x.dtype if norm_eps is None else weight.dtype, weight.dtype, processors, device)
-    fused = norm_eps is not None and tiling.fuse_norm(rows, inner, columns, tiles, x.dtype, weight.dtype, processors)
-    if fused:
-        tiles = tiling.product_tiles(rows, inner, columns, x.dtype, weight.dtype, processors, device, True)
     with _triton.on_device_of(x):
-        if norm_eps is not None and not fused:
-            x, norm_eps = normalise(x, norm_eps, weight.dtype), None
-        return run(x, weight, bias, norm_eps, activation, residual, dtype, tiles)
+        if norm_eps is not None:  # by itself: every column of tiles would read the wide stream again, and normalise it again
+            x = normalise(x, norm_eps, weight.dtype)
+        rows, inner, columns = *x.shape, weight.shape[0]
+        processors, device, shared = _triton.multiprocessors(x.device), _tuned.device_name(x.device), _triton.shared_memory(x.device)
+        tiles = tiling.product_tiles(rows, inner, columns, x.dtype, weight.dtype, processors, device, shared)
+        return run(x, weight, bias, activation, residual, dtype, tiles)
 
 
 @linear.register_fake
@@ -67,28 +64,39 @@ def run(
     x: Tensor,
     weight: Tensor,
     bias: Tensor | None,
-    norm_eps: float | None,
     activation: str | None,
     residual: Tensor | None,
     dtype: torch.dtype,
     tiles: Tiles,
 ) -> Tensor:
-    """The linear layer with these tiles, which compute the statistics of x themselves unless norm_eps is None."""
-    from esat_kernels.linear.triton_kernels import product_kernel, sum_kernel
+    """activation(x weight^T + bias) + residual with these tiles."""
+    from esat_kernels.linear.triton_kernels import sum_kernel
+
+    rows, columns = x.shape[0], weight.shape[0]
+    out = x.new_empty(rows, columns, dtype=dtype)
+    if tiles.splits == 1:
+        _product(x, weight, bias, residual, out, activation, tiles)
+        return out
+    # What stands behind the product is left to the sum: one kernel serves all split products.
+    parts = x.new_empty(tiles.splits, rows, columns, dtype=torch.float32)
+    _product(x, weight, None, None, parts, None, tiles)
+    sum_kernel[(cdiv(rows, tiling.SUM_BLOCK_M), cdiv(columns, tiling.SUM_BLOCK_N))](
+        parts, bias, residual, out, 0 if residual is None else residual.stride(0), rows, columns, ACTIVATION=activation, SPLITS=tiles.splits,
+        BLOCK_M=tiling.SUM_BLOCK_M, BLOCK_N=tiling.SUM_BLOCK_N, num_warps=tiling.SUM_WARPS, enable_fp_fusion=True,
+    )  # fmt: skip
+    return out
+
+
+def _product(
+    x: Tensor, weight: Tensor, bias: Tensor | None, residual: Tensor | None, out: Tensor, activation: str | None, tiles: Tiles
+) -> None:
+    """The launch: into out [M, N], or the parts' sums into float32 [splits, M, N]."""
+    from esat_kernels.linear.triton_kernels import product_kernel
 
     rows, inner, columns = *x.shape, weight.shape[0]
-    out = x.new_empty(rows, columns, dtype=dtype)
-    sums = out if tiles.splits == 1 else x.new_empty(tiles.splits, rows, columns, dtype=torch.float32)
-    residual_stride = 0 if residual is None else residual.stride(0)
     product_kernel[(cdiv(rows, tiles.block_m) * cdiv(columns, tiles.block_n), tiles.splits)](
-        x, weight, bias, residual, sums, x.stride(0), weight.stride(0), residual_stride, rows, inner, columns, norm_eps or 0.0,
-        NORM=norm_eps is not None, ACTIVATION=activation, SPLITS=tiles.splits, WHOLE_K=inner % tiles.block_k == 0,
+        x, weight, bias, residual, out, x.stride(0), weight.stride(0), 0 if residual is None else residual.stride(0), rows, inner, columns,
+        ACTIVATION=activation, SPLITS=tiles.splits, WHOLE_K=inner % tiles.block_k == 0,
         BLOCK_M=tiles.block_m, BLOCK_N=tiles.block_n, BLOCK_K=tiles.block_k,
         num_warps=tiles.num_warps, num_stages=tiles.num_stages, enable_fp_fusion=True,
     )  # fmt: skip
-    if tiles.splits > 1:
-        sum_kernel[(cdiv(rows, tiling.SUM_BLOCK_M), cdiv(columns, tiling.SUM_BLOCK_N))](
-            sums, bias, residual, out, residual_stride, rows, columns, ACTIVATION=activation, SPLITS=tiles.splits,
-            BLOCK_M=tiling.SUM_BLOCK_M, BLOCK_N=tiling.SUM_BLOCK_N, num_warps=tiling.SUM_WARPS, enable_fp_fusion=True,
-        )  # fmt: skip
-    return out

@@ -1,6 +1,9 @@
 # mypy: disallow-untyped-defs=False
 # ruff: noqa: N803  (the compile-time arguments of a Triton kernel are written in capitals)
-"""activation(norm(x) weight^T + bias) + residual in Triton. Sums are float32; where the inner dimension is split, its parts meet in a fixed order."""
+"""norm(x), and activation(x weight^T + bias) + residual, in Triton.
+
+Sums are float32; where the inner dimension is split, its parts meet in a fixed order.
+"""
 
 from __future__ import annotations
 
@@ -10,33 +13,33 @@ import triton.language as tl
 SQRT_HALF = tl.constexpr(0.7071067811865476)
 
 
-@triton.jit
-def _statistics(x, inner, eps, BLOCK_M: tl.constexpr, BLOCK_K: tl.constexpr):
-    """Mean and 1 / sqrt(variance + eps) of the rows at the pointers x [BLOCK_M]: one pass, tiles merged by Chan's rule, nothing cancels."""
+@triton.jit(do_not_specialize=["rows"])
+def normalise_kernel(x_ptr, out_ptr, x_stride_m, rows, inner, eps, BLOCK_M: tl.constexpr, BLOCK_K: tl.constexpr):
+    """Grid (cdiv(rows, BLOCK_M),): (x - mean) / sqrt(variance + eps) of each row, [rows, inner] contiguous.
+
+    The statistics take one pass over what a row differs from its first value by, so that a large mean costs no digits; tiles are merged by Chan's
+    rule, so that nothing cancels.
+    """
+    row = tl.program_id(0) * BLOCK_M + tl.arange(0, BLOCK_M)
+    x = x_ptr + tl.minimum(row, rows - 1).to(tl.int64) * x_stride_m
+    origin = tl.load(x).to(tl.float32)
     mean, squares = tl.zeros([BLOCK_M], tl.float32), tl.zeros([BLOCK_M], tl.float32)
     for first in range(0, inner, BLOCK_K):
         column = first + tl.arange(0, BLOCK_K)
         inside = column[None, :] < inner
         tile = tl.load(x[:, None] + column[None, :], mask=inside, other=0.0).to(tl.float32)
+        tile = tl.where(inside, tile - origin[:, None], 0.0)
         count = tl.minimum(inner - first, BLOCK_K).to(tl.float32)
         tile_mean = tl.sum(tile, 1) / count
         centred = tl.where(inside, tile - tile_mean[:, None], 0.0)
         shift, share = tile_mean - mean, count / (first + count)
         squares += tl.sum(centred * centred, 1) + shift * shift * (first * share)
         mean += shift * share
-    return mean, tl.rsqrt(squares / inner + eps)
-
-
-@triton.jit(do_not_specialize=["rows"])
-def normalise_kernel(x_ptr, out_ptr, x_stride_m, rows, inner, eps, BLOCK_M: tl.constexpr, BLOCK_K: tl.constexpr):
-    """Grid (cdiv(rows, BLOCK_M),): (x - mean) / sqrt(variance + eps) of each row, [rows, inner] contiguous."""
-    row = tl.program_id(0) * BLOCK_M + tl.arange(0, BLOCK_M)
-    x = x_ptr + tl.minimum(row, rows - 1).to(tl.int64) * x_stride_m
-    mean, scale = _statistics(x, inner, eps, BLOCK_M, BLOCK_K)
+    scale = tl.rsqrt(squares / inner + eps)
     for first in range(0, inner, BLOCK_K):
         column = first + tl.arange(0, BLOCK_K)
         tile = tl.load(x[:, None] + column[None, :], mask=column[None, :] < inner, other=0.0).to(tl.float32)
-        out = (tile - mean[:, None]) * scale[:, None]
+        out = ((tile - origin[:, None]) - mean[:, None]) * scale[:, None]
         inside = (row[:, None] < rows) & (column[None, :] < inner)
         tl.store(out_ptr + row.to(tl.int64)[:, None] * inner + column[None, :], out.to(out_ptr.dtype.element_ty), mask=inside)
 
@@ -59,8 +62,8 @@ def _finish(sums, bias_ptr, residual_ptr, out_ptr, row, column, rows, columns, r
 
 @triton.jit(do_not_specialize=["rows"])
 def product_kernel(
-    x_ptr, weight_ptr, bias_ptr, residual_ptr, out_ptr, x_stride_m, weight_stride_n, residual_stride_m, rows, inner, columns, eps,
-    NORM: tl.constexpr, ACTIVATION: tl.constexpr, SPLITS: tl.constexpr, WHOLE_K: tl.constexpr,
+    x_ptr, weight_ptr, bias_ptr, residual_ptr, out_ptr, x_stride_m, weight_stride_n, residual_stride_m, rows, inner, columns,
+    ACTIVATION: tl.constexpr, SPLITS: tl.constexpr, WHOLE_K: tl.constexpr,
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
 ):  # fmt: skip
     """Grid (cdiv(rows, BLOCK_M) * cdiv(columns, BLOCK_N), SPLITS). Programs that follow each other share a tile of the weight.
@@ -74,8 +77,6 @@ def product_kernel(
     # Rows and columns beyond the last repeat it: no masks in the loop, and they are not stored.
     x = x_ptr + tl.minimum(row, rows - 1).to(tl.int64) * x_stride_m
     weight = weight_ptr + tl.minimum(column, columns - 1).to(tl.int64) * weight_stride_n
-    if NORM:
-        mean, scale = _statistics(x, inner, eps, BLOCK_M, BLOCK_K)
     part = tl.cdiv(tl.cdiv(inner, BLOCK_K), SPLITS) * BLOCK_K
     start = tl.program_id(1) * part
     sums = tl.zeros([BLOCK_M, BLOCK_N], tl.float32)
@@ -87,12 +88,6 @@ def product_kernel(
         else:
             x_tile = tl.load(x[:, None] + k[None, :], mask=k[None, :] < inner, other=0.0)
             weight_tile = tl.load(weight[None, :] + k[:, None], mask=k[:, None] < inner, other=0.0)
-        if NORM:
-            x_tile = (x_tile.to(tl.float32) - mean[:, None]) * scale[:, None]
-            if not WHOLE_K:
-                x_tile = tl.where(
-                    k[None, :] < inner, x_tile, 0.0
-                )  # may be infinite in float16, and the weight's zero there would make it NaN
         sums = tl.dot(x_tile.to(weight_tile.dtype), weight_tile, sums, input_precision="ieee")
     if SPLITS == 1 and BLOCK_N > 128:  # in halves, which need half the registers
         left, right = tl.split(tl.permute(tl.reshape(sums, [BLOCK_M, 2, BLOCK_N // 2]), [0, 2, 1]))

@@ -1,6 +1,6 @@
 """Launch shapes of the Triton products: a pure function of shape, dtypes and device, nothing is tuned at first use.
 
-Devices that `python -m benchmarks.gpu.tune` has measured have a table in `esat_kernels/tuned`; others get the tiles that the estimate below
+Devices that `benchmarks.gpu.products` has measured have a table in `esat_kernels/tuned`; others get the tiles that the estimate below
 finds cheapest. Its constants are those of an H100's data sheet.
 """
 
@@ -11,7 +11,7 @@ import dataclasses
 import torch
 
 from esat_kernels import _tuned
-from esat_kernels._triton import cdiv
+from esat_kernels._triton import A100_SHARED_MEMORY, cdiv
 
 SUM_BLOCK_M, SUM_BLOCK_N, SUM_WARPS = 4, 256, 4
 NORMALISE_BLOCK_M, NORMALISE_BLOCK_K, NORMALISE_WARPS = 4, 256, 4
@@ -20,9 +20,9 @@ NORMALISE_BLOCK_M, NORMALISE_BLOCK_K, NORMALISE_WARPS = 4, 256, 4
 _FLOPS = 2900  # of the 16-bit matrix units, as far as tiles keep them busy
 _SHARED_BYTES = 24  # from L2 when all multiprocessors read
 _OWN_BYTES = 64  # from L2 at most
+_SHARED_REST = 1024  # bytes beside the pipeline's stages: barriers
 _BLOCK_CYCLES = 1500  # filling the pipeline, epilogue
 _LAUNCH_CYCLES = 2500  # a further kernel
-_SHARED_MEMORY = 160 * 1024  # bytes that a block may take on sm_80 and sm_90
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,16 +56,16 @@ _SPLITS = (1, 2, 3, 4, 6)
 _ASYNCHRONOUS_ROWS = 64  # of a tile whose products use sm_90's own matrix instructions
 
 
-def candidates(inner: int, x_dtype: torch.dtype, weight_dtype: torch.dtype, computed: bool = False) -> list[Tiles]:
-    """All tiles that may be chosen for an inner dimension and operands of these dtypes.
+def candidates(inner: int, x_dtype: torch.dtype, weight_dtype: torch.dtype, shared_memory: int = A100_SHARED_MEMORY) -> list[Tiles]:
+    """All tiles that may be chosen for an inner dimension and operands of these dtypes, on a device whose blocks can have so much shared memory.
 
-    computed: the product's left operand is not x as it lies in memory, but normalised or of another dtype. From 64 rows on the products are
-    asynchronous on sm_90, and Triton 3.6 lets the next such operand overwrite the registers that one still reads: then all tiles are lower.
+    From 64 rows on the products are asynchronous on sm_90, and Triton 3.6 lets a left operand that is converted in registers overwrite the one
+    that a product still reads: where x has another dtype than the weight, all tiles are lower.
     """
     shapes: tuple[Tiles, ...] = _FULL if weight_dtype == torch.float32 else _HALF
-    if weight_dtype != torch.float32 and (computed or x_dtype != weight_dtype):
+    if weight_dtype != torch.float32 and x_dtype != weight_dtype:
         shapes = tuple(tiles for tiles in shapes if tiles.block_m < _ASYNCHRONOUS_ROWS)
-    fitting = [tiles for tiles in shapes if tiles.shared_bytes(x_dtype.itemsize, weight_dtype.itemsize) <= _SHARED_MEMORY]
+    fitting = [tiles for tiles in shapes if tiles.shared_bytes(x_dtype.itemsize, weight_dtype.itemsize) + _SHARED_REST <= shared_memory]
     return [
         dataclasses.replace(tiles, splits=splits)
         for tiles in fitting
@@ -100,17 +100,16 @@ def product_tiles(
     weight_dtype: torch.dtype,
     multiprocessors: int,
     device: str = "",
-    computed: bool = False,
+    shared_memory: int = A100_SHARED_MEMORY,
 ) -> Tiles:
-    """Tiles for x [rows, inner] and weight [columns, inner]: the device's measured ones if there are any, else the cheapest estimate.
-
-    computed: as in `candidates`; such products have not been measured.
+    """Tiles for x [rows, inner] and weight [columns, inner]: the device's measured ones if there are any, else the cheapest estimate of those
+    that fit into its shared memory.
     """
-    measured = None if computed else _tuned.find(device, "linear", shape_key(rows, inner, columns, x_dtype, weight_dtype))
+    measured = _tuned.find(device, "linear", shape_key(rows, inner, columns, x_dtype, weight_dtype))
     if measured is not None:
         return Tiles(*measured)
     return min(
-        candidates(inner, x_dtype, weight_dtype, computed),
+        candidates(inner, x_dtype, weight_dtype, shared_memory),
         key=lambda tiles: estimated_cycles(tiles, rows, inner, columns, x_dtype, weight_dtype, multiprocessors),
     )
 
@@ -119,17 +118,3 @@ def shape_key(rows: int, inner: int, columns: int, x_dtype: torch.dtype, weight_
     """How a problem is named in a device's table."""
     names = (str(dtype).removeprefix("torch.") for dtype in (x_dtype, weight_dtype))
     return f"{rows}x{inner}x{columns} {' '.join(names)}"
-
-
-def fuse_norm(
-    rows: int, inner: int, columns: int, tiles: Tiles, x_dtype: torch.dtype, weight_dtype: torch.dtype, multiprocessors: int
-) -> bool:
-    """Whether each tile computes its rows' statistics itself: it saves a launch, but every column of tiles reads x twice and unrounded, and
-    `tiles`, those of a product of its own, must be low ones anyway (see `candidates`).
-    """
-    if weight_dtype != torch.float32 and tiles.block_m >= _ASYNCHRONOUS_ROWS:
-        return False
-    column_tiles = cdiv(columns, tiles.block_n)
-    repeated = rows * inner * column_tiles * (2 * x_dtype.itemsize - weight_dtype.itemsize)
-    separate = rows * inner * (x_dtype.itemsize + weight_dtype.itemsize)
-    return (repeated - separate) / (_SHARED_BYTES * multiprocessors) < _LAUNCH_CYCLES

@@ -1,7 +1,7 @@
 // The kernels in a C++ program, without Python: cut a search region out of a frame, turn it into patches, and let them attend to each other
 // with force-directed attention. Prints what it did and how far one row is from the formula (DESIGN.md); exit code 1 if it is too far.
 //
-//   cmake -S . -B build/ctest -DESAT_TESTS=ON -DESAT_CUDA=0 && cmake --build build/ctest --target crop_and_attention
+//   cmake -S . -B build/ctest -DESAT_TESTS=ON && cmake --build build/ctest --target crop_and_attention
 //   build/ctest/crop_and_attention
 
 #include <algorithm>

@@ -11,11 +11,12 @@ import torch
 from benchmarks import frame, memory, roofline
 from benchmarks.peers.frame import Answer, Implementation, build, ours, patch_rows, torch_network
 from conformance import golden
-from engine.config import ModelConfig, preset
+from engine.config import preset
 from engine.errors import ConfigError
+from tests.networks import TINY
 from tests.require import require
 
-CONFIG = ModelConfig(name="tiny", dim=64, heads=2, depth=4, template_size=64, search_size=96, head_channels=32, elimination_layers=(1,))
+CONFIG = TINY.replace(dim=64, depth=4, template_size=64, search_size=96, head_channels=32)
 
 
 @pytest.fixture(scope="module")

@@ -53,10 +53,9 @@ def test_layers_around_attention(benchmark, mode: str) -> None:
     network.patches.copy_(patch_rows(search, network.dtype))
     network.run(network.encode_template(patch_rows(template, network.dtype)))
     attended, tokens = network._attended[0], network._tokens[0]
-    addresses = (attended.data_ptr(), tokens.data_ptr(), 0, 320, network._qkv.data_ptr())
-    benchmark(network._encoder.finish_layer, 1, *addresses, network._workspace)
+    benchmark(network._encoder.finish_layer, 1, attended, tokens, network._qkv, 320)
     before = tokens[:320].clone()
-    network._encoder.finish_layer(1, *addresses, network._workspace)
+    network._encoder.finish_layer(1, attended, tokens, network._qkv, 320)
     layer, following = weights.model("reference").backbone.blocks[1:3]
     with torch.inference_mode():
         expected = before.float() + layer.attn.proj(attended[:320].float())

@@ -9,8 +9,9 @@ import torch
 
 import esat_kernels.attention.library  # noqa: F401  registers the operator
 from benchmarks import macs, table2, table2_report
-from engine import ModelConfig, build_model, preset
+from engine import build_model, preset
 from engine.cli.exits import run_function
+from tests.networks import TINY
 
 
 def test_all_rows_equal_the_paper(capsys):
@@ -35,9 +36,7 @@ def test_the_thop_convention_to_the_last_unit():
 
 @pytest.mark.parametrize("elimination", [(), (1, 2), (0, 3)])
 def test_closed_form_and_counter_agree(elimination):
-    config = ModelConfig(
-        name="t", dim=48, heads=3, depth=4, template_size=48, search_size=96, head_channels=16, elimination_layers=elimination
-    )
+    config = TINY.replace(dim=48, heads=3, depth=4, template_size=48, search_size=96, head_channels=16, elimination_layers=elimination)
     with torch.device("meta"):
         network = build_model(config, "reference").eval()
         images = [torch.empty(1, 3, size, size) for size in (48, 96)]
@@ -79,10 +78,9 @@ def test_measurements_are_kept_and_shown(tmp_path):
 
 
 def test_measuring_several_dtypes_in_one_call(tmp_path, monkeypatch, capsys):
-    small = ModelConfig(name="t", dim=32, heads=2, depth=2, template_size=32, search_size=64, head_channels=8, elimination_layers=(1,))
     measure = table2.measure
     with monkeypatch.context() as patch:
-        patch.setattr(table2, "preset", lambda name: small)
+        patch.setattr(table2, "preset", lambda name: TINY)
         entries = [entry for dtype in ("fp32", "bf16") for entry in measure("cpu", dtype, ["honest"], 0.01)]
     monkeypatch.setattr(table2, "measure", lambda device, dtype, *rest: [entry for entry in entries if entry["dtype"] == dtype])
     store = tmp_path / "machine"
@@ -94,8 +92,7 @@ def test_measuring_several_dtypes_in_one_call(tmp_path, monkeypatch, capsys):
 
 
 def test_every_protocol_runs_on_a_small_network(monkeypatch):
-    small = ModelConfig(name="t", dim=32, heads=2, depth=2, template_size=32, search_size=64, head_channels=8, elimination_layers=(1,))
-    monkeypatch.setattr(table2, "preset", lambda name: small)
+    monkeypatch.setattr(table2, "preset", lambda name: TINY)
     rows = list(table2.measure("cpu", "fp32", list(table2.PROTOCOLS), 0.01))
     assert [(row["fda"], row["position"], row["protocol"]) for row in rows] == [
         (fda, position, protocol)

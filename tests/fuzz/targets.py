@@ -22,7 +22,7 @@ import torch
 import yaml
 from safetensors.torch import save
 
-from engine import ModelConfig, Tracker, build_model
+from engine import Tracker, build_model
 from engine.clips.given import parse_box
 from engine.datasets.layouts import open_dataset
 from engine.datasets.text import read_boxes, read_labels
@@ -36,8 +36,9 @@ from engine.weights.checkpoint import read_checkpoint
 from engine.weights.convert import convert, find_state_dict
 from tests.engine.video.clips import pictures, write_clip
 from tests.fuzz.mutate import ODD_VALUES, mutate_bytes, mutate_value
+from tests.networks import TINY
 
-CONFIG = ModelConfig(name="fuzz", dim=16, heads=1, depth=2, head_channels=8, template_size=32, search_size=64, elimination_layers=(1,))
+CONFIG = TINY.replace(name="fuzz", dim=16, heads=1)
 FRAME = np.random.default_rng(0).integers(0, 256, (48, 64, 3), np.uint8)
 PLANTED = "planted"  # a file that appears in the working directory if code of an input is run
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import re
-import shutil
 import subprocess
 import tempfile
 from collections import Counter
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from benchmarks.sass import find_tool
 from tests.kernels import wgmma
 
 FLOATS = {"alpha": "fp32", "beta": "fp32", "delta": "fp32", "scale": "fp32"}
@@ -26,21 +26,6 @@ class Kernel:
     stack: int
     shared: int
     instructions: Counter[str]
-
-
-def triton_tools() -> Path:
-    """The folder with cuobjdump and nvdisasm that Triton's package carries."""
-    import triton
-
-    return Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
-
-
-def find_tool(name: str) -> str | None:
-    """cuobjdump or nvdisasm from the PATH, /usr/local/cuda, or Triton's package."""
-    found = shutil.which(name)
-    if found is None and (triton_tools() / name).is_file():
-        found = str(triton_tools() / name)
-    return found
 
 
 def inspect(cubin: bytes | Path) -> dict[str, Kernel]:

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 
+import esat_kernels
 from esat_kernels import _native, fda_attention, fda_attention_with_scores, testing
 from esat_kernels.attention import native
 from esat_kernels.attention.common import Scores
@@ -298,3 +299,55 @@ def test_refusals_give_the_reason(change: object, message: str) -> None:
     assert native.unsupported(tensor) == message
     with pytest.raises(NotImplementedError, match=message):
         fda_attention(tensor, tensor, tensor, backend="cpu")
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_a_planned_call_reads_and_writes_its_memory_every_time(isa: str, dtype: torch.dtype) -> None:
+    """q, k, v lie beside each other in a row, and the memory behind the tokens stays as it was."""
+    rows, memory = torch.empty(60, 3, 2, 32, dtype=dtype), torch.full((60, 2, 32), 7.0, dtype=dtype)
+    q, k, v = rows[:53].permute(1, 2, 0, 3).unsqueeze(1)
+    out, scores = memory[:53].permute(1, 0, 2)[None], torch.zeros(1, 44)
+    forces = {"alpha": 0.3, "beta": 0.2, "delta": 0.1, "scale": 0.15}
+    plain = esat_kernels.plan_attention(q, k, v, out, **forces)
+    scored = esat_kernels.plan_attention(q, k, v, out, scores, 9, 4, **forces)
+    for seed in range(2):
+        rows.copy_(torch.randn(rows.shape, generator=torch.Generator().manual_seed(seed)))
+        for call in (plain, scored):
+            out.zero_()
+            call()
+            expected, expected_scores = fda_attention_with_scores(q, k, v, 9, 4, **forces, backend="cpu")
+            assert torch.equal(out, expected)
+        assert torch.equal(scores, expected_scores)
+    assert (memory[53:] == 7).all()
+
+
+def test_a_planned_call_keeps_its_memory_alive() -> None:
+    q = torch.ones(1, 1, 64, 64)
+    call = esat_kernels.plan_attention(q.clone(), q.clone(), q.clone(), out := torch.zeros_like(q))
+    torch.full((4, 1, 64, 64), float("nan"))  # would take the memory of what was freed
+    call()
+    assert torch.equal(out, q)
+
+
+ONES, SCORES = torch.ones(1, 2, 9, 8), torch.zeros(1, 6)
+BAD_PLANS = [
+    ({"k": ONES[:, :1]}, ValueError, "key must be (1, 2, 9, 8), got (1, 1, 9, 8)"),
+    ({"out": ONES[:, :1]}, ValueError, "out must be (1, 2, 9, 8), got (1, 1, 9, 8)"),
+    ({"out": ONES.double()}, TypeError, "out must be torch.float32 like the input, got torch.float64"),
+    ({"v": ONES.clone().requires_grad_()}, ValueError, "a result that is written into out has no gradient"),
+    ({"out": torch.ones(1, 2, 8, 9).mT}, NotImplementedError, "values of one head must be neighbours"),
+    ({"q": torch.ones(1, 2, 8, 9).mT}, NotImplementedError, "values of one head must be neighbours"),
+    (dict.fromkeys("qkv", ONES.double()) | {"out": ONES.double()}, NotImplementedError, "needs float32, bfloat16 or float16"),
+    ({"scores": SCORES}, ValueError, "num_template must lie in [1, 9], got 0"),
+    ({"scores": SCORES, "num_template": 4, "template_token": 0}, ValueError, "scores: out must be (1, 5), got (1, 6)"),
+    ({"scores": SCORES.int(), "num_template": 3, "template_token": 0}, TypeError, "scores: out must be torch.float32"),
+    ({"scores": SCORES[:, :1].expand(1, 6), "num_template": 3, "template_token": 0}, NotImplementedError, "scores must be contiguous"),
+    ({"alpha": -1.0}, ValueError, "alpha must be zero or a positive number, got -1.0"),
+]
+
+
+@pytest.mark.parametrize(("changes", "error", "message"), BAD_PLANS)
+def test_bad_plans(changes: dict, error: type[Exception], message: str) -> None:
+    with pytest.raises(error) as caught:
+        esat_kernels.plan_attention(**{"q": ONES, "k": ONES, "v": ONES, "out": ONES.clone(), **changes})
+    assert message in str(caught.value)

@@ -19,7 +19,7 @@ from tests.require import require
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
 def test_without_a_gpu_the_backend_says_why():
     x = torch.zeros(1, 1, 8, 64, dtype=torch.bfloat16)
-    reason = cuda.available()
+    reason = cuda.unavailable()
     assert reason is not None
     assert reason == "no CUDA device" or reason.startswith("not built: ")
     with pytest.raises(NotImplementedError, match=r"attention: backend 'cuda' cannot run: (no CUDA device|not built: )"):
@@ -27,12 +27,11 @@ def test_without_a_gpu_the_backend_says_why():
 
 
 GOOD: dict[str, Any] = {
-    "dtype": torch.bfloat16,
     "shape": (1, 2, 40, 64),
     "constants": (0.1, 0.1, 0.125, 0.125),
     "strides": (5120, 64, 128),
     "address": 4096,
-    "lse": 4096,
+    "norms": 4096,
     "logits": 0,
     "scores": 0,
     "num_template": 8,
@@ -45,17 +44,18 @@ def launch(call: dict[str, Any]) -> None:
     reason = _cuda.unavailable()
     require("nvcc", reason)
     *sizes, head_dim = call["shape"]
-    names = ("num_template", "template_token", "lse", "scores")
+    names = ("num_template", "template_token", "scores")
     made = cuda.Forward(
         **dict(zip(("batch", "heads", "tokens"), sizes, strict=True)),
         **dict(zip(("alpha", "beta", "delta", "scale"), call["constants"], strict=True)),
         **{name: call[name] for name in names},
         row_logits=call["logits"],
+        key_norms=call["norms"],
     )
     for name in ("query", "key", "value", "out"):
         setattr(made, name, call["address"])
         setattr(made, f"{name}_strides", cuda.Strides(*call["strides"]))
-    cuda.launch(made, call["dtype"], head_dim, call["rows"], 0)
+    cuda.launch(made, head_dim, call["rows"], 0)
 
 
 def test_the_structures_are_those_of_the_header():
@@ -81,6 +81,7 @@ def test_a_library_that_does_not_load_says_so(tmp_path, monkeypatch):
 
 
 def test_a_library_for_other_calls_is_refused(monkeypatch):
+
     class Library:
         def esat_fda_forward_size(self):
             return ctypes.sizeof(cuda.Forward) + 8
@@ -93,22 +94,25 @@ def test_a_library_for_other_calls_is_refused(monkeypatch):
 @pytest.mark.parametrize(
     ("change", "error", "message"),
     [
-        ({"shape": (1, 2, 40, 65)}, ValueError, "the head dimension must be 32, 64, 96 or 128"),
+        ({"shape": (1, 2, 40, 65)}, ValueError, "the head dimension must be 32 or 64"),
+        ({"shape": (1, 2, 40, 128)}, ValueError, "the head dimension must be 32 or 64"),
         ({"shape": (0, 2, 40, 64)}, ValueError, "batch, heads and tokens must be positive"),
         ({"shape": (40000, 2, 40, 64)}, ValueError, "batch times heads must be at most 65535"),
-        ({"shape": (1, 2, 1 << 21, 64)}, ValueError, "at most 2^20 tokens"),
+        ({"shape": (1, 2, 2049, 64)}, ValueError, "at most 2048 tokens"),
         ({"address": 0}, ValueError, "addresses and strides must be multiples of 16 bytes"),
         ({"address": 4104}, ValueError, "addresses and strides must be multiples of 16 bytes"),
         ({"strides": (5120, 64, 65)}, ValueError, "addresses and strides must be multiples of 16 bytes"),
-        ({"lse": 0}, ValueError, "lse must not be null"),
+        ({"strides": (5120, 64, 1 << 30)}, ValueError, "a token's stride must be less than 2^30 elements"),
+        ({"norms": 0}, ValueError, "key_norms may be null only if alpha and beta are 0"),
+        ({"shape": (1, 1025, 40, 64), "logits": 4096, "scores": 4096}, ValueError, "scores are made for at most 1024 heads"),
         ({"logits": 4096}, ValueError, "row_logits and scores go together"),
         ({"logits": 4096, "scores": 4096, "template_token": 8}, ValueError, "the template token must be one of the template's"),
         ({"logits": 4096, "scores": 4096, "template_token": 0, "num_template": 40}, ValueError, "there must be search tokens"),
         ({"constants": (-0.1, 0.1, 0.1, 0.1)}, ValueError, "alpha, beta and delta must be zero or positive"),
         ({"constants": (0.1, 0.1, float("nan"), 0.1)}, ValueError, "alpha, beta and delta must be zero or positive"),
         ({"constants": (0.1, 0.1, 0.1, 0.0)}, ValueError, "scale must be positive"),
-        ({"rows": 40}, ValueError, "rows must be 32, 48, 64"),
-        ({"rows": 80, "shape": (1, 2, 40, 128)}, ValueError, "rows must be 32, 48, 64"),
+        ({"rows": 40}, ValueError, "rows must be 32, 48, 64 or 80"),
+        ({"rows": 96}, ValueError, "rows must be 32, 48, 64 or 80"),
     ],
 )
 def test_the_launcher_refuses(change, error, message):
@@ -118,7 +122,7 @@ def test_the_launcher_refuses(change, error, message):
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device, and the addresses are not real")
-@pytest.mark.parametrize(("change", "step"), [({}, "device"), ({"rows": 32}, "74752 bytes of shared memory for head dimension 64")])
+@pytest.mark.parametrize(("change", "step"), [({}, "device"), ({"rows": 32}, "74240 bytes of shared memory for head dimension 64")])
 def test_an_error_of_cuda_is_raised_every_time(change, step):
     for _ in range(2):
         with pytest.raises(RuntimeError, match=f"attention: {step}: "):

@@ -17,13 +17,13 @@ from esat_kernels.attention.common import Scores
 from tests.require import require
 
 pytestmark = pytest.mark.gpu
-BFLOAT16, FLOAT16 = torch.bfloat16, torch.float16
+BFLOAT16 = torch.bfloat16
 TOKENS = [720, 548, 427, 343, 320, 244, 190, 153, 719, 721, 1, 15, 16, 17, 63, 64, 65, 79, 80, 81]
 
 
 @pytest.fixture(scope="module", autouse=True)
 def _built():
-    require("cuda", cuda.available())
+    require("cuda", cuda.unavailable())
 
 
 @pytest.fixture(autouse=True)
@@ -46,16 +46,12 @@ def run(case, rows=0, **changes):
 
 
 def check(case, rows=0):
-    out, scores, lse = run(case, rows)
+    out, scores = run(case, rows)
     budget = testing.check(case, out)
     assert budget.ok, budget
-    # In bf16 sm_90 takes half of the attraction's exponentials from a polynomial with a relative error of 2.1e-3.
-    tolerance = 3e-3 * case.alpha + 1e-4
-    norm = float((case.q.double() ** 2).sum(-1).max())
-    torch.testing.assert_close(lse.double(), testing.oracle(case)[1], rtol=2e-6, atol=tolerance + 4e-7 * norm)
     num_template = max(1, case.q.shape[2] // 5)
     exact = testing.oracle_scores(case, num_template, num_template // 2)
-    torch.testing.assert_close(scores.double(), exact, rtol=2 * tolerance + 1e-3, atol=1e-7)
+    torch.testing.assert_close(scores.double(), exact, rtol=1.2e-3, atol=1e-7)
 
 
 @pytest.mark.parametrize("tokens", TOKENS)
@@ -69,10 +65,18 @@ def test_every_tile_height(rows):
 
 
 @pytest.mark.parametrize("kind", ["normal", "near", "large", "plain"])
-@pytest.mark.parametrize("dtype", [BFLOAT16, FLOAT16])
-@pytest.mark.parametrize("head_dim", [32, 64, 96, 128])
-def test_kinds_and_head_dimensions(kind, dtype, head_dim):
-    check(testing.make_case(kind, batch=3, heads=2, tokens=97, head_dim=head_dim, dtype=dtype))
+@pytest.mark.parametrize("head_dim", cuda.HEAD_DIMS)
+def test_kinds_and_head_dimensions(kind, head_dim):
+    check(testing.make_case(kind, batch=3, heads=2, tokens=97, head_dim=head_dim, dtype=BFLOAT16))
+
+
+def test_given_norms_are_used():
+    case = testing.make_case("near", batch=2, heads=3, tokens=97, dtype=BFLOAT16)
+    q, k, v = on_device(case)
+    norms = k.float().square().sum(-1).transpose(1, 2).contiguous().transpose(1, 2)  # stored as [B, N, H]
+    out = cuda.forward(q, k, v, case.forces, Scores(), key_norms=norms)[0]
+    assert testing.check(case, out.cpu()).ok
+    assert testing.check(case, cuda.forward(q, k, v, case.forces, Scores(), key_norms=norms * 0)[0].cpu()).excess > 10
 
 
 @pytest.mark.parametrize("term", ["alpha", "beta", "delta"])
@@ -107,8 +111,8 @@ def test_a_replayed_graph_gives_the_same_bits():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"dtype": torch.float32}, "dtype must be bfloat16 or float16, got torch.float32"),
-        ({"head_dim": 48}, "the head dimension must be 32, 64, 96 or 128, got 48"),
+        ({"dtype": torch.float16}, "dtype must be bfloat16 (triton takes others), got torch.float16"),
+        ({"head_dim": 128}, "the head dimension must be 32 or 64 (triton takes others), got 128"),
         ({"offset": 4}, "must be multiples of 16 bytes"),
         ({"inner": 2}, "must be contiguous, got stride 2"),
         ({"grad": True}, "it has no backward, use triton"),

@@ -21,11 +21,11 @@ from tests.kernels.machine_code import Instruction, innermost_loops
 from tests.require import require
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-SETS = "portable|avx2|avx2vnni|avx512|avx512vnni|avx512bf16|amx"
+SETS = "|".join(["portable", *re.findall(r"ESAT_X86_SETS ([^)]*)", (REPOSITORY / "CMakeLists.txt").read_text())[0].split()])
 SOURCES = sorted(
     str(path.relative_to(REPOSITORY / "csrc"))
     for path in (REPOSITORY / "csrc").glob("*/*.cpp")
-    if re.search(rf"_({SETS})\.cpp$", path.name) and path.parent.name in ("attention", "linear", "crop")
+    if re.search(rf"_({SETS})\.cpp$", path.name)
 )
 VECTOR = re.compile(r"%([xyzt]mm)\d")
 
@@ -62,7 +62,7 @@ def objects(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     require("objdump", None if platform.machine() in ("x86_64", "AMD64") else f"the code is read on x86, not on {platform.machine()}")
     assert cmake is not None
     build = tmp_path_factory.mktemp("machine_code")
-    configure = [cmake, "-S", str(REPOSITORY), "-B", str(build), f"-DPython_EXECUTABLE={sys.executable}", "-DESAT_CUDA=0"]
+    configure = [cmake, "-S", str(REPOSITORY), "-B", str(build), f"-DPython_EXECUTABLE={sys.executable}"]
     done = subprocess.run(configure, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
 

@@ -7,6 +7,7 @@ import importlib.util
 import pytest
 import torch
 
+from benchmarks.sass import find_tool
 from esat_kernels.attention import triton_tiles
 from tests.kernels import cubin
 from tests.require import require
@@ -21,7 +22,7 @@ SLICES = 12  # batch * heads of ViT-B at batch 1
 @pytest.fixture(scope="module", autouse=True)
 def _triton():
     require("triton", None if importlib.util.find_spec("triton") else "Triton is not installed")
-    require("triton", None if cubin.find_tool("cuobjdump") else "no cuobjdump")
+    require("triton", None if find_tool("cuobjdump") else "no cuobjdump")
 
 
 def _compile(kernel, architecture, dtype, head_dim, tiles, **constants):

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib.util
 
 import pytest
 import torch
 
+from benchmarks.gpu.products import frame_shapes
+from benchmarks.sass import find_tool
 from esat_kernels.crop import triton as crop
 from esat_kernels.decode import triton as decode
 from esat_kernels.elimination import triton as elimination
@@ -23,7 +26,7 @@ MULTIPROCESSORS = {80: 108, 90: 132}
 @pytest.fixture(scope="module", autouse=True)
 def _triton():
     require("triton", None if importlib.util.find_spec("triton") else "Triton is not installed")
-    require("triton", None if cubin.find_tool("cuobjdump") else "no cuobjdump")
+    require("triton", None if find_tool("cuobjdump") else "no cuobjdump")
 
 
 def compiled(kernel, architecture, constants, num_warps, num_stages=3, dtype="bf16", types=None, fp_fusion=True):
@@ -89,9 +92,9 @@ def product(architecture, tiles, stream, dtype, **changes):
     """The product with everything around it; `stream` is the dtype of x and the residual."""
     from esat_kernels.linear.triton_kernels import product_kernel
 
-    constants = {"NORM": False, "ACTIVATION": "gelu", "SPLITS": tiles.splits, "WHOLE_K": True}
+    constants = {"ACTIVATION": "gelu", "SPLITS": tiles.splits, "WHOLE_K": True}
     constants |= {"BLOCK_M": tiles.block_m, "BLOCK_N": tiles.block_n, "BLOCK_K": tiles.block_k, **changes}
-    types = {"x_ptr": f"*{stream}", "residual_ptr": "*fp32", "bias_ptr": "*fp32", "eps": "fp32"}
+    types = {"x_ptr": f"*{stream}", "residual_ptr": "*fp32", "bias_ptr": "*fp32"}
     types["out_ptr"] = "*fp32" if tiles.splits > 1 else f"*{dtype}"
     found = compiled(product_kernel, architecture, constants, tiles.num_warps, tiles.num_stages, dtype, types)
     matrix = found.facts.instructions["HMMA"] + found.facts.instructions["HGMMA"]
@@ -110,13 +113,21 @@ def test_a_float32_stream_in_the_tallest_tile(architecture):
     product(architecture, triton_tiles.candidates(768, torch.float32, torch.bfloat16)[0], "fp32", "bf16")
 
 
-def test_fused_statistics_ragged_and_split_products(architecture):
-    chosen = triton_tiles.product_tiles(1, 768, 2304, torch.float32, torch.bfloat16, MULTIPROCESSORS[architecture])
-    product(architecture, chosen, "fp32", "bf16", NORM=True)
-    product(architecture, chosen, "fp32", "bf16", NORM=True, WHOLE_K=False)
-    split = triton_tiles.product_tiles(343, 3072, 768, torch.bfloat16, torch.bfloat16, MULTIPROCESSORS[architecture])
-    assert split.splits > 1
-    product(architecture, split, "bf16", "bf16", ACTIVATION=None)
+def test_a_ragged_product(architecture):
+    chosen = triton_tiles.product_tiles(1, 770, 2304, torch.float32, torch.bfloat16, MULTIPROCESSORS[architecture])
+    product(architecture, chosen, "fp32", "bf16", WHOLE_K=False)
+
+
+def test_the_split_products_of_a_frame(architecture):
+    """Those that are chosen at its shapes; unsplit ones are among every tile."""
+    types = torch.bfloat16, torch.bfloat16, MULTIPROCESSORS[architecture]
+    shapes = [shape for model in ("esat-384", "esat-s-256") for shape in frame_shapes(model)]
+    chosen = {triton_tiles.product_tiles(shape.rows, shape.inner, shape.columns, *types) for shape in shapes}
+    split = {dataclasses.replace(tiles, splits=2) for tiles in chosen if tiles.splits > 1}
+    assert any(tiles.block_m == 128 for tiles in split)
+    for tiles in split:
+        found = product(architecture, tiles, "bf16", "bf16", ACTIVATION=None)
+        assert (found.facts.instructions["HGMMA"] > 0) == (architecture == 90 and tiles.block_m >= 64)
 
 
 def test_sum_and_normalise(architecture):

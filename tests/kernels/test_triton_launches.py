@@ -10,6 +10,7 @@ import importlib.util
 import pytest
 import torch
 
+from benchmarks.sass import find_tool
 from esat_kernels.attention import triton as attention
 from esat_kernels.attention.common import Forces, Scores
 from esat_kernels.crop import triton as crop
@@ -27,7 +28,7 @@ BFLOAT16, FLOAT16, FLOAT32 = torch.bfloat16, torch.float16, torch.float32
 @pytest.fixture(autouse=True)
 def _triton():
     require("triton", None if importlib.util.find_spec("triton") else "Triton is not installed")
-    require("triton", None if cubin.find_tool("cuobjdump") else "no cuobjdump")
+    require("triton", None if find_tool("cuobjdump") else "no cuobjdump")
 
 
 @pytest.fixture

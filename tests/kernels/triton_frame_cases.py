@@ -182,13 +182,25 @@ def test_products_of_any_inner_dimension_and_dtype(inner, dtype, stream):
     within_budget(operands(18, inner, 40, dtype, stream), activation="relu")
 
 
-@pytest.mark.parametrize("fused", [True, False])
+@pytest.mark.parametrize(
+    "tiles", triton_tiles.candidates(3072, BFLOAT16, BFLOAT16), ids=lambda tiles: "x".join(map(str, vars(tiles).values()))
+)
+def test_every_tile_of_a_frame_s_products(tiles, monkeypatch):
+    """Two tiles each way, the second one ragged, and parts of the inner dimension that are not equally long."""
+    monkeypatch.setattr(triton_tiles, "product_tiles", lambda *_: tiles)
+    rows, inner, columns = tiles.block_m + 7, tiles.block_k * (2 * tiles.splits + 1), tiles.block_n + 9
+    given = operands(rows, inner, columns, BFLOAT16, BFLOAT16)
+    if tiles.splits % 2:
+        within_budget(given, activation="gelu")
+    else:
+        within_budget({**given, "residual": given["residual"].float()})
+
+
 @pytest.mark.parametrize("splits", [1, 3])
 @pytest.mark.parametrize("columns", [40, 300])
-def test_every_way_of_making_a_product(fused, splits, columns, monkeypatch):
+def test_products_whose_inner_dimension_is_ragged(splits, columns, monkeypatch):
     tiles = Tiles(16, 256 if columns == 300 else 32, 32, splits, 4, 2)
     monkeypatch.setattr(triton_tiles, "product_tiles", lambda *_: tiles)
-    monkeypatch.setattr(triton_tiles, "fuse_norm", lambda *_: fused)
     for inner in (96, 100):
         within_budget(operands(33, inner, columns, BFLOAT16), 1e-6, "gelu")
         without = {name: tensor for name, tensor in operands(33, inner, columns, BFLOAT16).items() if name in ("x", "weight")}

@@ -12,6 +12,7 @@
 #include <cstdint>
 #include <cstring>
 #include <functional>
+#include <limits>
 #include <map>
 #include <memory>
 #include <random>
@@ -21,28 +22,26 @@
 #include "attention/convert.h"
 
 #define ESAT_DEVICE inline
-#define ESAT_POLYNOMIAL_EIGHTHS esat::sm80::emulated_polynomial_eighths
 
 namespace esat::sm80 {
 
-inline int emulated_polynomial_eighths = 0;
-
-struct Bf16 {
-  static float widen(std::uint32_t half_word) { return attention::from_bf16(static_cast<std::uint16_t>(half_word)); }
-  static std::uint32_t narrow(float value) { return attention::to_bf16(value); }
-};
-struct F16 {
-  static float widen(std::uint32_t half_word) { return attention::from_f16(static_cast<std::uint16_t>(half_word)); }
-  static std::uint32_t narrow(float value) { return attention::to_f16(value); }
-};
+using Shared = std::uint32_t;  // bytes from the start of the block's shared memory
 
 namespace emulation {
+
+// Instructions to leave out, in every thread: the wait for copies, or the barriers number `index`, `index` + `every`, ... of a thread.
+struct Omission {
+  bool copy_wait = false;
+  int barrier = -1, every = 1 << 30;
+};
+inline Omission omitted;
+inline long failed_votes = 0;  // of `all`, by warps
 
 inline void need(bool good, const char* what) {
   if (!good) throw std::logic_error(what);
 }
 
-enum class Kind { none, load, load_transposed, multiply, shuffle };
+enum class Kind { none, load, load_transposed, multiply, shuffle, vote };
 
 // One lane's operands and results of the warp instruction that it has reached.
 struct Lane {
@@ -50,26 +49,26 @@ struct Lane {
   std::uint32_t a[4] = {}, b[2] = {}, loaded[4] = {};
   float c[4] = {}, value = 0.0f, shuffled = 0.0f;
   int source = 0;
+  bool condition = false, unanimous = false;
 };
 
 struct Warp {
   Kind kind = Kind::none;
   int arrived = 0;
   long generation = 0;
-  float (*widen)(std::uint32_t) = nullptr;  // of the operands of a product
   Lane lanes[32];
 };
 
 struct Copy {
   unsigned char* shared;
   const unsigned char* global;
-  bool valid;
 };
 
 struct Thread {
   ucontext_t context;
   std::vector<unsigned char> stack;
   std::vector<Copy> copies;
+  int barriers = 0;
   bool done = false;
 };
 
@@ -110,10 +109,17 @@ inline std::uint32_t half_word(const unsigned char* row, int column) {
   return value;
 }
 
+inline float widen(std::uint32_t half_word) { return attention::from_bf16(static_cast<std::uint16_t>(half_word)); }
+inline std::uint32_t narrow(float value) { return attention::to_bf16(value); }
+
 inline void execute(Warp& w) {
+  bool unanimous = true;
+  for (const Lane& own : w.lanes) unanimous = unanimous && own.condition;
+  if (w.kind == Kind::vote && !unanimous) ++failed_votes;
   for (int l = 0; l < 32; ++l) {
     Lane& own = w.lanes[l];
     const int group = l / 4, in_group = l % 4;
+    own.unanimous = unanimous;
     if (w.kind == Kind::shuffle) own.shuffled = w.lanes[own.source].value;
     for (int m = 0; m < 4; ++m) {
       if (w.kind == Kind::load) {
@@ -131,10 +137,9 @@ inline void execute(Warp& w) {
     for (int i = 0; i < 8; ++i) {
       const int row = i < 2 || (4 <= i && i < 6) ? group : group + 8;
       const int column = in_group * 2 + (i & 1) + (i >= 4 ? 8 : 0);
-      a[row][column] = w.widen(w.lanes[l].a[i / 2] >> (16 * (i & 1)) & 0xffff);
+      a[row][column] = widen(w.lanes[l].a[i / 2] >> (16 * (i & 1)) & 0xffff);
     }
-    for (int i = 0; i < 4; ++i)
-      b[in_group * 2 + (i & 1) + (i >= 2 ? 8 : 0)][group] = w.widen(w.lanes[l].b[i / 2] >> (16 * (i & 1)) & 0xffff);
+    for (int i = 0; i < 4; ++i) b[in_group * 2 + (i & 1) + (i >= 2 ? 8 : 0)][group] = widen(w.lanes[l].b[i / 2] >> (16 * (i & 1)) & 0xffff);
   }
   for (int l = 0; l < 32; ++l) {
     for (int i = 0; i < 4; ++i) {
@@ -161,16 +166,16 @@ inline void meet(Kind kind) {
   }
 }
 
-inline void check_shared(const void* pointer, std::size_t bytes) {
-  const auto* at = static_cast<const unsigned char*>(pointer);
-  need(at >= block->shared && at + bytes <= block->shared + block->shared_bytes, "outside of shared memory");
-  need((at - block->shared) % 16 == 0, "shared memory address is not a multiple of 16");
+inline unsigned char* at(Shared address, std::size_t bytes) {
+  need(address + bytes <= block->shared_bytes, "outside of shared memory");
+  need(address % 16 == 0, "shared memory address is not a multiple of 16");
+  return block->shared + address;
 }
 
 inline void fiber_main() {
   try {
     block->body();
-    need(self().copies.empty(), "a thread ended with a copy in flight");
+    need(self().copies.empty() || omitted.copy_wait, "a thread ended with a copy in flight");
   } catch (...) {
     block->error = std::current_exception();
   }
@@ -232,22 +237,36 @@ inline int block_column() { return emulation::block->column; }
 inline int block_row() { return emulation::block->row; }
 inline unsigned char* shared_memory() { return emulation::block->shared; }
 
-inline void copy_async(void* shared, const void* global, bool valid) {
-  emulation::check_shared(shared, 16);
+inline Shared shared_address(const void* pointer) {
+  return static_cast<Shared>(static_cast<const unsigned char*>(pointer) - emulation::block->shared);
+}
+
+template <class T>
+inline T opaque(T value) {
+  return value;
+}
+
+inline void load_global(std::uint32_t (&pairs)[4], const void* from) {
+  emulation::need(reinterpret_cast<std::uintptr_t>(from) % 16 == 0, "global address is not a multiple of 16");
+  std::memcpy(pairs, from, 16);
+}
+
+inline void copy_async(Shared shared, const void* global) {
   emulation::need(reinterpret_cast<std::uintptr_t>(global) % 16 == 0, "global address is not a multiple of 16");
-  std::memset(shared, 0xff, 16);
-  emulation::self().copies.push_back({static_cast<unsigned char*>(shared), static_cast<const unsigned char*>(global), valid});
+  unsigned char* to = emulation::at(shared, 16);
+  std::memset(to, 0xff, 16);
+  emulation::self().copies.push_back({to, static_cast<const unsigned char*>(global)});
 }
 inline void copy_commit() {}
 inline void copy_wait() {
-  for (const auto& copy : emulation::self().copies) {
-    unsigned char zeros[16] = {};
-    std::memcpy(copy.shared, copy.valid ? copy.global : zeros, 16);
-  }
+  if (emulation::omitted.copy_wait) return;
+  for (const auto& copy : emulation::self().copies) std::memcpy(copy.shared, copy.global, 16);
   emulation::self().copies.clear();
 }
 
 inline void barrier(int id, int threads) {
+  const int index = emulation::self().barriers++ - emulation::omitted.barrier;
+  if (emulation::omitted.barrier >= 0 && index >= 0 && index % emulation::omitted.every == 0) return;
   auto& own = emulation::block->barriers[id];
   emulation::need(own.arrived == 0 || own.expected == threads, "a barrier with two thread counts");
   own.expected = threads;
@@ -260,30 +279,33 @@ inline void barrier(int id, int threads) {
   }
 }
 
-inline void load(std::uint32_t (&r)[4], const void* row, emulation::Kind kind) {
-  emulation::check_shared(row, 16);
-  emulation::lane().row = static_cast<const unsigned char*>(row);
+inline void load(std::uint32_t (&r)[4], Shared row, emulation::Kind kind) {
+  emulation::lane().row = emulation::at(row, 16);
   emulation::meet(kind);
   std::copy_n(emulation::lane().loaded, 4, r);
 }
-inline void load_matrix(std::uint32_t (&r)[4], const void* row) { load(r, row, emulation::Kind::load); }
-inline void load_matrix_transposed(std::uint32_t (&r)[4], const void* row) { load(r, row, emulation::Kind::load_transposed); }
+inline void load_matrix(std::uint32_t (&r)[4], Shared row) { load(r, row, emulation::Kind::load); }
+inline void load_matrix_transposed(std::uint32_t (&r)[4], Shared row) { load(r, row, emulation::Kind::load_transposed); }
+inline void load_floats(float (&x)[4], Shared from) { std::memcpy(x, emulation::at(from, 16), 16); }
 
-template <class T>
-inline void multiply(float (&c)[4], const std::uint32_t (&a)[4], std::uint32_t b0, std::uint32_t b1) {
+inline void multiply(float (&d)[4], const std::uint32_t (&a)[4], std::uint32_t b0, std::uint32_t b1, const float (&c)[4]) {
   auto& own = emulation::lane();
   std::copy_n(a, 4, own.a);
   own.b[0] = b0;
   own.b[1] = b1;
   std::copy_n(c, 4, own.c);
-  emulation::warp().widen = T::widen;
   emulation::meet(emulation::Kind::multiply);
-  std::copy_n(emulation::lane().c, 4, c);
+  std::copy_n(emulation::lane().c, 4, d);
 }
 
-template <class T>
-inline std::uint32_t pack(float low, float high) {
-  return T::narrow(low) | T::narrow(high) << 16;
+inline std::uint32_t pack(float low, float high) { return emulation::narrow(low) | emulation::narrow(high) << 16; }
+inline float bf16_low(std::uint32_t pair) { return emulation::widen(pair & 0xffff); }
+inline float bf16_high(std::uint32_t pair) { return emulation::widen(pair >> 16); }
+
+inline bool all(bool condition) {
+  emulation::lane().condition = condition;
+  emulation::meet(emulation::Kind::vote);
+  return emulation::lane().unanimous;
 }
 
 inline float shuffle(float value, int source) {
@@ -294,24 +316,13 @@ inline float shuffle(float value, int source) {
 }
 inline float shuffle_xor(float value, int mask) { return shuffle(value, emulation::block->current % 32 ^ mask); }
 
-inline float exp2_fast(float x) { return std::exp2(x); }
+inline float exp2_fast(float x) {  // flushes what is not normal, like ex2.approx.ftz
+  const float y = std::exp2(x);
+  return y < std::numeric_limits<float>::min() ? 0.0f : y;
+}
 inline float log2_fast(float x) { return std::log2(x); }
 inline float maximum(float a, float b) { return std::fmax(a, b); }
 inline float minimum(float a, float b) { return std::fmin(a, b); }
-inline float add_round_down(float a, float b) {
-  const double exact = double{a} + b;
-  const auto nearest = static_cast<float>(exact);
-  return nearest > exact ? std::nextafter(nearest, -INFINITY) : nearest;
-}
-inline std::uint32_t bits(float x) {
-  std::uint32_t word;
-  std::memcpy(&word, &x, 4);
-  return word;
-}
-inline float from_bits(std::uint32_t word) {
-  float x;
-  std::memcpy(&x, &word, 4);
-  return x;
-}
+inline int smaller(int a, int b) { return std::min(a, b); }
 
 }  // namespace esat::sm80

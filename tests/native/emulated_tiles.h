@@ -1,4 +1,4 @@
-// AMX tiles in plain C++, so that csrc/linear/linear_amx.cpp runs on processors without them. Follows the instruction set reference:
+// AMX tiles in plain C++, so that csrc/linear/linear_cpu_amx.cpp runs on processors without them. Follows the instruction set reference:
 // products of even and of odd columns are summed apart and in order, then added to the tile.
 //
 // Tiles hold NaN until they are zeroed or loaded, and a thread that has loaded no configuration, or another one than 8 whole tiles, throws.
@@ -108,13 +108,13 @@ inline void multiply_bytes(int target, int left, int right) {
 
 }  // namespace esat::emulation
 
-namespace esat::linear {
+namespace esat {
 template <class Config>
 void load_tile_config(const Config& config) {
   static_assert(sizeof config == 64);
   emulation::load_configuration(&config);
 }
-}  // namespace esat::linear
+}  // namespace esat
 
 #undef _tile_zero
 #undef _tile_loadd

@@ -1,4 +1,4 @@
-// The index arithmetic of the CUDA attention kernel: tile heights, split of the keys, shared memory and its banks, diagonal of the norms.
+// The index arithmetic of the CUDA attention kernel: block heights, split of the keys, shared memory and its banks, diagonal of the norms.
 
 #include <set>
 #include <vector>
@@ -10,24 +10,27 @@ using namespace esat::sm80;
 
 static void tile_heights() {
   // 12 heads; an A100 has 108 multiprocessors, an H200 132.
-  CHECK_EQUAL(tile_rows(720, 12, 108, 64), 80);
-  CHECK_EQUAL(tile_rows(548, 12, 108, 64), 64);
-  CHECK_EQUAL(tile_rows(427, 12, 108, 64), 48);
-  CHECK_EQUAL(tile_rows(343, 12, 108, 64), 48);
-  CHECK_EQUAL(tile_rows(720, 12, 132, 64), 80);
-  CHECK_EQUAL(tile_rows(548, 12, 132, 64), 64);
-  CHECK_EQUAL(tile_rows(427, 12, 132, 64), 48);
-  CHECK_EQUAL(tile_rows(343, 12, 132, 64), 32);
-  for (const int head_dim : {32, 64, 96, 128}) {
+  CHECK_EQUAL(tile_warps(720, 12, 108, 64), 5);
+  CHECK_EQUAL(tile_warps(548, 12, 108, 64), 4);
+  CHECK_EQUAL(tile_warps(427, 12, 108, 64), 3);
+  CHECK_EQUAL(tile_warps(343, 12, 108, 64), 3);
+  CHECK_EQUAL(tile_warps(720, 12, 132, 64), 5);
+  CHECK_EQUAL(tile_warps(548, 12, 132, 64), 4);
+  CHECK_EQUAL(tile_warps(427, 12, 132, 64), 3);
+  CHECK_EQUAL(tile_warps(343, 12, 132, 64), 2);
+  // Many slices: two blocks of 12 warps in all keep a multiprocessor as busy as one of 10, with more rows.
+  CHECK_EQUAL(tile_warps(720, 384, 132, 64), 3);
+  for (const int head_dim : {32, 64}) {
     for (int tokens = 1; tokens < 800; tokens += 7) {
       for (const int slices : {1, 6, 12, 384}) {
-        const int rows = tile_rows(tokens, slices, 132, head_dim);
-        CHECK(rows >= kMinRows && rows <= max_rows(head_dim) && rows % kRowsPerWarp == 0);
+        const int warps = tile_warps(tokens, slices, 132, head_dim);
+        CHECK(warps >= kMinWarps && warps <= kMaxWarps);
       }
     }
   }
-  CHECK_EQUAL(max_threads(64), 320);
-  CHECK_EQUAL(max_threads(128), 256);
+  CHECK_EQUAL(resident_blocks(64, 720, 3), 2);
+  CHECK_EQUAL(resident_blocks(64, 720, 5), 1);
+  CHECK_EQUAL(resident_blocks(64, 2048, 3), 1);  // the terms of so many keys
 }
 
 static void every_key_belongs_to_one_half() {
@@ -43,15 +46,14 @@ static void every_key_belongs_to_one_half() {
 }
 
 static void shared_memory() {
-  for (const int head_dim : {32, 64, 96, 128}) {
-    CHECK(shared_bytes(head_dim) <= 163 * 1024);  // what a block can have on sm_80
+  for (const int head_dim : {32, 64}) {
+    CHECK(shared_bytes(head_dim, kMaxTokens) <= 99 * 1024);  // what a block can have on sm_86, sm_89 and sm_120
     std::set<int> starts;
     for (int half = 0; half < kHalves; ++half) {
       for (int stage = 0; stage < kStages; ++stage) {
         starts.insert(key_tile(head_dim, half, stage));
         starts.insert(value_tile(head_dim, half, stage));
       }
-      CHECK_EQUAL(key_terms(head_dim, half) % 16, 0);
     }
     CHECK_EQUAL(static_cast<int>(starts.size()), 2 * kHalves * kStages);
     int previous = -tile_bytes(head_dim);
@@ -61,13 +63,15 @@ static void shared_memory() {
       previous = start;
     }
     CHECK_EQUAL(key_terms(head_dim, 0), previous + tile_bytes(head_dim));
-    CHECK(merge_floats(head_dim) * threads_per_half(max_rows(head_dim)) * 4 <= key_terms(head_dim, 0));
+    CHECK_EQUAL(key_terms(head_dim, 0) % 16, 0);
+    CHECK_EQUAL(shared_bytes(head_dim, 65), key_terms(head_dim, 128));  // terms for whole tiles
+    CHECK(merge_floats(head_dim) * threads_per_half(kMaxWarps) * 4 <= key_terms(head_dim, 0));
   }
 }
 
 // An ldmatrix reads eight rows of 16 bytes at a time: without conflicts they lie in different groups of four banks.
 static void banks() {
-  for (const int head_dim : {32, 64, 96, 128}) {
+  for (const int head_dim : {32, 64}) {
     for (int matrix = 0; matrix < 4; ++matrix) {
       std::set<int> key_groups, value_groups;
       for (int lane = 8 * matrix; lane < 8 * matrix + 8; ++lane) {
@@ -106,8 +110,8 @@ static void fragments() {
 }
 
 static void merge_slots() {
-  for (const int rows : {32, 48, 64, 80}) {
-    const int threads = threads_per_half(rows);
+  for (int warps = kMinWarps; warps <= kMaxWarps; ++warps) {
+    const int threads = threads_per_half(warps);
     std::set<int> slots;
     for (int thread = 0; thread < threads; ++thread) {
       for (int index = 0; index < merge_floats(64); ++index) slots.insert(merge_slot(thread, index, threads));

@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 
 from engine.datasets.layouts import got10k, lasot, nfs, otb, tnl2k, trackingnet, uav20l, uav123, video
-from engine.datasets.sequences import Broken, Dataset, Sequence, collect
+from engine.datasets.sequences import Dataset, Failure, Sequence, collect
 from engine.errors import ConfigError, DatasetError
 
 # The order in which `auto` tries them: the more particular ones first (LaSOT's folders also look like OTB's).
@@ -58,7 +58,7 @@ def open_dataset(root: str | Path, layout: str = "auto", training: bool = False)
     if not training:
         found = [collect(entry.name, partial(_started, entry)) if isinstance(entry, Sequence) else entry for entry in found]
     sequences = tuple(entry for entry in found if isinstance(entry, Sequence))
-    return Dataset(root, layout, sequences, tuple(entry for entry in found if isinstance(entry, Broken)))
+    return Dataset(root, layout, sequences, tuple(entry for entry in found if isinstance(entry, Failure)))
 
 
 def _started(sequence: Sequence) -> Sequence:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from functools import partial
 from pathlib import Path
 
-from engine.datasets.sequences import Broken, Sequence, build, collect, folders, image_files
+from engine.datasets.sequences import Failure, Sequence, build, collect, folders, image_files
 from engine.datasets.text import read_labels, read_names
 
 _PARTS = ("val", "test", "train")
@@ -21,7 +21,7 @@ def detect(root: Path) -> bool:
     return any(folder.name.startswith("GOT-10k_") or (folder / "cover.label").is_file() for folder in folders(part))
 
 
-def read(root: Path, training: bool = False) -> list[Sequence | Broken]:
+def read(root: Path, training: bool = False) -> list[Sequence | Failure]:
     part = _part(root, _TRAINING_PARTS if training else _PARTS)
     listed = part / "list.txt"
     names = read_names(listed) if listed.is_file() else [folder.name for folder in folders(part)]

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from engine.datasets.sequences import Broken, Sequence, build, collect, folders, image_files
+from engine.datasets.sequences import Failure, Sequence, build, collect, folders, image_files
 from engine.datasets.text import read_boxes, read_labels, read_names
 from engine.errors import DatasetError
 
@@ -24,7 +24,7 @@ def detect(root: Path) -> bool:
     return any((folder / _LABELS[0]).is_file() for folder in _candidates(root))
 
 
-def read(root: Path, training: bool = False) -> list[Sequence | Broken]:
+def read(root: Path, training: bool = False) -> list[Sequence | Failure]:
     found = {folder.name: folder for folder in _candidates(root) if (folder / "groundtruth.txt").is_file() or (folder / "img").is_dir()}
     chosen, others = root / _LISTS[training], root / _LISTS[not training]
     names = list(found)
@@ -34,7 +34,7 @@ def read(root: Path, training: bool = False) -> list[Sequence | Broken]:
         testing = set(read_names(others))
         names = [name for name in found if name not in testing]
     missing = f"{chosen} names it, but there is no such folder"
-    return [collect(name, partial(_load, found[name])) if name in found else Broken(name, missing) for name in names]
+    return [collect(name, partial(_load, found[name])) if name in found else Failure(name, missing) for name in names]
 
 
 def _candidates(root: Path) -> list[Path]:

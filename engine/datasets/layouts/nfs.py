@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from engine.datasets.sequences import Broken, Sequence, build, collect, files, fit, folders, image_files
+from engine.datasets.sequences import Failure, Sequence, build, collect, files, fit, folders, image_files
 from engine.datasets.text import Floats, read_words
 from engine.errors import DatasetError
 
@@ -24,7 +24,7 @@ def detect(root: Path) -> bool:
     return bool(_published(root) or _kept(root))
 
 
-def read(root: Path, training: bool = False) -> list[Sequence | Broken]:
+def read(root: Path, training: bool = False) -> list[Sequence | Failure]:
     if found := _published(root):
         return [collect(path.stem, partial(_load, path)) for path in found]
     return [collect(name, partial(_load_kept, name, truth, images)) for name, (truth, images) in _kept(root).items()]
@@ -32,8 +32,8 @@ def read(root: Path, training: bool = False) -> list[Sequence | Broken]:
 
 def _published(root: Path) -> list[Path]:
     """The files of boxes, of one rate for each sequence."""
-    places = [[folder / rate / f"{folder.name}.txt" for rate in _RATES] for folder in folders(root)]
-    return [next(path for path in paths if path.is_file()) for paths in places if any(path.is_file() for path in paths)]
+    candidates = [[folder / rate / f"{folder.name}.txt" for rate in _RATES] for folder in folders(root)]
+    return [next(path for path in paths if path.is_file()) for paths in candidates if any(path.is_file() for path in paths)]
 
 
 def _kept(root: Path) -> dict[str, tuple[Path, Path]]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from functools import partial
 from pathlib import Path
 
-from engine.datasets.sequences import Broken, Sequence, collect, fit, folders, image_files
+from engine.datasets.sequences import Failure, Sequence, collect, fit, folders, image_files
 from engine.datasets.text import read_box_file
 
 _TRUTH_NAMES = ("groundtruth.txt", "groundtruth_rect.txt")
@@ -34,7 +34,7 @@ def detect(root: Path) -> bool:
     return any(_truths(folder) and (_images(folder) != folder or any(folder.glob("*.jpg"))) for folder in (root, *folders(root)))
 
 
-def read(root: Path, training: bool = False) -> list[Sequence | Broken]:
+def read(root: Path, training: bool = False) -> list[Sequence | Failure]:
     candidates = [root] if _truths(root) else folders(root)
     return [
         collect(name, partial(_load, name, folder, truth))

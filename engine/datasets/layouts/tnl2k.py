@@ -5,14 +5,14 @@ from __future__ import annotations
 from functools import partial
 from pathlib import Path
 
-from engine.datasets.sequences import Broken, Sequence, build, collect, folders, image_files
+from engine.datasets.sequences import Failure, Sequence, build, collect, folders, image_files
 
 
 def detect(root: Path) -> bool:
     return any((folder / "imgs").is_dir() for folder in folders(root))
 
 
-def read(root: Path, training: bool = False) -> list[Sequence | Broken]:
+def read(root: Path, training: bool = False) -> list[Sequence | Failure]:
     return [
         collect(folder.name, partial(_load, folder))
         for folder in folders(root)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import partial
 from pathlib import Path
 
-from engine.datasets.sequences import Broken, Sequence, build, collect, files, folders, image_files
+from engine.datasets.sequences import Failure, Sequence, build, collect, files, folders, image_files
 from engine.video.listing import natural_key
 
 
@@ -13,7 +13,7 @@ def detect(root: Path) -> bool:
     return bool(_parts(root))
 
 
-def read(root: Path, training: bool = False) -> list[Sequence | Broken]:
+def read(root: Path, training: bool = False) -> list[Sequence | Failure]:
     return [
         collect(name, partial(_load, part, name))
         for part in _parts(root, training)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import partial
 from pathlib import Path
 
-from engine.datasets.sequences import Broken, Sequence, build, collect, files, image_files
+from engine.datasets.sequences import Failure, Sequence, build, collect, files, image_files
 from engine.errors import DatasetError
 
 # Folder of images -> the numbers of the images with which its parts begin (the benchmark's configSeqs.m).
@@ -36,11 +36,11 @@ def detect(root: Path) -> bool:
     return bool(_truths(root, "UAV123"))
 
 
-def read(root: Path, training: bool = False) -> list[Sequence | Broken]:
+def read(root: Path, training: bool = False) -> list[Sequence | Failure]:
     return read_version(root, "UAV123")
 
 
-def read_version(root: Path, version: str) -> list[Sequence | Broken]:
+def read_version(root: Path, version: str) -> list[Sequence | Failure]:
     """The sequences that `anno/VERSION` names: UAV123, or UAV20L, whose sequences are whole folders of the same images."""
     return [collect(path.stem, partial(_load, path, root / "data_seq" / "UAV123")) for path in _truths(root, version)]
 

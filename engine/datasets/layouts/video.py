@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import partial
 from pathlib import Path
 
-from engine.datasets.sequences import Broken, Sequence, collect
+from engine.datasets.sequences import Failure, Sequence, collect
 from engine.datasets.text import read_box_file
 from engine.video.listing import video_paths
 
@@ -14,7 +14,7 @@ def detect(root: Path) -> bool:
     return any(path.with_suffix(".txt").is_file() for path in video_paths(root))
 
 
-def read(root: Path, training: bool = False) -> list[Sequence | Broken]:
+def read(root: Path, training: bool = False) -> list[Sequence | Failure]:
     return [collect(path.stem, partial(_load, path)) for path in video_paths(root)]
 
 

@@ -2,48 +2,31 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
-
 import torch
 from torch import Tensor
 
 from engine.config import ModelConfig
 from engine.model.head import probability
-from engine.runners.cpu.weights import TILE_ROWS, PackedBranch, huge_zeros
-from esat_kernels import _native
+from engine.runners.cpu.weights import PackedBranch
+from esat_kernels.layers.convolution import Convolution, Raster, map_pixels
+from esat_kernels.linear.packing import huge_zeros
 
 _REACH = 4  # four 3 x 3 convolutions: one cell depends on its neighbours up to here
 _WINDOW = 2 * _REACH + 1
 
 
-class Raster(NamedTuple):
-    """Where a convolution finds its pixels (csrc/layers/convolution.h)."""
-
-    width: int
-    pixels: int
-    shift: int
-
-
 class Branch:
     """One branch over rasters of a fixed size, with its own maps."""
 
-    def __init__(self, kernels: Any, weights: PackedBranch, rasters: list[Raster], pixels: int):
-        self._kernels = kernels
-        self._weights = weights
-        self._rasters = rasters
-        slack = 2 * rasters[0].width + 2 + TILE_ROWS  # the last tile of rows reads, and throws away, pixels behind the map
-        self._maps = [huge_zeros((pixels + slack, layer.outputs), layer.weight.dtype) for layer in weights.convolutions]
+    def __init__(self, weights: PackedBranch, rasters: list[Raster], pixels: int):
+        self._convolutions = [Convolution(layer, raster, pixels) for layer, raster in zip(weights.convolutions, rasters, strict=True)]
+        self._last_weight, self._last_bias = weights.last_weight, weights.last_bias
 
     def __call__(self, features: Tensor, valid: list[Tensor], pixels: Tensor) -> Tensor:
         """features [raster, dim], valid uint8 per convolution and output -> float32 [len(pixels), outputs] before the sigmoid."""
-        source = features
-        for layer, raster, mask, target in zip(self._weights.convolutions, self._rasters, valid, self._maps, strict=True):
-            _native.library().convolve(
-                *(self._kernels, source.data_ptr(), layer.weight.data_ptr(), layer.bias.data_ptr(), layer.inputs, layer.outputs),
-                *(raster.width, raster.pixels, raster.shift, mask.data_ptr(), target.data_ptr()),
-            )
-            source = target
-        return torch.addmm(self._weights.last_bias, source.index_select(0, pixels).float(), self._weights.last_weight)
+        for convolution, mask in zip(self._convolutions, valid, strict=True):
+            features = convolution(features, mask)
+        return torch.addmm(self._last_bias, features.index_select(0, pixels).float(), self._last_weight)
 
 
 def _window_masks(side: int) -> list[Tensor]:
@@ -68,23 +51,20 @@ def window_rasters() -> list[Raster]:
 
 
 class Head:
-    """`features` is the map that the encoder's output goes into: rows [(F + 2)^2, dim] in the weights' dtype with a border of zeros.
+    """`features` is the map that the encoder's output goes into: rows [(F + 2)^2, dim] in the weights' dtype with a border of zeros."""
 
-    `kernels`: the native library's for that dtype.
-    """
-
-    def __init__(self, kernels: Any, branches: dict[str, PackedBranch], config: ModelConfig):
+    def __init__(self, branches: dict[str, PackedBranch], config: ModelConfig):
         dtype = branches["ctr"].convolutions[0].weight.dtype
         side = self._side = config.search_grid
         width = side + 2
         raster = Raster(width, (side - 1) * width + side, width + 1)
-        self.features = huge_zeros((width * width + 2 * width + 2 + TILE_ROWS, config.dim), dtype)
+        self.features = huge_zeros((map_pixels(width * width, width), config.dim), dtype)
         grid = torch.arange(side)
         self.places = ((grid.view(-1, 1) + 1) * width + grid + 1).flatten()  # of the search tokens among the rows of `features`
-        self._score = Branch(kernels, branches["ctr"], [raster] * _REACH, width * width)
+        self._score = Branch(branches["ctr"], [raster] * _REACH, width * width)
         self._score_valid = [(torch.arange(raster.pixels) % width < side).to(torch.uint8)] * _REACH
         windows = window_rasters()
-        self._boxes = {name: Branch(kernels, branches[name], windows, _WINDOW * _WINDOW) for name in ("offset", "size")}
+        self._boxes = {name: Branch(branches[name], windows, _WINDOW * _WINDOW) for name in ("offset", "size")}
         self._window_valid = _window_masks(side)
         steps = torch.arange(-_REACH, _REACH + 1)
         row = (grid.view(-1, 1, 1, 1) + steps.view(1, 1, -1, 1)).expand(side, side, _WINDOW, _WINDOW)
@@ -92,7 +72,7 @@ class Head:
         inside = (row >= 0) & (row < side) & (column >= 0) & (column < side)
         places = torch.where(inside, (row + 1) * width + column + 1, 0)  # pixel 0 is a zero of the border
         self._window_places = places.reshape(side * side, _WINDOW * _WINDOW)
-        self._window = huge_zeros((_WINDOW * _WINDOW + 2 * _WINDOW + 2 + TILE_ROWS, config.dim), dtype)
+        self._window = huge_zeros((map_pixels(_WINDOW * _WINDOW, _WINDOW), config.dim), dtype)
         self._centre = torch.zeros(1, dtype=torch.int64)
 
     def score(self) -> Tensor:

@@ -1,4 +1,4 @@
-"""One frame's network on the native kernels: every buffer is planned at birth, and a frame is a few native calls a layer.
+"""One frame's network on the compiled kernels: every buffer is planned at birth, and a frame is a few of their calls a layer.
 
 Work that cannot change the result is left out: the template's patch embedding and its first q, k, v are computed once for a target,
 tokens are eliminated before the output projection, the last layer's projection and MLP run for search tokens only, and offset and size
@@ -8,7 +8,7 @@ are computed at the one cell where the box is read.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -17,11 +17,13 @@ import esat_kernels
 from engine.config import ModelConfig
 from engine.errors import ConfigError
 from engine.runners.cpu.head import Head
-from engine.runners.cpu.weights import INT8_STEP, PANEL, TILE_ROWS, huge_zeros, pack_weights, padded
+from engine.runners.cpu.weights import pack_weights
 from engine.runners.postprocess import hann_window
 from engine.runners.protocol import DTYPES
 from engine.weights.io import Weights
-from esat_kernels import _native
+from esat_kernels.layers.encoder import Encoder
+from esat_kernels.linear import native as products
+from esat_kernels.linear.packing import INT8_STEP, PANEL, TILE_ROWS, huge_zeros, padded
 
 _NEEDS = {"fp32": "AVX2 or NEON", "bf16": "bf16 and AVX-512 or NEON", "int8": "AVX2 or NEON's dot products"}
 
@@ -31,6 +33,17 @@ class Template(NamedTuple):
 
     tokens: Tensor  # float32 [num_template, dim]
     qkv: Tensor  # [num_template, 3 dim] in the network's dtype, of layer 0
+
+
+class Layer(NamedTuple):
+    """What a frame does in one layer, and with which buffers."""
+
+    attend: Callable[[], object]
+    scores: Tensor | None  # [1, search tokens] of the attention, where tokens are eliminated
+    gathers: list[tuple[Tensor, Tensor]]  # [1, tokens, dim] before and after the elimination
+    attended: Tensor  # rows [tokens, dim] behind it
+    tokens: Tensor  # rows [tokens, dim] behind it
+    num_tokens: int  # of these rows
 
 
 class Found(NamedTuple):
@@ -45,23 +58,20 @@ class Found(NamedTuple):
 def kernels_in_use() -> str:
     """The set of instructions that the native kernels use; ConfigError if ESAT_CPU names one that this machine lacks."""
     try:
-        return _native.cpu_isa()
+        return esat_kernels.cpu_isa()
     except ValueError as error:
         raise ConfigError(str(error)) from error
 
 
 def unsupported(config: ModelConfig, dtype: str) -> str | None:
     """Why the native network cannot run this model in "fp32", "bf16" or "int8" on this machine, or None."""
-    reason = _native.unavailable()
+    reason = esat_kernels.backends()["cpu"]
     if reason is not None:
         return reason
-    if missing := [name for name in ("fda_forward", "kernels") if not hasattr(_native.library(), name)]:
-        return f"the native library was built without {', '.join(missing)}"
     if dtype not in _NEEDS:
         return f"the CPU engine computes in {', '.join(_NEEDS)}, not in {dtype}"
     in_use = kernels_in_use()
-    kernels = _kernels(dtype)
-    if kernels is None or (dtype == "int8" and not kernels.int8_pair_limit):
+    if products.unsupported(activations(dtype), dtype == "int8") is not None:
         return f"{dtype} needs a processor with {_NEEDS[dtype]}, the kernels use {in_use}"
     unit = INT8_STEP if dtype == "int8" else PANEL
     if config.dim % unit or int(config.dim * config.mlp_ratio) % unit or config.num_template % TILE_ROWS:
@@ -73,11 +83,7 @@ def activations(dtype: str) -> torch.dtype:
     """What everything but the products of int8 is computed in: for int8, bfloat16 where there is one."""
     if dtype != "int8":
         return DTYPES[dtype]
-    return torch.float32 if _native.library().kernels("bfloat16") is None else torch.bfloat16
-
-
-def _kernels(dtype: str) -> Any:
-    return _native.library().kernels(str(activations(dtype)).removeprefix("torch."))
+    return torch.float32 if products.unsupported(torch.bfloat16) else torch.bfloat16
 
 
 class CpuNetwork:
@@ -90,43 +96,47 @@ class CpuNetwork:
     def __init__(self, weights: Weights, dtype: str):
         config = self.config = weights.config
         self.dtype = activations(dtype)
-        self._dtype_name = str(self.dtype).removeprefix("torch.")
-        self._kernels = _kernels(dtype)
-        hidden = int(config.dim * config.mlp_ratio)
-        part = _native.library().hidden_part(hidden)
-        self._packed = pack_weights(
-            weights.state_dict, config, self.dtype, *((part, self._kernels.int8_pair_limit) if dtype == "int8" else ())
-        )
-        self._patch_values = 3 * config.patch_size**2
-        self.head = Head(self._kernels, self._packed.branches, config)
+        self._packed = packed = pack_weights(weights.state_dict, config, self.dtype, dtype == "int8")
+        tokens = config.num_template + config.num_search
+        self._encoder = Encoder(packed.patch, packed.layers, packed.norm, tokens)
+        self.head = Head(packed.branches, config)
         self._window = hann_window(config.search_grid)
-        rows = padded(config.num_template + config.num_search, TILE_ROWS)
-        self.patches = huge_zeros((padded(config.num_search, TILE_ROWS), self._patch_values), self.dtype)[: config.num_search]
+        rows = padded(tokens, TILE_ROWS)
+        self._patches = huge_zeros((padded(config.num_search, TILE_ROWS), 3 * config.patch_size**2), self.dtype)
+        self.patches = self._patches[: config.num_search]
         self._tokens = [huge_zeros((rows, config.dim), torch.float32) for _ in range(2)]
         self._attended = [huge_zeros((rows, config.dim), self.dtype) for _ in range(2)]
         self._qkv = huge_zeros((rows, 3 * config.dim), self.dtype)
-        eight_bits = torch.uint8 if dtype == "int8" else self.dtype
-        self._work = [
-            huge_zeros((rows, config.dim), eight_bits),  # normalised
-            huge_zeros((rows, part), self.dtype),  # hidden
-            *([huge_zeros((rows, part), torch.uint8), *huge_zeros((2, rows, 2), torch.int32)] if dtype == "int8" else []),
-        ]
-        make_encoder = _native.library().int8_encoder if dtype == "int8" else _native.library().encoder
-        self._encoder = make_encoder(
-            *(self._kernels, config.dim, hidden, self._patch_values, self._packed.patch.data_ptr()),
-            [layer.addresses() for layer in self._packed.layers],
-            [buffer.data_ptr() for buffer in self._work] + [0] * (5 - len(self._work)),
-        )
-        self._scores = torch.zeros(config.num_search)
+        self._scores = torch.zeros(1, config.num_search)
+        self._layers = self._plan_layers()
         self.survivors: list[Tensor] = []  # of the last frame: search positions after each elimination
+
+    def _plan_layers(self) -> list[Layer]:
+        """An elimination leaves one pair of buffers for the other."""
+        config = self.config
+        first, count = config.num_template, config.num_template + config.num_search
+        (tokens, other), (attended, gathered), layers = self._tokens, self._attended, []
+        for keep in config.search_tokens_per_layer():
+            heads = (count, -1, config.heads, config.head_dim)
+            q, k, v = self._qkv[:count].view(heads).permute(1, 2, 0, 3).unsqueeze(1)  # each [1, heads, count, head_dim]
+            out = attended[:count].view(heads).permute(1, 2, 0, 3)
+            eliminate = first + keep < count
+            scores = self._scores[:, : count - first] if eliminate else None
+            attend = esat_kernels.plan_attention(q, k, v, out, scores, first, config.template_token, **config.forces)
+            pairs = [(attended, gathered), (tokens, other)] if eliminate else []
+            gathers = [(source[None, :count], target[None, : first + keep]) for source, target in pairs]
+            if eliminate:
+                tokens, other, count = other, tokens, first + keep
+            layers.append(Layer(attend, scores, gathers, gathered if eliminate else attended, tokens, count))
+        return layers
 
     def encode_template(self, patches: Tensor) -> Template:
         """patches [num_template, 768] in the network's dtype -> what `run` needs of the target."""
         config = self.config
         tokens = torch.zeros(config.num_template, config.dim)
         qkv = torch.zeros(config.num_template, 3 * config.dim, dtype=self.dtype)
-        self._embed(patches, config.num_template, self._packed.template_position, tokens)
-        self._encoder.qkv(0, tokens.data_ptr(), config.num_template, qkv.data_ptr())
+        self._encoder.embed(patches, self._packed.template_position, tokens, config.num_template)
+        self._encoder.qkv(0, tokens, qkv, config.num_template)
         return Template(tokens, qkv)
 
     def run(self, template: Template, mark: Callable[[str], None] | None = None) -> Found:
@@ -134,65 +144,35 @@ class CpuNetwork:
         mark = mark or (lambda stage: None)
         config = self.config
         first = config.num_template
-        tokens, other = self._tokens
+        tokens = self._tokens[0]
         tokens[:first].copy_(template.tokens)
         self._qkv[:first].copy_(template.qkv)
-        self._embed(self.patches, config.num_search, self._packed.search_position, tokens[first:])
+        self._encoder.embed(self._patches, self._packed.search_position, tokens[first:], config.num_search)
         mark("embed")
-        self._encoder.qkv(0, tokens[first:].data_ptr(), config.num_search, self._qkv[first:].data_ptr())
+        self._encoder.qkv(0, tokens[first:], self._qkv[first:], config.num_search)
         mark("layers")
-        count, positions = first + config.num_search, torch.arange(config.num_search)
+        positions = torch.arange(config.num_search)
         self.survivors = []
-        for layer, keep in enumerate(config.search_tokens_per_layer()):
-            eliminate = first + keep < count
-            attended = self._attend(count, eliminate)
+        for index, layer in enumerate(self._layers):
+            layer.attend()
             mark("attention")
-            if eliminate:
-                kept = esat_kernels.select_tokens(self._scores[None, : count - first], keep)[0]
-                for source, target in ((attended, self._attended[1]), (tokens, other)):
-                    esat_kernels.gather_tokens(source[None, :count], kept[None], first, out=target[None, : first + keep])
-                attended, tokens, other = self._attended[1], other, tokens
-                positions = positions[kept]
+            if layer.scores is not None:
+                kept = esat_kernels.select_tokens(layer.scores, layer.num_tokens - first)
+                for source, target in layer.gathers:
+                    esat_kernels.gather_tokens(source, kept, first, out=target)
+                positions = positions[kept[0]]
                 self.survivors.append(positions)
-                count = first + keep
                 mark("elimination")
-            last = layer == config.depth - 1
+            last = index == config.depth - 1
             self._encoder.finish_layer(
-                *(layer, attended.data_ptr(), tokens.data_ptr(), first if last else 0, count, 0 if last else self._qkv.data_ptr()),
+                index, layer.attended, layer.tokens, None if last else self._qkv, layer.num_tokens, first if last else 0
             )
             mark("layers")
-        self._store_features(tokens[first:count], positions)
+        self.head.features.zero_()  # the tokens go back to their places in the head's map
+        self._encoder.normalise(layer.tokens[first : layer.num_tokens], self.head.places[positions].to(torch.int32), self.head.features)
         found = self._locate()
         mark("head")
         return found
-
-    def _embed(self, patches: Tensor, count: int, position: Tensor, tokens: Tensor) -> None:
-        self._encoder.embed(patches.data_ptr(), count, position.data_ptr(), tokens.data_ptr())
-
-    def _attend(self, count: int, with_scores: bool) -> Tensor:
-        """Attention over the first `count` tokens of `_qkv`; the elimination scores, if asked for, go to `_scores`."""
-        config = self.config
-        dim, out = config.dim, self._attended[0]
-        shape = (1, config.heads, count, config.head_dim)
-        constants = (config.alpha, config.beta, config.force_delta, config.head_dim**-0.5)
-        qkv, size = self._qkv.data_ptr(), self._qkv.element_size()
-        strides = (0, config.head_dim, 3 * dim)  # of batch, head and token: q, k and v lie beside each other in a row
-        _native.library().fda_forward(
-            *(self._dtype_name, shape, constants, qkv, strides, qkv + dim * size, strides, qkv + 2 * dim * size, strides),
-            *(out.data_ptr(), (0, config.head_dim, dim), 0, self._scores.data_ptr() if with_scores else 0),
-            *(config.num_template, config.template_token if with_scores else -1),
-        )
-        return out
-
-    def _store_features(self, tokens: Tensor, positions: Tensor) -> None:
-        """The final LayerNorm, and the tokens back at their places in the head's map, zeros elsewhere."""
-        features = self.head.features
-        features.zero_()
-        places = self.head.places[positions].to(torch.int32)
-        self._kernels.normalise_to_rows(
-            *(tokens.data_ptr(), tokens.shape[0], self.config.dim, self._packed.norm_gain.data_ptr(), self._packed.norm_bias.data_ptr()),
-            *(places.data_ptr(), features.data_ptr()),
-        )
 
     def _locate(self) -> Found:
         side = self.config.search_grid

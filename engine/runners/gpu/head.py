@@ -30,21 +30,36 @@ class Head:
         self._weights = weights
         self._side = side
         self._fused = fused
+        self._without_cudnn: set[int] = set()  # convolutions, by their number
 
     def __call__(self, features: Tensor) -> Maps:
         batch, cells, channels = features.shape
         side = self._side
         image = features.view(batch, side, side, channels).permute(0, 3, 1, 2)  # channels last, no copy
-        for convolution in self._weights.convolutions:
-            image = self._convolve(image, convolution)
+        for index, convolution in enumerate(self._weights.convolutions):
+            image = self._convolve(index, image, convolution)
         hidden = image.permute(0, 2, 3, 1).reshape(batch, cells, -1).float()
         weight = self._weights.last_weight.expand(batch, -1, -1)
         logits = torch.baddbmm(self._weights.last_bias, weight, hidden.transpose(1, 2)).view(batch, -1, side, side)
         score, offset, size = logits.split((1, 2, 2), dim=1)
         return Maps(probability(score), probability(size), offset.contiguous())
 
-    def _convolve(self, image: Tensor, convolution: Convolution) -> Tensor:
+    def _convolve(self, index: int, image: Tensor, convolution: Convolution) -> Tensor:
+        """By cuDNN; where it has no engine, as for some groups of few channels, from then on by PyTorch's own kernels. That is found out in the
+        first call, which no graph captures."""
+        if index not in self._without_cudnn:
+            try:
+                return self._by_library(image, convolution, self._fused)
+            except RuntimeError as error:
+                if isinstance(error, torch.OutOfMemoryError) or not any(word in str(error).lower() for word in ("cudnn", "find an engine")):
+                    raise
+                self._without_cudnn.add(index)
+        with torch.backends.cudnn.flags(enabled=False):
+            return self._by_library(image, convolution, False)
+
+    @staticmethod
+    def _by_library(image: Tensor, convolution: Convolution, fused: bool) -> Tensor:
         weight, bias, groups = convolution.weight, convolution.bias, convolution.groups
-        if self._fused:
+        if fused:
             return torch.cudnn_convolution_relu(image, weight, bias, (1, 1), (1, 1), (1, 1), groups)
         return torch.conv2d(image, weight, bias, padding=1, groups=groups).relu_()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 
 import numpy as np
@@ -9,12 +10,13 @@ import pytest
 import torch
 
 import esat_kernels
-from benchmarks.gpu import attention, frame, golden, inputs, pipeline, plots, products
+from benchmarks.gpu import attention, frame, golden, inputs, pipeline, plots, products, targets
 from conformance import golden as golden_files
 from conformance.findings import Target
 from engine.runners.gpu.frame import FramePlan
 from engine.runners.gpu.network import GpuNetwork, Kernels
 from engine.runners.gpu.products import Product
+from engine.runners.gpu.runner import GpuRunner
 from engine.runners.gpu.streams import HostStreams
 from tests.conftest import REPOSITORY
 
@@ -118,6 +120,58 @@ def test_every_product_of_a_frame_is_measured(monkeypatch):
     assert {(rows, *dimensions[name]) for name, all_rows in counts.items() for rows in all_rows} == seen
 
 
+@pytest.fixture
+def frames_on_the_cpu(monkeypatch):
+    """The part `frame` with a small network, the reference kernels and a clock of its own; there is no profiler."""
+    errors, rows = frame.model_errors, frame.engine_rows
+    clock = {"clock": lambda call: call() and {"median_ms": 2.0, "p99_ms": 3.0}, "repetitions": 2}
+    small = inputs.small_weights()
+    named = lambda name: dataclasses.replace(small, config=small.config.replace(name=name))  # noqa: E731
+    monkeypatch.setattr(frame, "model_weights", named)
+    monkeypatch.setattr(frame, "model_errors", lambda weights, backend: errors(weights, "reference", CPU))
+    monkeypatch.setattr(frame, "engine_rows", lambda weights, backend, *rest: rows(weights, "reference", *rest, device=CPU, **clock))
+    monkeypatch.setattr(frame, "peer_rows", lambda weights, compiled: 1 / 0)
+    monkeypatch.setattr(frame, "stages", lambda weights, backend: {"head": 3.0} if backend == "cuda" else 1 / 0)
+    monkeypatch.setattr(frame, "REST", {"esat-384": (1, 2), "esat-s-256": (1,)})
+    monkeypatch.setattr(esat_kernels, "backends", lambda: {"cuda": None, "triton": None})
+
+
+@pytest.mark.usefixtures("frames_on_the_cpu")
+def test_the_frame_s_report(tmp_path, capsys):
+    output = tmp_path / "gpu_frame.json"
+    assert frame.main([str(output)]) == 0
+    found = json.loads(output.read_text())
+    assert found["ok"]
+    assert len(found["rows"]) == 2 * 3
+    assert found["stages_us"] == {"cuda": {"head": 3.0}}
+    assert found["score_map_errors"]["esat-384"]["triton"]["ok"]
+    shown = capsys.readouterr().out
+    assert "no stages of triton: division by zero" in shown
+    assert "cuda head: 3.0 us" in shown
+
+
+@pytest.mark.usefixtures("frames_on_the_cpu")
+def test_the_other_frames_report_and_a_peer_that_fails(tmp_path):
+    output = tmp_path / "gpu_frames.json"
+    assert frame.main(["--rest", str(output)]) == 1
+    rows = json.loads(output.read_text())["rows"]
+    assert [row["model"] for row in rows if not row["ok"]] == ["esat-384", "esat-s-256"]
+    assert all("ZeroDivisionError" in row["why"] for row in rows if not row["ok"])
+    assert {row["batch"] for row in rows if row["model"] == "esat-384"} == {1, 2}
+
+
+def test_targets_are_timed_together_and_apart(tmp_path, monkeypatch):
+    monkeypatch.setattr(targets, "GpuRunner", lambda weights, *_: GpuRunner(inputs.small_weights(), "cpu", "fp32", "reference"))
+    monkeypatch.setattr(targets, "model_weights", lambda name: None)
+    monkeypatch.setattr(targets, "COUNTS", (1, 2))
+    monkeypatch.setattr(targets, "SECONDS", 0.01)
+    monkeypatch.setattr(esat_kernels, "backends", lambda: {"cuda": None, "triton": None})
+    assert targets.main(tmp_path / "gpu_targets.json") == 0
+    rows = json.loads((tmp_path / "gpu_targets.json").read_text())["rows"]
+    assert [row["targets"] for row in rows] == [1, 2]
+    assert all(row["max_difference_px"] < 0.01 for row in rows)
+
+
 def test_plots_show_what_was_measured(tmp_path):
     assert plots.main(tmp_path / "gpu_plots.json") == 1
     frame = {"impl": "ours", "model": "esat-384", "backend": "cuda", "mode": "graph", "scope": "network"}
@@ -145,6 +199,13 @@ def test_attention_is_checked_in_the_shape_that_is_measured():
 
     assert attention.accuracy("eager", eager, 40, "cpu").max_error < 0.05
     assert seen == [((1, 12, 40, 64), (3 * 40 * 768, 64, 3 * 768, 1))]
+
+
+def test_the_end_of_attention_s_output_is_ours_beside_the_best_plain_one():
+    names = (("ours", "cuda", 11.0), ("ours", "cuda:rows=32", 9.0), ("sdpa", "flash", 8.5), ("sdpa", "cudnn", 8.25), ("eager", None, 90.0))
+    rows = [{"impl": impl, "backend": backend, "tokens": 720, "median_us": us} for impl, backend, us in names]
+    rows.append({"impl": "ours", "backend": "triton", "tokens": 720, "why": "wrong"})
+    assert attention.best(720, rows) == "N = 720: cuda 11.00, triton inf, best plain sdpa:cudnn 8.25 us"
 
 
 def test_an_implementation_that_fails_takes_no_other_with_it():

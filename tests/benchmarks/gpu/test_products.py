@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 
 import pytest
 import torch
 
-from benchmarks.gpu import products
+import esat_kernels
+from benchmarks.gpu import inputs, products
 from engine.runners.gpu.choices import Choices, choices_for
 from esat_kernels import _tuned
+from esat_kernels.attention import reference as attention_reference
 from esat_kernels.attention import triton_tiles as attention_tiles
 from esat_kernels.linear import reference
 from esat_kernels.linear import triton_tiles as linear_tiles
@@ -90,3 +93,71 @@ def test_a_wrong_product_is_told_from_a_right_one(residual):
     assert not shape.right(reference.linear(x[:, 16:], weight[:, 16:], bias, None, "gelu", added, exact.dtype), *operands)
     exact[3, 5] = float("nan")
     assert not shape.right(exact, *operands)
+
+
+class Replays:
+    """A graph without a device: the calls, and a time by the number of their tile's rows."""
+
+    def __init__(self, works, warmup=3):
+        self._us = next(work() for work in works)
+
+    def replay_us(self):
+        return self._us
+
+
+@pytest.fixture
+def tuned(tmp_path, monkeypatch):
+    """`main` on the CPU for a small model, products by the reference: one tile is wrong, one cannot run, the time is the tile's height."""
+    config = inputs.small_weights().config
+    monkeypatch.setattr(products, "MODELS", ("small",))
+    monkeypatch.setattr(products, "preset", lambda name: config)
+    monkeypatch.setattr(products, "DEVICE", torch.device("cpu"))
+    monkeypatch.setattr(products, "Graph", Replays)
+    monkeypatch.setattr(products, "model_weights", lambda name: inputs.small_weights())
+    monkeypatch.setattr(products, "measure_product", lambda rows, *_: {"fused": float(rows), "library": 40.0})
+    monkeypatch.setattr(products, "measure_head", lambda config: {"why": "no cuDNN"})
+    monkeypatch.setattr(
+        products.attention, "forward", lambda q, k, v, forces, wanted, tiles: attention_reference.attention(q, k, v, forces)
+    )
+    monkeypatch.setattr(esat_kernels, "backends", lambda: {"triton": None})
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda *_: "Fake 1")
+    monkeypatch.setattr(_tuned, "FOLDER", tmp_path)
+
+    def run(shape, x, weight, bias, residual, tiles):
+        if tiles.block_m == 16:
+            raise RuntimeError("out of shared memory")
+        out = reference.linear(x, weight, bias, None, shape.activation, residual, torch.float32 if shape.residual else BFLOAT16)
+        return out + 1 if tiles.block_m == 32 else out
+
+    monkeypatch.setattr(products.Shape, "run", run)
+    timed = {"product_problem": products.product_problem, "attention_problem": products.attention_problem}
+
+    def with_times(make):
+        def problem(*arguments):
+            found = make(*arguments)
+            return dataclasses.replace(
+                found, candidates={t: (right, [lambda t=t: float(t[0])]) for t, (right, _) in found.candidates.items()}
+            )
+
+        return problem
+
+    for name, make in timed.items():
+        monkeypatch.setattr(products, name, with_times(make))
+    yield products.main(tmp_path / "gpu_products.json"), json.loads((tmp_path / "gpu_products.json").read_text()), tmp_path / "fake-1.json"
+    _tuned._table.cache_clear()
+
+
+def test_a_device_s_table_holds_the_fastest_right_tiles_and_the_engine_s_choices(tuned):
+    code, report, table = tuned
+    content = json.loads(table.read_text())
+    assert set(content) == {"linear", "attention", "engine"}
+    assert all(tiles[0] == 64 for tiles in content["linear"].values())  # lower ones are wrong or cannot run
+    assert all(tiles[0] == 32 for tiles in content["attention"].values())
+    assert set(content["linear"]) == {shape.key for shape in products.frame_shapes("small")}
+    whys = {row.get("why") for row in report["rows"] if not row["ok"]}
+    assert whys == {None, "RuntimeError: out of shared memory"}
+    assert (code, report["ok"]) == (1, False)  # a tile was wrong
+    chosen = content["engine"]["products"]
+    assert all(choice == ("fused" if int(shape.split("x")[0]) < 40 else "library") for shape, choice in chosen.items())
+    assert not content["engine"]["fused_convolutions"]

@@ -91,6 +91,7 @@ def test_racecheck_decides_on_the_cuda_kernels_alone():
     assert sanitize.good({"cuda racecheck": clean, "triton racecheck": bad, "frame racecheck": bad})
     assert not sanitize.good({"cuda racecheck": bad, "triton racecheck": clean})
     assert not sanitize.good({"cuda memcheck": clean, "triton memcheck": bad})
+    assert not sanitize.good({"cuda racecheck": {"verdict": "not finished in 20 s"}})
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import random
 import sys
 import tarfile
 from pathlib import Path
@@ -163,6 +164,24 @@ def test_one_file_holds_all_that_the_next_call_needs_after_every_part(run, tmp_p
     cache.settle(there / "build/gpu/triton")
     settled = json.loads((there / "build/gpu/triton/HASH/__grp__k.json").read_text())["child_paths"]
     assert settled == {name: str(there / "build/gpu/triton/HASH" / name) for name in ("k.cubin", "k.json")}
+
+
+def test_an_archive_that_would_be_too_large_is_two(run, tmp_path, monkeypatch):
+    """Results come back whatever was compiled."""
+    kernel = tmp_path / "triton" / "k.cubin"
+    kernel.parent.mkdir()
+    kernel.write_bytes(random.Random(1).randbytes(20000))
+    monkeypatch.setattr(runner, "TRITON_CACHE", kernel.parent)
+    monkeypatch.setattr(runner, "LIBRARY", tmp_path / "none.so")
+    monkeypatch.setattr(runner, "LARGEST", 10000)
+    run((Fake("works", "", "", 60, code=WRITES),), archive=tmp_path / "out/gpu.tar.gz")
+    names = {}
+    for path in (tmp_path / "out").iterdir():
+        with tarfile.open(path) as archive:
+            names[path.name] = [Path(name).name for name in archive.getnames()]
+    assert "k.cubin" not in names["gpu.tar.gz"]
+    assert "gpu_works.json" in names["gpu.tar.gz"]
+    assert names["kernels-gpu.tar.gz"] == ["k.cubin"]
 
 
 def test_pictures_and_reports_are_packed_too(run, tmp_path):

@@ -99,19 +99,9 @@ def video(root: Path, name: str = "clip", frames: int = 6, boxes: np.ndarray | N
 def tiny_weights(path: Path) -> Path:
     """Weights of a network with random parameters that is quick enough for tests."""
     from conformance import golden
-    from engine import ModelConfig
     from engine.weights.io import save_weights
+    from tests.networks import TINY
 
-    config = ModelConfig(
-        name="tiny",
-        dim=16,
-        heads=2,
-        depth=3,
-        template_size=32,
-        search_size=64,
-        search_factor=4.0,
-        head_channels=8,
-        elimination_layers=(1,),
-    )
+    config = TINY.replace(dim=16, depth=3)
     save_weights(path, golden.draw_weights(config, 1, 1.0, path).state_dict, config)
     return path

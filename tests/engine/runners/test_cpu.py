@@ -6,7 +6,6 @@ from __future__ import annotations
 import json
 import warnings
 from pathlib import Path
-from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
@@ -25,54 +24,28 @@ from engine.runners.choice import make_runner
 from engine.runners.cpu.head import Head
 from engine.runners.cpu.network import CpuNetwork, unsupported
 from engine.runners.cpu.runner import CpuRunner
-from engine.runners.cpu.weights import PackedProduct, huge_zeros, pack, pack_weights
-from engine.runners.protocol import DTYPES
+from engine.runners.cpu.weights import pack_weights
 from engine.runners.pytorch import TorchRunner
 from engine.weights import DEFAULT_MODEL, find_weights, load_weights
 from engine.weights.io import Weights
 from esat_kernels import _native
+from tests.kernels.layer_cases import INT8, PLAIN, Engine, forced
 from tests.require import require
-
-
-class Engine(NamedTuple):
-    """One set of kernels, forced by ESAT_CPU for the length of a test."""
-
-    kernels: Any
-    name: str  # "fp32", "bf16" or "int8"
-    dtype: torch.dtype  # of the activations
-    unit: float  # relative rounding error of a stored activation
-
-
-def _engine(param: str, monkeypatch) -> Engine:
-    name, isa = param.split("-")
-    require("cpu", _native.unavailable())
-    require(isa, None if isa in _native.cpu_sets() else f"this machine has {', '.join(_native.cpu_sets())}")
-    monkeypatch.setenv("ESAT_CPU", isa)
-    dtype = DTYPES[name] if name != "int8" else torch.bfloat16 if isa in ("avx512bf16", "amx", "neonbf16") else torch.float32
-    dtype_name = str(dtype).removeprefix("torch.")
-    operation = f"products int8, {dtype_name} around" if name == "int8" else f"products {dtype_name}"
-    assert {row.operation: row.chosen for row in _native.kernel_table()}[operation] == isa
-    kernels = _native.library().kernels(dtype_name)
-    return Engine(kernels, name, dtype, torch.finfo(dtype).eps)
-
-
-PLAIN = ["fp32-avx2", "fp32-avx512", "bf16-avx512bf16", "bf16-amx", "fp32-neon", "bf16-neonbf16"]
-INT8 = [f"int8-{name}" for name in ("avx2", "avx2vnni", "avx512vnni", "avx512bf16", "amx", "neondot", "neoni8mm", "neonbf16")]
 
 
 @pytest.fixture(params=PLAIN)
 def plain(request, monkeypatch) -> Engine:
-    return _engine(request.param, monkeypatch)
+    return forced(request.param, monkeypatch)
 
 
 @pytest.fixture(params=INT8)
 def int8(request, monkeypatch) -> Engine:
-    return _engine(request.param, monkeypatch)
+    return forced(request.param, monkeypatch)
 
 
 @pytest.fixture(params=[*PLAIN, *INT8])
 def engine(request, monkeypatch) -> Engine:
-    return _engine(request.param, monkeypatch)
+    return forced(request.param, monkeypatch)
 
 
 @pytest.fixture(autouse=True)
@@ -82,91 +55,6 @@ def _threads():
     torch.set_num_threads(before)
 
 
-def _rows(count: int, width: int, seed: int, dtype: torch.dtype, pad: int = 16) -> Tensor:
-    """Rows of random values, with whole tiles behind them."""
-    rows = huge_zeros((-(-count // pad) * pad, width), dtype)
-    return rows.copy_(torch.randn(rows.shape, generator=torch.Generator().manual_seed(seed)))
-
-
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32, torch.int8])
-def test_packing_puts_each_weight_where_the_header_says(dtype):
-    weight = torch.arange(70 * 70, dtype=torch.float32).view(70, 70) % 127
-    packed = pack(weight, dtype)
-    lane, step = 4 // dtype.itemsize, 64 if dtype == torch.int8 else 32
-    assert packed.shape == (3, -(-70 // step), 2, step // lane, 16, lane)
-    assert packed.data_ptr() % 64 == 0
-    for n, k in ((0, 0), (31, 33), (69, 69), (17, 1), (40, 65)):
-        assert packed[n // 32, k // step, n % 32 // 16, k % step // lane, n % 16, k % lane] == weight[n, k]
-    assert packed.float().sum() == weight.sum()  # the padding is zero
-
-
-def test_int8_weights_are_rounded_to_half_a_step_of_each_output():
-    weight = torch.randn(64, 128, generator=torch.Generator().manual_seed(1)) * torch.logspace(-3, 3, 64)[:, None]
-    weight[5] = 0
-    product = PackedProduct.int8(weight, torch.zeros(64), 64)
-    assert product.column_scale is not None
-    assert product.column_sum is not None
-    rounded = _unpacked(product.weight)
-    step = weight.abs().amax(dim=1) / 127
-    assert ((rounded * product.column_scale[:, None] - weight).abs().amax(dim=1) <= 0.5001 * step).all()
-    assert torch.equal(product.column_sum.double(), torch.stack([rounded[:, :64].sum(1), rounded[:, 64:].sum(1)]))
-
-
-def test_int8_weights_whose_pairs_are_limited_lose_little():
-    weight = torch.randn(64, 384, generator=torch.Generator().manual_seed(1)) * torch.logspace(-3, 3, 64)[:, None]
-    weight[0], weight[1], weight[2] = 0, 1, weight[2].abs()
-
-    def rounded(limit: int) -> tuple[Tensor, Tensor]:
-        product = PackedProduct.int8(weight, torch.zeros(64), 384, limit)
-        assert product.column_scale is not None
-        assert product.column_sum is not None
-        integers = _unpacked(product.weight)
-        assert torch.equal(product.column_sum[0].double(), integers.sum(1))
-        return integers, (integers * product.column_scale[:, None] - weight).pow(2).sum(1)
-
-    integers, error = rounded(128)
-    assert (integers.view(64, -1, 2).sum(2).abs() <= 128).all()
-    assert integers.abs().max() <= 127
-    free, least = rounded(254)
-    assert (free.view(64, -1, 2).sum(2).abs() > 128).any()
-    step = weight.abs().amax(dim=1) / 63
-    seven_bits = ((weight / step.clamp_min(1e-30)[:, None]).round() * step[:, None] - weight).pow(2).sum(1)
-    assert error[3:].sum() < 0.5 * seven_bits[3:].sum()
-    assert error[3:].sum() < 2 * least[3:].sum()
-    assert error[0] == 0
-    assert error[1] < 384 * (0.51 / 64) ** 2  # weights alike, all of which the limit concerns
-
-
-def _unpacked(weight: Tensor) -> Tensor:
-    panels, steps, _, lanes, _, lane = weight.shape
-    return weight.permute(0, 2, 4, 1, 3, 5).reshape(panels * 32, steps * lanes * lane).double()
-
-
-@pytest.mark.parametrize(
-    ("rows", "inputs", "outputs"), [(1, 32, 32), (16, 32, 32), (48, 768, 96), (80, 96, 288), (411, 384, 1152), (37, 768, 64)]
-)
-@pytest.mark.parametrize("threads", [1, 2])
-def test_product_equals_float64(plain, rows, inputs, outputs, threads):
-    """`embed` is the plain product with an added fp32 term: only the sums' rounding separates it from float64."""
-    torch.set_num_threads(threads)
-    generator = torch.Generator().manual_seed(1)
-    a = _rows(rows, inputs, 2, plain.dtype)
-    weight = torch.randn(outputs, inputs, generator=generator).to(plain.dtype).float()
-    packed = pack(weight, plain.dtype)
-    added = torch.randn(a.shape[0], outputs, generator=generator)
-    out = torch.full((a.shape[0], outputs), float("nan"))
-    layer = [[packed.data_ptr(), added.data_ptr(), 0, 0]] * 4
-    encoder = _native.library().encoder(plain.kernels, outputs, 32, inputs, packed.data_ptr(), [layer], [0] * 5)
-    encoder.embed(a.data_ptr(), rows, added.data_ptr(), out.data_ptr())
-    exact = added.double() + a.double() @ weight.double().t()
-    assert (out - exact)[:rows].abs().max() < 1e-6 * inputs
-    if plain.name == "fp32" and a.shape[0] > rows:
-        assert out[rows:].isnan().all()  # only whole tiles write rows behind the last one
-    again = torch.full_like(out, float("nan"))
-    encoder.embed(a.data_ptr(), rows, added.data_ptr(), again.data_ptr())
-    assert torch.equal(out[:rows], again[:rows])
-
-
 def _weights(**changes) -> Weights:
     config = ModelConfig(
         name="test", dim=192, heads=6, depth=4, template_size=128, search_size=160, head_channels=48, elimination_layers=(1, 2)
@@ -174,81 +62,10 @@ def _weights(**changes) -> Weights:
     return golden.draw_weights(config.replace(**changes), 3, 2.0, Path("test"))
 
 
-def _quantised(rows: Tensor) -> Tensor:
-    """What csrc/linear/quantise.h makes of float32 rows, widened again."""
-    low, high = rows.amin(1, keepdim=True).clamp_max(0), rows.amax(1, keepdim=True).clamp_min(0)
-    step = (high - low) / 255
-    zero = (-low / step).round()
-    return ((rows / step).round() + zero).clamp(0, 255).sub(zero).double() * step.double()
-
-
-@pytest.mark.parametrize("dim", [384, 768])
-@pytest.mark.parametrize("tokens", [64, 75])
-def test_layer_equals_float64(engine, tokens, dim):
-    """LayerNorm, projection, MLP with GELU, residuals, and the next q, k, v, against the same layer in float64 on the same rounded weights."""
-    weights = _weights(dim=dim, heads=dim // 64)
-    hidden, part = 4 * dim, 768
-    assert _native.library().hidden_part(hidden) == part
-    int8 = engine.name == "int8"
-    limits = (part, engine.kernels.int8_pair_limit) if int8 else ()
-    packed = pack_weights(weights.state_dict, weights.config, engine.dtype, *limits)
-    attended, x = _rows(80, dim, 4, engine.dtype), torch.randn(80, dim, generator=torch.Generator().manual_seed(5))
-    qkv, hidden_rows = (huge_zeros((80, width), engine.dtype) for width in (3 * dim, part))
-    tiles = huge_zeros((80, dim), torch.uint8 if int8 else engine.dtype)
-    quantised, scales = huge_zeros((80, part), torch.uint8), huge_zeros((2, 80, 2), torch.int32)
-    work = [buffer.data_ptr() for buffer in (tiles, hidden_rows, quantised, *scales)]
-    encode = _native.library().int8_encoder if int8 else _native.library().encoder
-    encoder = encode(engine.kernels, dim, hidden, 768, 0, [layer.addresses() for layer in packed.layers], work)
-
-    def norm(values: Tensor) -> Tensor:
-        rows = torch.nn.functional.layer_norm(values, (dim,), eps=1e-6)
-        return _quantised(rows.float()) if int8 else rows.to(engine.dtype).double()
-
-    def weight(product) -> Tensor:
-        return _unpacked(product.weight) * (1 if product.column_scale is None else product.column_scale[:, None].double())
-
-    def linear(values: Tensor, product) -> Tensor:
-        return values @ weight(product).t() + product.bias.double()
-
-    layer, following = packed.layers[1], packed.layers[2]
-    exact = x.double() + linear(attended.double(), layer.projection)
-    inner = torch.nn.functional.gelu(linear(norm(exact), layer.mlp_in)).to(engine.dtype).double()
-    if int8:
-        inner = torch.cat([_quantised(columns.float()) for columns in inner.split(part, dim=1)], dim=1)
-    exact = exact + linear(inner, layer.mlp_out)
-    exact_qkv = linear(norm(exact), following.qkv)
-    encoder.finish_layer(1, attended.data_ptr(), x.data_ptr(), 0, tokens, qkv.data_ptr())
-    scale = exact.abs().max()
-    rough = engine.name != "fp32"
-    assert (x - exact)[:tokens].abs().max() < (4e-3 if rough else 2e-6) * scale  # a bf16 that rounds the other way is 2^-8 of one term
-    assert (x - exact)[:tokens].abs().mean() < (2e-4 if rough else 2e-7) * scale
-    assert (qkv.double() - exact_qkv)[:tokens].abs().max() < (2e-2 if rough else 4e-6) * exact_qkv.abs().max()
-    assert (qkv.double() - exact_qkv)[:tokens].abs().mean() < (2e-3 if rough else 4e-7) * exact_qkv.abs().max()
-
-
-@pytest.mark.parametrize("value", [-20.0, -5.5, -3.0, -0.7, 0.0, 0.3, 1.0, 2.5, 4.2, 5.5, 30.0])
-def test_gelu_is_the_exact_one(plain, value):
-    """A layer of zeros and an identity shows GELU of a bias alone: the stated error and the rounding of the result."""
-    dim = 32
-    zero, identity = pack(torch.zeros(3 * dim, dim), plain.dtype), pack(torch.eye(dim), plain.dtype)
-    no_bias = torch.zeros(3 * dim)
-    bias, tokens = torch.full((dim,), value), torch.zeros(16, dim)
-    layer = [(zero, no_bias), (zero, no_bias), (zero, bias), (identity, no_bias)]
-    addresses = [[weight.data_ptr(), shift.data_ptr(), 0, 0] for weight, shift in layer]
-    rows, tiles, hidden = (huge_zeros((16, dim), plain.dtype) for _ in range(3))
-    work = [tiles.data_ptr(), hidden.data_ptr(), 0, 0, 0]
-    encoder = _native.library().encoder(plain.kernels, dim, dim, dim, 0, [addresses], work)
-    encoder.finish_layer(0, rows.data_ptr(), tokens.data_ptr(), 0, 16, 0)
-    exact = float(torch.nn.functional.gelu(torch.tensor(value, dtype=torch.float64)))
-    assert (tokens == tokens[0, 0]).all()
-    fit, slope = (6e-5, 1.4e-5) if plain.name == "bf16" else (8e-7, 2e-7)
-    assert abs(float(tokens[0, 0]) - exact) <= fit + slope * max(0.0, abs(value) - 5.5) + abs(exact) * plain.unit
-
-
 def _head_case(engine: Engine, seed: int = 6) -> tuple[Head, CenterHead, Tensor, ModelConfig]:
     weights = _weights(dim=96, heads=3)
     config = weights.config
-    head = Head(engine.kernels, pack_weights(weights.state_dict, config, engine.dtype).branches, config)
+    head = Head(pack_weights(weights.state_dict, config, engine.dtype).branches, config)
     reference = CenterHead(config).eval()
     reference.load_state_dict({k.removeprefix("box_head."): v for k, v in weights.state_dict.items() if k.startswith("box_head.")})
     features = torch.randn(config.num_search, config.dim, generator=torch.Generator().manual_seed(seed)).to(engine.dtype)

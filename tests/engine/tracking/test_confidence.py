@@ -6,14 +6,14 @@ import torch
 
 from engine.runners.postprocess import Surroundings
 from engine.runners.protocol import Observation
-from engine.tracking.confidence import Usual
+from engine.tracking.confidence import AppearanceModel
 
 HERE = Observation((40.0, 40.0, 20.0, 20.0), (40.0, 40.0, 20.0, 20.0), 100.0, 0.6, 0.6, None, np.array([1, 0, 0], np.float32))
 GONE = HERE._replace(score=0.4, weighted_score=0.1, features=np.array([0, 1, 0], np.float32))
 
 
 def _after(*frames):
-    usual = Usual()
+    usual = AppearanceModel()
     for frame in frames:
         usual.learn(frame)
     return usual
@@ -40,7 +40,7 @@ def test_a_target_is_its_own_yardstick(changes, centred, expected):
 
 
 def test_before_anything_was_learnt_everything_is_the_target():
-    assert Usual().confidence(GONE) == 1.0
+    assert AppearanceModel().confidence(GONE) == 1.0
 
 
 def test_the_first_frames_count_alike_and_later_ones_little():

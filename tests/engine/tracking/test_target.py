@@ -22,7 +22,7 @@ FRAME = np.zeros((120, 160, 3), np.uint8)
 
 
 class ScoreItself:
-    """In place of `engine.tracking.confidence.Usual`: what a frame's confidence is made of is tested there."""
+    """In place of `engine.tracking.confidence.AppearanceModel`: what a frame's confidence is made of is tested there."""
 
     def learn(self, seen):
         pass
@@ -34,7 +34,7 @@ class ScoreItself:
 @pytest.fixture(autouse=True, scope="module")
 def _scores_are_confidences():
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("engine.tracking.target.Usual", ScoreItself)
+        patch.setattr("engine.tracking.target.AppearanceModel", ScoreItself)
         yield
 
 

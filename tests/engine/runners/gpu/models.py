@@ -7,22 +7,12 @@ from pathlib import Path
 import numpy as np
 
 from conformance import golden
-from engine.config import ModelConfig
 from engine.runners.gpu.runner import GpuRunner
 from engine.runners.gpu.streams import Streams
 from engine.weights.io import Weights
+from tests.networks import TINY
 
-SMALL = ModelConfig(
-    name="small",
-    dim=64,
-    heads=2,
-    depth=4,
-    head_channels=16,
-    template_size=48,
-    search_size=96,
-    search_factor=4.0,
-    elimination_layers=(1, 2),
-)
+SMALL = TINY.replace(name="small", dim=64, depth=4, head_channels=16, template_size=48, search_size=96, elimination_layers=(1, 2))
 
 
 def weights(**changes) -> Weights:

@@ -262,7 +262,7 @@ def test_bad_arguments_are_refused(runner, arguments):
 
 
 class Judged:
-    """In place of `engine.tracking.confidence.Usual`: a confidence for each frame of each row, told apart by how often it was asked."""
+    """In place of `engine.tracking.confidence.AppearanceModel`: a confidence for each frame of each row, told apart by how often it was asked."""
 
     followed = (0.9, 0.9, 0.1, 0.1, 0.1, 0.1, 0.1, 0.1, 0.9, 0.1)
     beside = (0.9, 0.9, 0.9, 0.9, 0.2, 0.9, 0.95, 0.95, 0.95, 0.9)
@@ -284,7 +284,7 @@ LOSING = TrackerConfig(thresholds=StateThresholds(0.5, 0.3, 2, 0.6, 3, margin=0.
 
 @pytest.fixture
 def _judged(monkeypatch):
-    monkeypatch.setattr("engine.tracking.target.Usual", Judged)
+    monkeypatch.setattr("engine.tracking.target.AppearanceModel", Judged)
     monkeypatch.setattr("engine.tracking.rival.MAX_RESIZE", 1e9)
     monkeypatch.setattr("engine.tracking.rival.SAME", 2.0)
 

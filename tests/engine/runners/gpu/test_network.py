@@ -84,6 +84,43 @@ def test_the_head_equals_the_models_head():
         torch.testing.assert_close(map_, expected, rtol=1e-5, atol=1e-5)
 
 
+def _head_and_features():
+    weights = models.weights()
+    folded = fold_weights(weights.state_dict, weights.config, CPU, torch.float32, LIBRARY, "reference").head
+    features = torch.randn(1, weights.config.num_search, weights.config.dim, generator=torch.Generator().manual_seed(1))
+    return Head(folded, weights.config.search_grid, False), features
+
+
+def test_a_convolution_without_an_engine_in_cudnn_runs_by_pytorch(monkeypatch):
+    """It is asked for once; the others stay with cuDNN, and the maps are the same."""
+    head, features = _head_and_features()
+    expected, asked, convolve = head(features), [], torch.conv2d
+
+    def conv2d(*arguments, groups, **options):
+        asked.append((groups, torch.backends.cudnn.enabled))
+        if groups > 1 and torch.backends.cudnn.enabled:
+            raise RuntimeError("GET was unable to find an engine to execute this computation")
+        return convolve(*arguments, groups=groups, **options)
+
+    monkeypatch.setattr(torch, "conv2d", conv2d)
+    for _ in range(2):
+        assert all(torch.equal(a, b) for a, b in zip(head(features), expected, strict=True))
+    assert torch.backends.cudnn.enabled
+    assert asked == [(1, True), *[(3, True), (3, False)] * 3, (1, True), *[(3, False)] * 3]
+
+
+@pytest.mark.parametrize("error", [RuntimeError("expected scalar type"), torch.OutOfMemoryError("cuDNN: out of memory")])
+def test_other_errors_of_a_convolution_are_not_hidden(monkeypatch, error):
+    head, features = _head_and_features()
+
+    def conv2d(*_, **__):
+        raise error
+
+    monkeypatch.setattr(torch, "conv2d", conv2d)
+    with pytest.raises(RuntimeError, match=str(error)):
+        head(features)
+
+
 @pytest.mark.parametrize("choices", [FUSED, LIBRARY], ids=["fused", "library"])
 @pytest.mark.parametrize(
     ("norm", "gelu", "residual"), [(True, False, False), (True, True, False), (False, False, True), (False, False, False)]
