@@ -69,7 +69,7 @@ class ModelConfig:
         return self.dim // self.heads
 
     @property
-    def forces(self) -> dict[str, float]:
+    def forces(self) -> dict[str, Any]:
         """The constants of equations 5-7 as `esat_kernels.fda_attention` takes them."""
         return {"alpha": self.alpha, "beta": self.beta, "delta": self.force_delta}
 

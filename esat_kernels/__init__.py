@@ -9,7 +9,7 @@ from esat_kernels.attention.api import fda_attention, fda_attention_with_scores,
 from esat_kernels.crop.api import crop_patches, crop_regions, crop_resize
 from esat_kernels.decode.api import Decoded, advance_boxes, decode_maps
 from esat_kernels.elimination.api import eliminate_tokens, gather_tokens, scatter_tokens, select_tokens
-from esat_kernels.linear.api import linear
+from esat_kernels.linear.api import linear, linear_with_squares
 
 __all__ = [
     "Decoded",
@@ -27,6 +27,7 @@ __all__ = [
     "gather_tokens",
     "kernel_table",
     "linear",
+    "linear_with_squares",
     "measured",
     "plan_attention",
     "scatter_tokens",

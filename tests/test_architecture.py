@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
 from collections.abc import Collection, Mapping
@@ -161,6 +162,16 @@ def test_the_base_packages_import_without_any_optional_one():
     blocked = ";".join(f"sys.modules[{name!r}] = None" for name in sorted(OPTIONAL))
     code = f"import sys;{blocked};import engine, esat_kernels, engine.cli.app"
     subprocess.run([sys.executable, "-c", code], check=True, cwd=REPOSITORY, timeout=120)
+
+
+def test_native_sources_are_named_after_what_they_hold_and_the_set_they_are_for():
+    """`<op>_cpu.cpp` and `<op>_cpu_<set>.cpp`: the suffix selects the compiler's flags, so that a file of another name is compiled without."""
+    lists = re.findall(r"set\(ESAT_(?:X86|ARM)_SETS (.*)\)", (REPOSITORY / "CMakeLists.txt").read_text())
+    sets = ["portable", *" ".join(lists).split()]
+    assert {"avx2", "neon"} < set(sets)
+    for path in (REPOSITORY / "csrc").glob("*/*.cpp"):
+        if path.parent.name != "common" and path.stem != f"bindings_{path.parent.name}":
+            assert re.fullmatch(rf"\w+_cpu(_({'|'.join(sets)}))?", path.stem), path.relative_to(REPOSITORY)
 
 
 def test_native_operations_do_not_include_each_other():

@@ -20,6 +20,22 @@ namespace {
 
 constexpr std::int64_t kTileBytes = 1024;
 
+// Cuts one thread's memory into arrays at multiples of 64 bytes. Of no memory (null), it tells the size.
+struct Carver {
+  char* memory;
+  std::int64_t used = 0;
+
+  std::uint16_t* tiles(std::int64_t count) { return reinterpret_cast<std::uint16_t*>(take(count * kTileBytes)); }
+  float* floats(std::int64_t count) { return reinterpret_cast<float*>(take(count * 4)); }
+
+ private:
+  char* take(std::int64_t bytes) {
+    char* here = memory == nullptr ? nullptr : memory + used;
+    used += round_up(bytes, 64);
+    return here;
+  }
+};
+
 class TileScope {
  public:
   TileScope() { configure_tiles(); }

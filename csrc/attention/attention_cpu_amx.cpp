@@ -32,28 +32,21 @@ struct Workspace {
     d32 = round_up(problem.head_dim, 32) / 32;
     d16 = round_up(problem.head_dim, 16) / 16;
     const std::int64_t steps = tokens_padded / kStepKeys;
-    std::int64_t used = 0;
-    const auto take = [&](std::int64_t bytes) {
-      char* here = memory == nullptr ? nullptr : memory + used;
-      used += round_up(bytes, 64);
-      return here;
-    };
-    const auto tiles = [&](std::int64_t count) { return reinterpret_cast<std::uint16_t*>(take(count * kTileBytes)); };
-    const auto floats = [&](std::int64_t count) { return reinterpret_cast<float*>(take(count * 4)); };
-    queries = tiles(2 * d32);
-    scores = reinterpret_cast<float*>(tiles(2 * 4));
-    probabilities = tiles(2 * kBlockSteps * 2);
-    out = reinterpret_cast<float*>(tiles(2 * (d16 + 1)));
-    sums = reinterpret_cast<float*>(tiles(2));
-    start = reinterpret_cast<float*>(tiles(2));
-    ones = tiles(1);
-    keys = tiles(2 * steps * d32);
-    values = tiles(steps * d16);
-    key_bias = floats(tokens_padded);
-    key_distance = floats(tokens_padded);
-    key_norms = floats(tokens_padded);
-    row = floats(tokens_padded);
-    return used;
+    Carver from{memory};
+    queries = from.tiles(2 * d32);
+    scores = reinterpret_cast<float*>(from.tiles(2 * 4));
+    probabilities = from.tiles(2 * kBlockSteps * 2);
+    out = reinterpret_cast<float*>(from.tiles(2 * (d16 + 1)));
+    sums = reinterpret_cast<float*>(from.tiles(2));
+    start = reinterpret_cast<float*>(from.tiles(2));
+    ones = from.tiles(1);
+    keys = from.tiles(2 * steps * d32);
+    values = from.tiles(steps * d16);
+    key_bias = from.floats(tokens_padded);
+    key_distance = from.floats(tokens_padded);
+    key_norms = from.floats(tokens_padded);
+    row = from.floats(tokens_padded);
+    return from.used;
   }
 };
 

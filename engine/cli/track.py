@@ -152,7 +152,7 @@ def track(
 
 
 def _given(box: list[str] | None, boxes: Path | None, select: bool) -> list[Given]:
-    from engine.clips.given import parse_boxes, read_boxes
+    from engine.clips.given import parse_boxes, read_given
     from engine.errors import BoxError
 
     chosen = [name for name, there in (("--box", bool(box)), ("--boxes", boxes is not None), ("--select", select)) if there]
@@ -160,7 +160,7 @@ def _given(box: list[str] | None, boxes: Path | None, select: bool) -> list[Give
         more = "" if not chosen else ", not by both: " + " and ".join(chosen)
         raise BoxError(f"give the targets either by --box X,Y,W,H or by --select or by --boxes FILE{more}")
     if boxes is not None:
-        return read_boxes(boxes)
+        return read_given(boxes)
     return parse_boxes(box or [])
 
 

@@ -44,15 +44,15 @@ def parse_box(text: str) -> Box:
     return x, y, w, h
 
 
-def read_boxes(path: Path) -> list[Given]:
-    """The boxes of one clip from a file; see `read_boxes_of_clips` for its lines. BoxError if it names several clips."""
-    clips = read_boxes_of_clips(path)
+def read_given(path: Path) -> list[Given]:
+    """The boxes of one clip from a file; see `read_given_of_clips` for its lines. BoxError if it names several clips."""
+    clips = read_given_of_clips(path)
     if len(clips) > 1:
         raise BoxError(f"{path} has boxes of {len(clips)} clips, but one is tracked: give all of them, or a file for this one")
     return next(iter(clips.values()))
 
 
-def read_boxes_of_clips(path: Path) -> dict[str, list[Given]]:
+def read_given_of_clips(path: Path) -> dict[str, list[Given]]:
     """Boxes by the name of their clip, "" where lines name none, in the order of the file.
 
     Lines are `clip,frame,id,x,y,w,h`, `frame,id,x,y,w,h` or `x,y,w,h` (first frame; ids 1, 2, ... in order), all of one kind. frame: an index

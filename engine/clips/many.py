@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from engine.clips.given import Given, boxes_for, read_boxes, read_boxes_of_clips
+from engine.clips.given import Given, boxes_for, read_given, read_given_of_clips
 from engine.clips.outputs import FORMATS
 from engine.clips.run import Job, track_clip
 from engine.errors import BoxError, EsatError, SinkError
@@ -48,8 +48,8 @@ def read_table(boxes: Path) -> Callable[[str], list[Given]]:
     A file without names of clips holds for every clip. The function raises BoxError for a clip without boxes.
     """
     if boxes.is_dir():
-        return lambda clip: read_boxes(boxes / f"{Path(clip).stem}.txt")
-    table = read_boxes_of_clips(boxes)
+        return lambda clip: read_given(boxes / f"{Path(clip).stem}.txt")
+    table = read_given_of_clips(boxes)
 
     def find(clip: str) -> list[Given]:
         found = table[""] if "" in table else boxes_for(clip, table)

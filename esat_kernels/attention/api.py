@@ -32,9 +32,18 @@ def _check(q: Tensor, k: Tensor, v: Tensor) -> None:
         raise TypeError(f"attention: dtype must be one of float16, bfloat16, float32, float64, got {q.dtype}")
 
 
-def _run(q: Tensor, k: Tensor, v: Tensor, constants: Constants, backend: str, wanted: Scores) -> tuple[Tensor, Tensor]:
+def _run(
+    q: Tensor, k: Tensor, v: Tensor, constants: Constants, backend: str, wanted: Scores, key_norms: Tensor | None
+) -> tuple[Tensor, Tensor]:
     """out and the scores, [B, 0] if none are wanted."""
     _check(q, k, v)
+    if key_norms is not None and (
+        key_norms.shape != q.shape[:3] or key_norms.dtype != torch.float32 or key_norms.device != q.device or key_norms.requires_grad
+    ):
+        raise ValueError(
+            f"attention: key_norms must be {tuple(q.shape[:3])} torch.float32 on {q.device} without a gradient, "
+            f"got {tuple(key_norms.shape)} {key_norms.dtype} on {key_norms.device}"
+        )
     forces = Forces.of(q.shape[-1], *constants)
     candidates = {
         "cpu": lambda: native.unsupported(q),
@@ -46,7 +55,7 @@ def _run(q: Tensor, k: Tensor, v: Tensor, constants: Constants, backend: str, wa
     if chosen == "reference":  # not through the operator, so that PyTorch differentiates it itself, also twice and in float64
         return reference.attention(q, k, v, forces)[0], reference.elimination_scores(q, k, forces, wanted)
     with_lse = torch.is_grad_enabled() and (q.requires_grad or k.requires_grad or v.requires_grad)
-    return fda_forward(q, k, v, *forces, *wanted, chosen, with_lse)[:2]
+    return fda_forward(q, k, v, *forces, *wanted, chosen, with_lse, key_norms)[:2]
 
 
 def fda_attention(
@@ -58,16 +67,18 @@ def fda_attention(
     delta: float | None = None,
     scale: float | None = None,
     backend: str = "auto",
+    key_norms: Tensor | None = None,
 ) -> Tensor:
     """Force-directed attention, softmax(scale S + alpha exp(-r) - beta r) v with S = q k^T and r = delta |q - k|^2 (ESAT, equations 5-7).
 
     q, k, v: [B, H, N, D] of one float dtype, any strides. alpha, beta, delta >= 0 and scale > 0 are plain floats without gradients;
     delta and scale default to D ** -0.5. alpha = beta = 0 is plain attention.
     backend: "auto", "reference", "cpu", "triton" or "cuda"; a named backend never falls back.
+    key_norms: |k|^2 of the keys as they are, float32 [B, H, N] of any strides, for backends that would have to make them ("cuda").
     Returns out [B, H, N, D] in the input's dtype; sums run in at least float32. Differentiable in q, k, v.
     Raises ValueError (shapes, devices, constants), TypeError (dtypes), NotImplementedError (a named backend that cannot run, with the reason).
     """
-    return _run(q, k, v, (alpha, beta, delta, scale), backend, Scores())[0]
+    return _run(q, k, v, (alpha, beta, delta, scale), backend, Scores(), key_norms)[0]
 
 
 def fda_attention_with_scores(
@@ -81,6 +92,7 @@ def fda_attention_with_scores(
     delta: float | None = None,
     scale: float | None = None,
     backend: str = "auto",
+    key_norms: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """`fda_attention` and, from the same pass, the scores that candidate elimination ranks the search tokens by.
 
@@ -88,7 +100,7 @@ def fda_attention_with_scores(
     Returns out [B, H, N, D] and scores float32 [B, N - num_template]: that row's probabilities at the search tokens, averaged over the heads.
     The scores carry no gradient. Errors as `fda_attention`; ValueError for token numbers outside their range.
     """
-    return _run(q, k, v, (alpha, beta, delta, scale), backend, _wanted(q, num_template, template_token))
+    return _run(q, k, v, (alpha, beta, delta, scale), backend, _wanted(q, num_template, template_token), key_norms)
 
 
 def plan_attention(

@@ -28,6 +28,7 @@ def fda_forward(
     template_token: int,
     backend: str,
     with_lse: bool = True,
+    key_norms: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """out [B, H, N, D], elimination scores float32 [B, N - num_template] (empty [B, 0] if template_token < 0), lse float32 [B, H, N].
 
@@ -42,7 +43,7 @@ def fda_forward(
     elif backend == "cuda":
         if with_lse:
             raise NotImplementedError("attention: the CUDA kernel keeps no log-sum-exp, use triton")
-        out, scores = cuda.forward(q, k, v, forces, wanted)
+        out, scores = cuda.forward(q, k, v, forces, wanted, key_norms=key_norms)
         return out, scores, q.new_empty((*q.shape[:2], 0), dtype=torch.float32)
     else:
         value, lse = reference.attention(q, k, v, forces)
@@ -51,7 +52,7 @@ def fda_forward(
 
 
 @fda_forward.register_fake
-def _(q, k, v, alpha, beta, delta, scale, num_template, template_token, backend, with_lse=True):  # type: ignore[no-untyped-def]
+def _(q, k, v, alpha, beta, delta, scale, num_template, template_token, backend, with_lse=True, key_norms=None):  # type: ignore[no-untyped-def]
     batch, heads, tokens, _ = q.shape
     wide = torch.promote_types(q.dtype, torch.float32)
     lse = q.new_empty((batch, heads, tokens if with_lse else 0), dtype=wide)
@@ -88,11 +89,14 @@ def _(dout, q, k, v, out, lse, alpha, beta, delta, scale, backend):  # type: ign
     return empty_out(q), empty_out(k), empty_out(v)
 
 
+_BACKEND = 3 + len(Forces._fields) + len(Scores._fields)  # its place among the inputs
+
+
 def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:
     out, scores, lse = output
     ctx.mark_non_differentiable(scores, lse)
     ctx.save_for_backward(*inputs[:3], out, lse)
-    ctx.inputs, ctx.forces, ctx.backend = len(inputs), inputs[3 : 3 + len(Forces._fields)], inputs[-2]
+    ctx.inputs, ctx.forces, ctx.backend = len(inputs), inputs[3 : 3 + len(Forces._fields)], inputs[_BACKEND]
 
 
 def _backward(ctx: Any, dout: Tensor, dscores: Tensor, dlse: Tensor) -> tuple[Any, ...]:

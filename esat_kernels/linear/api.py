@@ -9,6 +9,7 @@ from torch import Tensor
 
 from esat_kernels import _device, _dispatch
 from esat_kernels.linear import reference, triton
+from esat_kernels.linear.common import Squares
 
 _DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
@@ -40,6 +41,40 @@ def linear(
     candidates = {"triton": lambda: triton.unsupported(x, weight, bias, residual), "reference": lambda: reference.unsupported(x)}
     chosen = _dispatch.choose("linear", backend, candidates, auto=(*_device.verified_backends(x.device), "reference"))
     return (triton if chosen == "triton" else reference).linear(x, weight, bias, norm_eps, activation, residual, dtype)
+
+
+def linear_with_squares(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    *,
+    first: int,
+    width: int,
+    groups: int,
+    norm_eps: float | None = None,
+    dtype: torch.dtype | None = None,
+    backend: str = "auto",
+) -> tuple[Tensor, Tensor]:
+    """`linear` without activation and residual, and from the same pass float32 [M, groups]: for each row the sums of squares, as they were
+    rounded, of `groups` groups of `width` columns from column `first` on. With x and weight of q, k and v these are |k|^2 of each head.
+
+    backend: "auto", "triton" (a weight in 16 bits, groups of 16, 32 or 64 columns that start at a multiple of it) or "reference".
+    Raises as `linear`; ValueError for groups that do not lie in the N columns.
+    """
+    _check(x, weight, bias, norm_eps, None, None, dtype)
+    if width < 1 or groups < 1 or first < 0 or first + width * groups > weight.shape[0]:
+        raise ValueError(f"linear: {groups} groups of {width} columns from {first} on must lie in {weight.shape[0]} columns")
+    chosen = _dispatch.choose(
+        "linear",
+        backend,
+        {
+            "triton": lambda: triton.unsupported(x, weight, bias) or triton.squares_unsupported(weight, Squares(first, width, groups)),
+            "reference": lambda: reference.unsupported(x),
+        },
+        auto=(*_device.verified_backends(x.device), "reference"),
+    )
+    of = triton if chosen == "triton" else reference
+    return of.linear_with_squares(x, weight, bias, norm_eps, x.dtype if dtype is None else dtype, first, width, groups)
 
 
 def _check(

@@ -37,6 +37,14 @@ def linear(
     return out.to(dtype)
 
 
+def linear_with_squares(
+    x: Tensor, weight: Tensor, bias: Tensor | None, norm_eps: float | None, dtype: torch.dtype, first: int, width: int, groups: int
+) -> tuple[Tensor, Tensor]:
+    """`linear`, and float32 [M, groups]: the sums of squares of groups of its columns as they were rounded."""
+    out = linear(x, weight, bias, norm_eps, None, None, dtype)
+    return out, out[:, first : first + width * groups].unflatten(1, (groups, width)).float().square().sum(2)
+
+
 def _product(x: Tensor, weight: Tensor, wide: torch.dtype) -> Tensor:
     """x weight^T with sums kept in `wide`: the values are those of weight's dtype, but no sum is rounded to it."""
     if x.device.type == "cuda" and weight.dtype != wide and not (torch.is_grad_enabled() and (x.requires_grad or weight.requires_grad)):

@@ -45,8 +45,15 @@ def normalise_kernel(x_ptr, out_ptr, x_stride_m, rows, inner, eps, BLOCK_M: tl.c
 
 
 @triton.jit
-def _finish(sums, bias_ptr, residual_ptr, out_ptr, row, column, rows, columns, residual_stride_m, ACTIVATION: tl.constexpr):
-    """Bias, activation and residual in float32, rounded once into out [rows, columns] contiguous."""
+def _finish(
+    sums, bias_ptr, residual_ptr, out_ptr, squares_ptr, row, first, rows, columns, residual_stride_m, squares_first,
+    ACTIVATION: tl.constexpr, WIDTH: tl.constexpr, GROUPS: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
+):  # fmt: skip
+    """Bias, activation and residual in float32, rounded once into out [rows, columns] contiguous: rows `row`, columns from `first` on.
+
+    squares_ptr, if not None: float32 [rows, GROUPS], the sums of squares of GROUPS groups of WIDTH columns of out, from squares_first on.
+    """
+    column = first + tl.arange(0, BLOCK_N)
     inside = (row[:, None] < rows) & (column[None, :] < columns)
     if bias_ptr is not None:
         sums += tl.load(bias_ptr + column, mask=column < columns, other=0.0).to(tl.float32)[None, :]
@@ -57,18 +64,27 @@ def _finish(sums, bias_ptr, residual_ptr, out_ptr, row, column, rows, columns, r
     row = row.to(tl.int64)[:, None]
     if residual_ptr is not None:
         sums += tl.load(residual_ptr + row * residual_stride_m + column[None, :], mask=inside, other=0.0).to(tl.float32)
-    tl.store(out_ptr + row * columns + column[None, :], sums.to(out_ptr.dtype.element_ty), mask=inside)
+    rounded = sums.to(out_ptr.dtype.element_ty)
+    tl.store(out_ptr + row * columns + column[None, :], rounded, mask=inside)
+    if squares_ptr is not None:  # noqa: SIM102  (known when this is compiled, the next one is not)
+        if (first + BLOCK_N > squares_first) & (first < squares_first + GROUPS * WIDTH):
+            wide = rounded.to(tl.float32)
+            groups = tl.sum(tl.reshape(wide * wide, [BLOCK_M, BLOCK_N // WIDTH, WIDTH]), 2)
+            start = first - squares_first + WIDTH * tl.arange(0, BLOCK_N // WIDTH)[None, :]
+            of_out = (row < rows) & (start >= 0) & (start < GROUPS * WIDTH)
+            tl.store(squares_ptr + row * GROUPS + start // WIDTH, groups, mask=of_out)
 
 
 @triton.jit(do_not_specialize=["rows"])
 def product_kernel(
-    x_ptr, weight_ptr, bias_ptr, residual_ptr, out_ptr, x_stride_m, weight_stride_n, residual_stride_m, rows, inner, columns,
-    ACTIVATION: tl.constexpr, SPLITS: tl.constexpr, WHOLE_K: tl.constexpr,
+    x_ptr, weight_ptr, bias_ptr, residual_ptr, out_ptr, squares_ptr, x_stride_m, weight_stride_n, residual_stride_m, rows, inner, columns,
+    squares_first, ACTIVATION: tl.constexpr, WIDTH: tl.constexpr, GROUPS: tl.constexpr, SPLITS: tl.constexpr, WHOLE_K: tl.constexpr,
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
 ):  # fmt: skip
     """Grid (cdiv(rows, BLOCK_M) * cdiv(columns, BLOCK_N), SPLITS). Programs that follow each other share a tile of the weight.
 
-    SPLITS == 1: out is the result. Otherwise out is float32 [SPLITS, rows, columns], the parts' sums, for `sum_kernel` to finish.
+    SPLITS == 1: out is the result, and squares are as in `_finish`. Otherwise out is float32 [SPLITS, rows, columns], the parts' sums, for
+    `sum_kernel` to finish.
     WHOLE_K: inner is a multiple of BLOCK_K.
     """
     row_tiles = tl.cdiv(rows, BLOCK_M)
@@ -89,30 +105,42 @@ def product_kernel(
             x_tile = tl.load(x[:, None] + k[None, :], mask=k[None, :] < inner, other=0.0)
             weight_tile = tl.load(weight[None, :] + k[:, None], mask=k[:, None] < inner, other=0.0)
         sums = tl.dot(x_tile.to(weight_tile.dtype), weight_tile, sums, input_precision="ieee")
+    first = (tl.program_id(0) // row_tiles) * BLOCK_N
     if SPLITS == 1 and BLOCK_N > 128:  # in halves, which need half the registers
         left, right = tl.split(tl.permute(tl.reshape(sums, [BLOCK_M, 2, BLOCK_N // 2]), [0, 2, 1]))
-        column = (tl.program_id(0) // row_tiles) * BLOCK_N + tl.arange(0, BLOCK_N // 2)
-        _finish(left, bias_ptr, residual_ptr, out_ptr, row, column, rows, columns, residual_stride_m, ACTIVATION)
-        column += BLOCK_N // 2
-        _finish(right, bias_ptr, residual_ptr, out_ptr, row, column, rows, columns, residual_stride_m, ACTIVATION)
+        _finish(
+            left, bias_ptr, residual_ptr, out_ptr, squares_ptr, row, first, rows, columns, residual_stride_m, squares_first,
+            ACTIVATION, WIDTH, GROUPS, BLOCK_M, BLOCK_N // 2,
+        )  # fmt: skip
+        _finish(
+            right, bias_ptr, residual_ptr, out_ptr, squares_ptr, row, first + BLOCK_N // 2, rows, columns, residual_stride_m, squares_first,
+            ACTIVATION, WIDTH, GROUPS, BLOCK_M, BLOCK_N // 2,
+        )  # fmt: skip
     elif SPLITS == 1:
-        _finish(sums, bias_ptr, residual_ptr, out_ptr, row, column, rows, columns, residual_stride_m, ACTIVATION)
+        _finish(
+            sums, bias_ptr, residual_ptr, out_ptr, squares_ptr, row, first, rows, columns, residual_stride_m, squares_first,
+            ACTIVATION, WIDTH, GROUPS, BLOCK_M, BLOCK_N,
+        )  # fmt: skip
     else:
         out_ptr += tl.program_id(1).to(tl.int64) * rows * columns
-        _finish(sums, None, None, out_ptr, row, column, rows, columns, 0, None)
+        _finish(sums, None, None, out_ptr, None, row, first, rows, columns, 0, 0, None, WIDTH, GROUPS, BLOCK_M, BLOCK_N)
 
 
 @triton.jit(do_not_specialize=["rows"])
 def sum_kernel(
-    parts_ptr, bias_ptr, residual_ptr, out_ptr, residual_stride_m, rows, columns,
-    ACTIVATION: tl.constexpr, SPLITS: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
+    parts_ptr, bias_ptr, residual_ptr, out_ptr, squares_ptr, residual_stride_m, rows, columns, squares_first,
+    ACTIVATION: tl.constexpr, WIDTH: tl.constexpr, GROUPS: tl.constexpr, SPLITS: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
 ):  # fmt: skip
     """Grid (cdiv(rows, BLOCK_M), cdiv(columns, BLOCK_N)): the parts float32 [SPLITS, rows, columns] in their order, and what follows the product."""
     row = tl.program_id(0) * BLOCK_M + tl.arange(0, BLOCK_M)
-    column = tl.program_id(1) * BLOCK_N + tl.arange(0, BLOCK_N)
+    first = tl.program_id(1) * BLOCK_N
+    column = first + tl.arange(0, BLOCK_N)
     inside = (row[:, None] < rows) & (column[None, :] < columns)
     at = row.to(tl.int64)[:, None] * columns + column[None, :]
     sums = tl.zeros([BLOCK_M, BLOCK_N], tl.float32)
     for part in tl.static_range(SPLITS):
         sums += tl.load(parts_ptr + part * rows.to(tl.int64) * columns + at, mask=inside, other=0.0)
-    _finish(sums, bias_ptr, residual_ptr, out_ptr, row, column, rows, columns, residual_stride_m, ACTIVATION)
+    _finish(
+        sums, bias_ptr, residual_ptr, out_ptr, squares_ptr, row, first, rows, columns, residual_stride_m, squares_first,
+        ACTIVATION, WIDTH, GROUPS, BLOCK_M, BLOCK_N,
+    )  # fmt: skip

@@ -93,6 +93,10 @@ def test_rows_have_what_the_contract_names(weights, tmp_path):
             assert {"median_ms", "p99_ms", "fps", "ratio_to_ours"} <= row.keys()
 
 
+def test_a_machine_s_rates_are_measured_however_short_the_time():
+    assert all(0 < rate < float("inf") for rate in roofline.machine_rates("int8", 0.0).values())
+
+
 @pytest.mark.parametrize("dtype", ["fp32", "bf16", "int8"])
 def test_stages_and_their_roofline(weights, dtype):
     spent = frame.stages(weights, 0.0, dtype) if dtype in frame._dtypes(weights) else {}

@@ -59,7 +59,7 @@ def test_it_runs_on_matrix_units_with_asynchronous_copies(facts):
 
 
 # Slots of the usual round, with room for another compiler: a round of Triton 3.6's own forward takes 592 to 658.
-BOUNDS = {("80", True): 480, ("80", False): 400, ("90a", True): 480, ("90a", False): 400}
+BOUNDS = {True: 470, False: 385}
 
 
 def test_issue_slots_of_a_tile(compiled):
@@ -70,5 +70,5 @@ def test_issue_slots_of_a_tile(compiled):
         assert usual.count("MUFU") == SCORES * (2 if attract else 1)
         assert usual.count("BAR") == 1
         assert usual.count("LDSM") == 2 * 4 * (head_dim // 16)
-        assert usual.slots <= BOUNDS[architecture, attract], (head_dim, attract, warps, usual.classes())
+        assert usual.slots <= BOUNDS[attract], (architecture, head_dim, attract, warps, usual.classes())
         assert sass.exact(code, head_dim).slots > usual.slots + 250  # another way altogether

@@ -116,3 +116,14 @@ def test_bad_calls(changes, error, message) -> None:
     with pytest.raises(error) as caught:
         esat_kernels.linear(**{"x": X, "weight": WEIGHT, **changes})
     assert message in str(caught.value)
+
+
+def test_the_reference_leaves_sums_of_squares_of_what_it_rounded():
+    given = operands(5, 24, 60, BFLOAT16)
+    x, weight, bias = given["x"], given["weight"], given["bias"]
+    out, squares = esat_kernels.linear_with_squares(x, weight, bias, first=20, width=10, groups=2, norm_eps=1e-6, backend="reference")
+    assert torch.equal(out, esat_kernels.linear(x, weight, bias, norm_eps=1e-6, backend="reference"))
+    expected = torch.stack([out[:, 20:30].double().square().sum(1), out[:, 30:40].double().square().sum(1)], 1)
+    torch.testing.assert_close(squares.double(), expected, rtol=1e-6, atol=0)
+    with pytest.raises(ValueError, match="2 groups of 25 columns from 20 on must lie in 60 columns"):
+        esat_kernels.linear_with_squares(x, weight, first=20, width=25, groups=2)

@@ -88,14 +88,20 @@ def test_gather_and_scatter(architecture, dtype):
     compiled(scatter_kernel, architecture, {**shape, "BLOCK_N": elimination.BLOCK_N}, elimination.WARPS, dtype=dtype, types=pointers)
 
 
+NO_SQUARES = {"squares_ptr": None, "squares_first": 0, "WIDTH": 1, "GROUPS": 0}
+KEY_NORMS = {"squares_first": 768, "WIDTH": 64, "GROUPS": 12, "ACTIVATION": None}
+
+
 def product(architecture, tiles, stream, dtype, **changes):
     """The product with everything around it; `stream` is the dtype of x and the residual."""
     from esat_kernels.linear.triton_kernels import product_kernel
 
-    constants = {"ACTIVATION": "gelu", "SPLITS": tiles.splits, "WHOLE_K": True}
+    constants = {"ACTIVATION": "gelu", "SPLITS": tiles.splits, "WHOLE_K": True, **NO_SQUARES}
     constants |= {"BLOCK_M": tiles.block_m, "BLOCK_N": tiles.block_n, "BLOCK_K": tiles.block_k, **changes}
-    types = {"x_ptr": f"*{stream}", "residual_ptr": "*fp32", "bias_ptr": "*fp32"}
+    types = {"x_ptr": f"*{stream}", "residual_ptr": "*fp32", "bias_ptr": "*fp32", "squares_ptr": "*fp32"}
     types["out_ptr"] = "*fp32" if tiles.splits > 1 else f"*{dtype}"
+    if "GROUPS" in changes:
+        del constants["squares_ptr"]
     found = compiled(product_kernel, architecture, constants, tiles.num_warps, tiles.num_stages, dtype, types)
     matrix = found.facts.instructions["HMMA"] + found.facts.instructions["HGMMA"]
     assert (matrix > 0) == (dtype != "fp32")
@@ -107,6 +113,12 @@ def test_every_tile_of_the_product(architecture, dtype):
     for tiles in triton_tiles.candidates(768, DTYPES[dtype], DTYPES[dtype]):
         if tiles.splits == 1:
             product(architecture, tiles, dtype, dtype)
+
+
+def test_key_norms_of_every_tile(architecture):
+    for tiles in triton_tiles.candidates(768, torch.bfloat16, torch.bfloat16):
+        if tiles.splits == 1:
+            product(architecture, tiles, "bf16", "bf16", **KEY_NORMS)
 
 
 def test_a_float32_stream_in_the_tallest_tile(architecture):
@@ -134,7 +146,8 @@ def test_sum_and_normalise(architecture):
     from esat_kernels.linear.triton_kernels import normalise_kernel, sum_kernel
 
     constants = {"ACTIVATION": "gelu", "SPLITS": 4, "BLOCK_M": triton_tiles.SUM_BLOCK_M, "BLOCK_N": triton_tiles.SUM_BLOCK_N}
-    compiled(sum_kernel, architecture, constants, triton_tiles.SUM_WARPS, dtype="fp32")
+    compiled(sum_kernel, architecture, {**constants, **NO_SQUARES}, triton_tiles.SUM_WARPS, dtype="fp32")
+    compiled(sum_kernel, architecture, {**constants, **KEY_NORMS}, triton_tiles.SUM_WARPS, dtype="fp32")
     constants = {"BLOCK_M": triton_tiles.NORMALISE_BLOCK_M, "BLOCK_K": triton_tiles.NORMALISE_BLOCK_K}
     types = {"x_ptr": "*fp32", "eps": "fp32"}
     compiled(normalise_kernel, architecture, constants, triton_tiles.NORMALISE_WARPS, types=types)

@@ -207,6 +207,19 @@ def test_products_whose_inner_dimension_is_ragged(splits, columns, monkeypatch):
         within_budget(without)
 
 
+@pytest.mark.parametrize(("splits", "block_n"), [(1, 64), (1, 256), (3, 64)])
+def test_a_product_leaves_the_norms_of_its_keys(splits, block_n, monkeypatch):
+    tiles = Tiles(16, block_n, 32, splits, 4, 2)
+    monkeypatch.setattr(triton_tiles, "product_tiles", lambda *_: tiles)
+    for width, count in ((64, 3), (32, 2)):
+        dim = width * count
+        given = {name: t.to(DEVICE) for name, t in operands(33, 96, 3 * dim, BFLOAT16).items() if name != "residual"}
+        out, norms = esat_kernels.linear_with_squares(**given, first=dim, width=width, groups=count, norm_eps=1e-6, backend="triton")
+        assert torch.equal(out, esat_kernels.linear(**given, norm_eps=1e-6, backend="triton"))
+        keys = out[:, dim : 2 * dim].double().unflatten(1, (count, width))
+        torch.testing.assert_close(norms.double(), keys.square().sum(2), rtol=1e-6, atol=0)
+
+
 def test_a_large_mean_does_not_cancel():
     given = operands(5, 300, 24)
     given["x"] = given["x"] / 60 + 3000
@@ -233,7 +246,7 @@ def test_the_operators_keep_their_promises():
     frame, frame_size = torch.zeros(300, dtype=torch.uint8), torch.tensor([10, 10], dtype=torch.int32)
     boxes, out = torch.tensor([[1.0, 1.0, 4.0, 4.0]]).double(), torch.zeros(1, 1, 768)
     maps, regions, state_boxes = state(2, 4)
-    given = operands(3, 16, 8, BFLOAT16)
+    given, wide = operands(3, 16, 8, BFLOAT16), operands(3, 16, 96, BFLOAT16)
     scores, tokens, kept = torch.rand(1, 6), torch.rand(1, 8, 4), torch.tensor([[1, 3]])
     calls = [
         (crop.crop_regions, (frame, frame_size, boxes, 2.0, 16, 16, out, True, [1.0, 1.0, 1.0], [0.0, 0.0, 0.0])),
@@ -244,6 +257,7 @@ def test_the_operators_keep_their_promises():
         (elimination.eliminate_tokens, (scores, 2, tokens, tokens.bfloat16(), 2)),
         (linear.linear, (given["x"], given["weight"], given["bias"], 1e-6, "gelu", given["residual"], BFLOAT16)),
         (linear.linear, (given["x"], given["weight"], None, None, None, None, FLOAT32)),
+        (linear.linear_with_squares, (*(wide[name] for name in ("x", "weight", "bias")), 1e-6, BFLOAT16, 32, 16, 2)),
     ]
     for operator, arguments in calls:
         moved = tuple(a.to(DEVICE) if isinstance(a, Tensor) else a for a in arguments)

@@ -84,10 +84,11 @@ class GpuNetwork:
             self._into(self._weights.patch, patches, tokens[:, first:], self._weights.search_position)
             self._into(layers[0].qkv, tokens[:, first:], qkv[:, first:])
         kept: Tensor | None = None
+        norms: Tensor | None = None  # of this layer's keys, where the product before has left them
         for index, (layer, keep) in enumerate(zip(layers, config.search_tokens_per_layer(), strict=True)):
             eliminate = keep < tokens.shape[1] - first
             with record_function("attention"):
-                attended, scores = self._attend(qkv, eliminate)
+                attended, scores = self._attend(qkv, eliminate, norms)
             if eliminate:
                 with record_function("elimination"):
                     chosen, tokens, attended = esat_kernels.eliminate_tokens(
@@ -102,7 +103,10 @@ class GpuNetwork:
                 tokens = layer.mlp_out(layer.mlp_in(tokens), tokens)
             if not last:
                 with record_function("qkv"):
-                    qkv = layers[index + 1].qkv(tokens)
+                    if self.kernels.attention == "cuda":  # others make the norms from the keys that they read anyway
+                        qkv, norms = layers[index + 1].qkv.with_key_norms(tokens, config.heads)
+                    else:
+                        qkv = layers[index + 1].qkv(tokens)
         with record_function("head"):
             features = self._features(tokens, kept)
             return Seen(self._head(features), kept, features)
@@ -112,18 +116,20 @@ class GpuNetwork:
         added = None if residual is None else residual.expand(x.shape[0], -1, -1)
         out.copy_(product(x, added))
 
-    def _attend(self, qkv: Tensor, with_scores: bool) -> tuple[Tensor, Tensor]:
-        """qkv [B, N, 3 dim] -> [B, N, dim], and if asked for the elimination scores [B, N - num_template] (else an empty tensor)."""
+    def _attend(self, qkv: Tensor, with_scores: bool, norms: Tensor | None) -> tuple[Tensor, Tensor]:
+        """qkv [B, N, 3 dim], |k|^2 [B, H, N] where it is known -> [B, N, dim], and if asked for the elimination scores [B, N - num_template]
+        (else an empty tensor).
+        """
         config = self.config
         batch, count, _ = qkv.shape
         q, k, v = qkv.view(batch, count, 3, config.heads, config.head_dim).permute(2, 0, 3, 1, 4)
         scores = qkv.new_empty(0)
         if with_scores:
             out, scores = esat_kernels.fda_attention_with_scores(
-                q, k, v, config.num_template, config.template_token, **config.forces, backend=self.kernels.attention
+                q, k, v, config.num_template, config.template_token, **config.forces, backend=self.kernels.attention, key_norms=norms
             )
         else:
-            out = esat_kernels.fda_attention(q, k, v, **config.forces, backend=self.kernels.attention)
+            out = esat_kernels.fda_attention(q, k, v, **config.forces, backend=self.kernels.attention, key_norms=norms)
         return out.transpose(1, 2).reshape(batch, count, config.dim), scores
 
     def _features(self, tokens: Tensor, kept: Tensor | None) -> Tensor:

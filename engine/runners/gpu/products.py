@@ -31,6 +31,26 @@ class Product:
         run = self._fused if self._choices.of_product(rows.shape[0], outputs, inputs) == "fused" else self._library
         return run(rows, added).view(*x.shape[:-1], outputs)
 
+    def with_key_norms(self, x: Tensor, heads: int) -> tuple[Tensor, Tensor | None]:
+        """The product of q, k and v, [..., N, K] -> [..., N, 3 dim], and |k|^2 float32 [..., heads, N], or None where it is not fused."""
+        outputs, inputs = self._weight.shape
+        rows = x.reshape(-1, inputs)
+        if self._choices.of_product(rows.shape[0], outputs, inputs) != "fused" or self._weight.dtype == torch.float32:
+            return self(x), None
+        dim = outputs // 3
+        out, norms = esat_kernels.linear_with_squares(
+            rows,
+            self._weight,
+            self._bias,
+            first=dim,
+            width=dim // heads,
+            groups=heads,
+            norm_eps=NORM_EPS if self._norm else None,
+            dtype=self._weight.dtype,
+            backend=self._backend,
+        )
+        return out.view(*x.shape[:-1], outputs), norms.view(*x.shape[:-1], heads).transpose(-1, -2)
+
     def _fused(self, x: Tensor, residual: Tensor | None) -> Tensor:
         return esat_kernels.linear(
             x,

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from engine.clips.given import Given, boxes_for, parse_boxes, read_boxes, read_boxes_of_clips
+from engine.clips.given import Given, boxes_for, parse_boxes, read_given, read_given_of_clips
 from engine.errors import BoxError, ConfigError
 from engine.video.position import Position
 
@@ -29,7 +29,7 @@ def test_options() -> None:
 @pytest.mark.parametrize("separator", [",", ";", "\t", " "])
 def test_lines_of_a_file(separator: str, tmp_path: Path) -> None:
     text = "\ufeffframe,id,x,y,w,h\n# a note\n\n0,3,1,2,3,4\n2.5s,9,5,6,7,8\n7,3,2,2,3,4\n".replace(",", separator)
-    given = read_boxes(file(tmp_path, text))
+    given = read_given(file(tmp_path, text))
     assert given == [
         Given(3, (1, 2, 3, 4), Position(index=0)),
         Given(9, (5, 6, 7, 8), Position(seconds=Fraction(5, 2))),
@@ -38,18 +38,18 @@ def test_lines_of_a_file(separator: str, tmp_path: Path) -> None:
 
 
 def test_lines_of_boxes_only(tmp_path: Path) -> None:
-    assert read_boxes(file(tmp_path, "1,2,3,4\n5,6,7,8\n")) == [Given(1, (1, 2, 3, 4)), Given(2, (5, 6, 7, 8))]
+    assert read_given(file(tmp_path, "1,2,3,4\n5,6,7,8\n")) == [Given(1, (1, 2, 3, 4)), Given(2, (5, 6, 7, 8))]
 
 
 def test_lines_of_several_clips(tmp_path: Path) -> None:
     path = file(tmp_path, "clip,frame,id,x,y,w,h\na.mp4,0,1,1,2,3,4\nb,5,2,5,6,7,8\na.mp4,9,2,1,2,3,4\n")
-    clips = read_boxes_of_clips(path)
+    clips = read_given_of_clips(path)
     assert {name: len(given) for name, given in clips.items()} == {"a.mp4": 2, "b": 1}
     assert boxes_for("in/b.mp4", clips) == clips["b"]
     assert boxes_for("in/a.mp4", clips) == clips["a.mp4"]
     assert boxes_for("in/c.mp4", clips) is None
     with pytest.raises(BoxError, match="boxes of 2 clips, but one is tracked"):
-        read_boxes(path)
+        read_given(path)
 
 
 @pytest.mark.parametrize(
@@ -69,4 +69,4 @@ def test_lines_of_several_clips(tmp_path: Path) -> None:
 )
 def test_what_cannot_be_read(text: str, message: str, tmp_path: Path) -> None:
     with pytest.raises(BoxError, match=message):
-        read_boxes(file(tmp_path, text))
+        read_given(file(tmp_path, text))

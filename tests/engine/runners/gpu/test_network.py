@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+import esat_kernels
 from conformance.golden import patch_rows
 from engine.config import ModelConfig
 from engine.runners.gpu.choices import Choices, choices_for
@@ -152,3 +153,34 @@ def test_choices_are_by_shape_then_by_rows():
     choices = Choices(True, 100, {"343x768x768": "fused", "50x768x768": "library"}, False)
     assert [choices.of_product(rows, 768, 768) for rows in (343, 50, 100, 101)] == ["fused", "library", "fused", "library"]
     assert not choices_for(CPU).verified  # the default is a guess
+
+
+@pytest.mark.parametrize("fused", [True, False])
+def test_attention_gets_the_norms_of_its_keys_from_the_product(fused, monkeypatch):
+    """As far as no GPU is needed: the operator of the CUDA kernel is the reference, and is asked what it was given."""
+    weights = models.weights()
+    config = weights.config
+    monkeypatch.setattr("engine.runners.gpu.network.choices_for", lambda device: FUSED if fused else LIBRARY)
+    given = []
+
+    def spy(function):
+        def call(q, k, v, *scores, backend, key_norms, **forces):
+            assert backend == "cuda"
+            given.append((k, key_norms))
+            return function(q, k, v, *scores, backend="reference", **forces)
+
+        return call
+
+    for name in ("fda_attention", "fda_attention_with_scores"):
+        monkeypatch.setattr(esat_kernels, name, spy(getattr(esat_kernels, name)))
+    network = GpuNetwork(weights, CPU, torch.bfloat16, Kernels("cuda", "reference"))
+    with torch.no_grad():
+        patches = torch.randn(2, config.num_search, 768, generator=torch.Generator().manual_seed(1)).bfloat16()
+        network.run(patches, network.inputs(2))
+    assert len(given) == config.depth
+    assert given[0][1] is None  # a part of these keys is the template's
+    for k, norms in given[1:]:
+        if fused:
+            torch.testing.assert_close(norms.double(), k.double().square().sum(-1), rtol=1e-6, atol=0)
+        else:
+            assert norms is None
