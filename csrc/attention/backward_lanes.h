@@ -228,7 +228,7 @@ void backward_head(const Backward& call, std::int64_t index, const BackwardWorks
   const std::int64_t batch = index / problem.heads, head_index = index % problem.heads, dim = problem.head_dim;
   const std::int64_t tokens = problem.tokens, padded = work.dim_padded;
   const Head head = prepare_head(problem, Head::Source{call.key, call.key_strides}, Head::Source{call.value, call.value_strides}, batch,
-                                 head_index, Head::Room{work.keys, work.values, work.key_norms, nullptr});
+                                 head_index, Head::Room{work.keys, work.values, work.key_norms, nullptr, nullptr});
   bias_keys(constants, head.key_norms, tokens, work.key_bias, work.key_distance);
   std::fill(work.dkey, work.dkey + round_up(tokens, kRowsStep) * padded, 0.0F);
   std::fill(work.dvalue, work.dvalue + round_up(tokens, kRowsStep) * padded, 0.0F);

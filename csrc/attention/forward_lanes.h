@@ -23,7 +23,7 @@ constexpr std::int64_t kMaxRows = Simd::kVectors * Simd::kWidth;
 constexpr std::int64_t kGroup = 8;  // keys that are asked at once whether their attraction counts, by lanes that vote
 
 struct ForwardWorkspace {
-  float *queries, *scores, *out, *key_norms, *key_bias, *key_distance, *least_norms, *row, *keys, *values;
+  float *queries, *scores, *out, *key_norms, *key_bias, *key_distance, *least_norms, *row, *keys, *values, *centre;
 
   // Carves the arrays out of `memory` (may be null) and returns the floats needed.
   std::int64_t carve(const Problem& problem, float* memory) {
@@ -44,6 +44,7 @@ struct ForwardWorkspace {
     row = take(padded);
     keys = take(round_up(problem.tokens, kRowsStep) * problem.head_dim);
     values = take(round_up(problem.tokens, kRowsStep) * problem.head_dim);
+    centre = take(problem.head_dim);
     return used;
   }
 };
@@ -113,7 +114,9 @@ struct Floats : Singles {
   static const float* words(const void*, std::int64_t, std::int64_t, const float* line, float*) { return line; }
   static Head prepare(const Problem& problem, Head::Source key, Head::Source value, std::int64_t batch, std::int64_t head,
                       Head::Room room) {
-    return prepare_head(problem, key, value, batch, head, room);
+    Head prepared = prepare_head(problem, key, value, batch, head, room);
+    find_centre(problem, room.centre, prepared);
+    return prepared;
   }
   // Scores to probabilities in place, and their sums. What an attraction must be to show in float32 is too little to leave many out.
   template <int NV, bool Attraction>
@@ -194,7 +197,7 @@ void attend(const Constants& constants, const Problem& problem, const Head& head
 // The queries' lanes, norms and bounds.
 template <class Lanes, int NV>
 [[gnu::noinline]] void load_queries(const Constants& constants, const Forward& call, std::int64_t start, std::int64_t count,
-                                    float longest_key, float* queries, Queries& rows) {
+                                    const Head& head, float* queries, Queries& rows) {
   const Problem& problem = call.problem;
   const std::int64_t dim = problem.head_dim, words = dim / Lanes::kCount;
   const float distance = kTwoLoops && constants.attraction > 0 ? std::log2(constants.attraction) : 0;
@@ -210,7 +213,12 @@ template <class Lanes, int NV>
       std::memcpy(lines + lane * 128, Lanes::words(call.query, at, dim, line, packed), static_cast<std::size_t>(words) * sizeof(float));
       rows.norm2[i] = dot(line, line, dim);
       rows.distance[i] = distance - constants.distance * rows.norm2[i];
-      rows.offset[i] = __builtin_floorf(kHeadroom - constants.attraction - constants.bound(std::sqrt(rows.norm2[i]), longest_key));
+      float bound = constants.bound(std::sqrt(rows.norm2[i]), head.longest_key);
+      if (head.centre != nullptr) {
+        const float centred = constants.bound(rows.norm2[i], dot(line, head.centre, dim), head.centre_norm2, head.spread);
+        bound = centred < bound ? centred : bound;  // a NaN of another key stays out
+      }
+      rows.offset[i] = __builtin_floorf(kHeadroom - constants.attraction - bound);
     }
     to_columns<Simd>(lines, 128, words, queries + n * Simd::kWidth, NV * Simd::kWidth);
   }
@@ -239,7 +247,7 @@ void block(const Constants& constants, const Forward& call, std::int64_t batch, 
   const Problem& problem = call.problem;
   Queries rows;
   const auto start = [&](const Strides& strides) { return batch * strides.batch + head_index * strides.head + first * strides.token; };
-  load_queries<Lanes, NV>(constants, call, start(call.query_strides), count, head.longest_key, work.queries, rows);
+  load_queries<Lanes, NV>(constants, call, start(call.query_strides), count, head, work.queries, rows);
   attend<Lanes, NV, Attraction>(constants, problem, head, work, rows, record, counters);
   bool sound = true;
   for (int n = 0; n < NV; ++n) sound = sound && Simd::all_within(Simd::load(rows.sum + n * Simd::kWidth), kLowestSum, kHighestSum);
@@ -269,7 +277,7 @@ Counters run_items(const Forward& call, float* probabilities, std::int64_t begin
     const std::int64_t batch = index / problem.heads, head_index = index % problem.heads;
     if (index != prepared) {
       head = Lanes::prepare(problem, Head::Source{call.key, call.key_strides}, Head::Source{call.value, call.value_strides}, batch,
-                            head_index, Head::Room{work.keys, work.values, work.key_norms, work.least_norms});
+                            head_index, Head::Room{work.keys, work.values, work.key_norms, work.least_norms, work.centre});
       bias_keys(constants, head.key_norms, problem.tokens, work.key_bias, work.key_distance);
       prepared = index;
     }

@@ -17,13 +17,16 @@ struct Head {
   const float* key_norms;                 // |k_j|^2, zeros up to a multiple of 64
   const float* least_norms;               // of each group of eight keys, for lanes that vote
   float longest_key;
+  const float* centre;  // the mean key [dim], or null
+  float centre_norm2;
+  float spread;  // the largest |k_j - centre|
 
   struct Source {
     const void* start;
     Strides strides;
   };
   struct Room {  // for copies and norms
-    float *keys, *values, *key_norms, *least_norms;
+    float *keys, *values, *key_norms, *least_norms, *centre;
   };
 };
 
@@ -58,6 +61,25 @@ struct Head {
   result.key_norms = room.key_norms;
   result.longest_key = std::sqrt(longest);
   return result;
+}
+
+// The mean key, into `centre`, and how far the others lie from it. Of a trained model's keys the mean is often the larger part.
+[[gnu::noinline]] inline void find_centre(const Problem& problem, float* centre, Head& head) {
+  const std::int64_t n = problem.tokens, dim = problem.head_dim;
+  std::fill(centre, centre + dim, 0.0F);
+  for (std::int64_t j = 0; j < n; ++j) {
+    const float* line = head.keys + j * head.key_stride;
+    for (std::int64_t d = 0; d < dim; ++d) centre[d] += line[d];
+  }
+  for (std::int64_t d = 0; d < dim; ++d) centre[d] /= static_cast<float>(n);
+  head.centre = centre;
+  head.centre_norm2 = dot(centre, centre, dim);
+  float widest = 0;
+  for (std::int64_t j = 0; j < n; ++j) {
+    const float distance = head.key_norms[j] - 2 * dot(head.keys + j * head.key_stride, centre, dim) + head.centre_norm2;
+    widest = distance > widest ? distance : widest;
+  }
+  head.spread = std::sqrt(widest);
 }
 
 }  // namespace

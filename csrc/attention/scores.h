@@ -34,10 +34,20 @@ struct Constants {
 
   // The largest c S - b |k|^2 that a query of norm |q| can have with keys no
   // longer than `longest_key`: S <= |q| |k|.
-  float bound(float query_norm, float longest_key) const {
-    const float peak = product * query_norm;  // the parabola in |k| has its maximum at peak / (2 b)
-    const float norm = peak < -2 * key_bias * longest_key ? peak / (-2 * key_bias) : longest_key;
-    return (peak + key_bias * norm) * norm;
+  float bound(float query_norm, float longest_key) const { return parabola(product * query_norm, longest_key); }
+
+  // The same by what keys have beside their mean m: with k = m + u it is
+  // c q m - b |m|^2 + (c q - 2 b m) u - b |u|^2, and |u| <= `spread`.
+  float bound(float query_norm2, float query_centre, float centre_norm2, float spread) const {
+    const float slope = product * (product * query_norm2 + 4 * key_bias * query_centre) + 4 * key_bias * key_bias * centre_norm2;
+    return product * query_centre + key_bias * centre_norm2 + parabola(std::sqrt(slope > 0 ? slope : 0), spread);
+  }
+
+ private:
+  // The largest peak x - b x^2 with x <= `longest`; the maximum lies at peak / (2 b).
+  float parabola(float peak, float longest) const {
+    const float x = peak < -2 * key_bias * longest ? peak / (-2 * key_bias) : longest;
+    return (peak + key_bias * x) * x;
   }
 };
 

@@ -88,6 +88,16 @@ def test_far_apart_norms_are_done_again_with_their_maximum(isa: str, dtype: torc
     assert budget.ok, budget
 
 
+def test_keys_around_a_distant_mean_are_done_once(isa: str) -> None:
+    case = testing.make_case("normal", 1, 2, 81, 64, torch.float32)
+    far = 18 * torch.nn.functional.normalize(torch.randn(1, 2, 1, 64, generator=torch.Generator().manual_seed(3)), dim=-1)
+    case = testing.Case(2 * case.q - far, case.k + 8 * far, case.v, 0.1, 0.1, 0.125, 0.125)
+    out, _, _, (_, _, redone) = run(case)
+    assert redone == 0  # a bound by the longest key alone is far too high
+    budget = testing.check(case, out)
+    assert budget.ok, budget
+
+
 def gradients(case: testing.Case, dout: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     out, _, lse = native.forward(case.q, case.k, case.v, case.forces, Scores())
     return native.backward(dout, case.q, case.k, case.v, out, lse, case.forces)
