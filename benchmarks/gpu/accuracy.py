@@ -33,9 +33,9 @@ class NetworkFrame:
         self._network = network
         self._inputs = network.inputs(len(search))
         with torch.no_grad():
-            for place, patches in enumerate(patch_rows(template).to(network.dtype)):
+            for slot, patches in enumerate(patch_rows(template).to(network.dtype)):
                 for part, value in zip(self._inputs, network.encode_template(patches), strict=True):
-                    part[place, : network.config.num_template] = value
+                    part[slot, : network.config.num_template] = value
         wait(network.device)
 
     @torch.no_grad()

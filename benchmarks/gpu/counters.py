@@ -23,8 +23,8 @@ KERNELS = "regex:fda_forward|forward_kernel|product_kernel"
 
 
 def find_ncu() -> str | None:
-    places = ["ncu", "/usr/local/cuda/bin/ncu", *sorted(map(str, Path("/opt/nvidia/nsight-compute").glob("*/ncu")), reverse=True)]
-    return next(filter(None, map(shutil.which, places)), None)
+    candidates = ["ncu", "/usr/local/cuda/bin/ncu", *sorted(map(str, Path("/opt/nvidia/nsight-compute").glob("*/ncu")), reverse=True)]
+    return next(filter(None, map(shutil.which, candidates)), None)
 
 
 def command(ncu: str, report: Path) -> list[str]:

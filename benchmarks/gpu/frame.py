@@ -47,9 +47,9 @@ class WholeFrame:
         staging, memory = self.plan.staging(), self.plan.frames[0][0]
         used = staging.fill(pictures(1)[0])
         memory.memory[:used].copy_(staging.memory[:used])
-        for place, box in enumerate(boxes(batch)):
-            self.plan.place(place, crop_template(network, memory, box, True))
-            self.plan.boxes[place] = torch.tensor(box, dtype=torch.float64)
+        for slot, box in enumerate(boxes(batch)):
+            self.plan.set_template(slot, crop_template(network, memory, box, True))
+            self.plan.boxes[slot] = torch.tensor(box, dtype=torch.float64)
         wait(network.device)
 
     def eager(self) -> FrameResult:

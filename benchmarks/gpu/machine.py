@@ -59,9 +59,9 @@ def sources(repository: Path) -> str:
     found = hashlib.sha256()
     for folder in ("csrc", "engine", "esat_kernels", "benchmarks", "conformance", "tests", "pyproject.toml"):
         for path in sorted([repository / folder, *(repository / folder).rglob("*")]):
-            place = path.relative_to(repository)
-            if path.is_file() and path.suffix in _SOURCES and place.parts[:2] != ("benchmarks", "results"):
-                found.update(f"{place} {path.stat().st_size}\n".encode() + path.read_bytes())
+            relative = path.relative_to(repository)
+            if path.is_file() and path.suffix in _SOURCES and relative.parts[:2] != ("benchmarks", "results"):
+                found.update(f"{relative} {path.stat().st_size}\n".encode() + path.read_bytes())
     return found.hexdigest()[:16]
 
 

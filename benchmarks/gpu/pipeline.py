@@ -55,8 +55,8 @@ def throughput(
 ) -> float:
     """Frames of each video stream in a second, over `count` frames, results read on the way."""
     loop = FrameLoop(runner, targets, config=CONFIG)
-    for place, box in enumerate(boxes(sum(targets))):
-        loop.init(place, arrays[0], box)
+    for slot, box in enumerate(boxes(sum(targets))):
+        loop.init(slot, arrays[0], box)
     for index in range(warm_up):
         loop.submit(*[frames[index % len(frames)]] * len(targets))
     loop.results(wait=True)

@@ -61,9 +61,9 @@ def frame() -> None:
     used = staging.fill(picture)
     memory = plan.frames[0][0]
     memory.memory[:used].copy_(staging.memory[:used])
-    for place, box in enumerate(((3.0, 5.0, 30.0, 24.0), (100.0, 60.0, 25.0, 30.0))):
-        plan.place(place, crop_template(network, memory, box, True))
-        plan.boxes[place] = torch.tensor(box, dtype=torch.float64)
+    for slot, box in enumerate(((3.0, 5.0, 30.0, 24.0), (100.0, 60.0, 25.0, 30.0))):
+        plan.set_template(slot, crop_template(network, memory, box, True))
+        plan.boxes[slot] = torch.tensor(box, dtype=torch.float64)
     plan.step(0, True)
     torch.cuda.synchronize()
 

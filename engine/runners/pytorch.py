@@ -58,10 +58,10 @@ class TorchRunner:
         features = self._surroundings(prediction.search_features.flatten(2).transpose(1, 2), decoded.cell).cpu().numpy()
         kept = prediction.survivors[-1].cpu().numpy() if prediction.survivors else [None] * len(boxes)
         height, width = frame.shape[:2]
-        places = [to_frame((cx, cy, w, h), side, box) for (cx, cy, w, h, _, _), side, box in zip(rows, sides, boxes, strict=True)]
+        unclipped = [to_frame((cx, cy, w, h), side, box) for (cx, cy, w, h, _, _), side, box in zip(rows, sides, boxes, strict=True)]
         targets = [
-            Observation(clip(place, width, height), place, side, score, weighted, tokens, around)
-            for place, side, (*_, score, weighted), tokens, around in zip(places, sides, rows, kept, features, strict=True)
+            Observation(clip(one, width, height), one, side, score, weighted, tokens, around)
+            for one, side, (*_, score, weighted), tokens, around in zip(unclipped, sides, rows, kept, features, strict=True)
         ]
         end = time.perf_counter()
         timings = {"crop": 1e3 * (cropped - start), "network": 1e3 * (ran - cropped), "decode": 1e3 * (end - ran)}

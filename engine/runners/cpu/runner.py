@@ -54,9 +54,11 @@ class CpuRunner:
                 kept = self.network.survivors[-1].numpy() if self.network.survivors else None
                 end = time.perf_counter()
             side = config.search_size / factor
-            place = to_frame(found.box, side, box)
+            unclipped = to_frame(found.box, side, box)
             targets.append(
-                Observation(clip(place, width, height), place, side, found.score, found.weighted_score, kept, found.features.numpy())
+                Observation(
+                    clip(unclipped, width, height), unclipped, side, found.score, found.weighted_score, kept, found.features.numpy()
+                )
             )
             crop_s += cropped - start
             network_s += end - cropped

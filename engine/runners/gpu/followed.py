@@ -20,7 +20,7 @@ class Change:
 
 @dataclasses.dataclass
 class Followed:
-    """A place's target, the boxes that its rows on the device search around, and what happens to them with later frames."""
+    """A slot's target, the boxes that its rows on the device search around, and what happens to them with later frames."""
 
     target: Target
     stream: int

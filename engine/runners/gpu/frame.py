@@ -19,7 +19,7 @@ from engine.runners.postprocess import hann_window
 
 RECORD = 12  # values of a target in a frame's record
 Matrices = tuple[str | None, ...]
-IDLE_BOX = (0.0, 0.0, 16.0, 16.0)  # of a place without a target
+IDLE_BOX = (0.0, 0.0, 16.0, 16.0)  # of a slot without a target
 
 
 class FrameResult(NamedTuple):
@@ -80,8 +80,8 @@ class FramePlan:
         """Memory of the host for one frame."""
         return FrameMemory(self._streams.staging(FrameMemory.bytes_for(self._capacity), torch.uint8))
 
-    def place(self, index: int, template: Template) -> None:
-        """Copy a target's template to its place in the batch (work of the compute queue)."""
+    def set_template(self, index: int, template: Template) -> None:
+        """Copy a target's template to its slot in the batch (work of the compute queue)."""
         count = self._network.config.num_template
         for part, value in zip(self._inputs, template, strict=True):
             for row in range(index, self.rows, self.batch):
@@ -101,7 +101,7 @@ class FramePlan:
     @torch.no_grad()
     def step(self, slot: int, bgr: bool, beside: bool = False, matrices: Matrices = ()) -> FrameResult:
         """One frame: the boxes become the next boxes. Nothing is read by the host."""
-        config, others = self._network.config, self._network.kernels.others
+        config, operations = self._network.config, self._network.kernels.operations
         crop = (config.search_factor, config.search_size)
         rows = self.batch * (2 if beside else 1)
         bounds = list(itertools.pairwise([0, *itertools.accumulate(self.targets)]))
@@ -111,7 +111,7 @@ class FramePlan:
         with torch.profiler.record_function("crop"):
             regions = [
                 esat_kernels.crop_regions(
-                    frame.pixels, frame.size, self.boxes[part], *crop, out=self._patches[part], bgr=bgr, backend=others, matrix=matrix
+                    frame.pixels, frame.size, self.boxes[part], *crop, out=self._patches[part], bgr=bgr, backend=operations, matrix=matrix
                 )
                 for frame, part, matrix in zip(frames, parts, matrices, strict=True)
             ]
@@ -121,7 +121,7 @@ class FramePlan:
                 esat_kernels.advance_boxes_with_features(
                     *(maps.score[part], maps.size[part], maps.offset[part], self._window, region, self.boxes[part], frame.size),
                     features[part],
-                    backend=others,
+                    backend=operations,
                 )
                 for frame, part, region in zip(frames, parts, regions, strict=True)
             ]
@@ -136,6 +136,6 @@ def crop_template(network: GpuNetwork, frame: FrameMemory, box: Box, bgr: bool, 
     boxes = torch.tensor([box], dtype=torch.float64).to(network.device)
     with torch.no_grad():
         esat_kernels.crop_regions(
-            frame.pixels, frame.size, boxes, config.template_factor, config.template_size, patches, bgr, network.kernels.others, matrix
+            frame.pixels, frame.size, boxes, config.template_factor, config.template_size, patches, bgr, network.kernels.operations, matrix
         )
         return network.encode_template(patches[0])

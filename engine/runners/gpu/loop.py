@@ -41,18 +41,18 @@ _SLOTS = 2  # frames that have memory on the device at the same time: one is upl
 
 @dataclasses.dataclass(frozen=True)
 class LoopResult:
-    """One finished frame: a result for each place that had a target."""
+    """One finished frame: a result for each slot that had a target."""
 
     frame_index: int
     targets: dict[int, Result]
 
 
 class DeviceResult(NamedTuple):
-    """The regions of the targets in one frame, on the device, in the order of their places."""
+    """The regions of the targets in one frame, on the device, in the order of their slots."""
 
     frame_index: int
-    record: Tensor  # float64 [places, 12]: box x, y, w, h (pixels, clipped), score, weighted score, ...: `esat_kernels.advance_boxes`
-    features: Tensor  # float32 [places, dim], what the encoder saw around the chosen cell
+    record: Tensor  # float64 [slots, 12]: box x, y, w, h (pixels, clipped), score, weighted score, ...: `esat_kernels.advance_boxes`
+    features: Tensor  # float32 [slots, dim], what the encoder saw around the chosen cell
 
 
 @dataclasses.dataclass
@@ -63,12 +63,12 @@ class _Pending:
     sizes: list[tuple[int, int]]  # width, height of each video stream
     tensors: list[Tensor]  # frames that the upload reads where they lie: PyTorch's allocator knows nothing of its stream
     followed: dict[int, Followed]
-    beside: set[int]  # places that looked at two regions
+    beside: set[int]  # slots that looked at two regions
     read: Mark
 
 
 class FrameLoop:
-    """targets: places for targets in each video stream, a batch of sum(targets); a place without a target runs along without a result.
+    """targets: slots for targets in each video stream, a batch of sum(targets); a slot without a target runs along without a result.
 
     pending: frames that may be submitted and not yet read; the next `submit` waits for the oldest.
     ConfigError for arguments. One loop serves one thread.
@@ -105,33 +105,33 @@ class FrameLoop:
         self._finished: deque[LoopResult] = deque()
         self._next = 0
 
-    def init(self, place: int, frame: Frame, box: Any, ready: Any = None) -> None:
-        """Follow what `box` (x, y, w, h) holds in `frame` from the next submitted frame on, instead of what was followed at this place.
+    def init(self, slot: int, frame: Frame, box: Any, ready: Any = None) -> None:
+        """Follow what `box` (x, y, w, h) holds in `frame` from the next submitted frame on, instead of what was followed at this slot.
 
-        Frames and `ready` as for `Tracker.init`. Nothing is captured again. FrameError, BoxError; StateError for a place that is not there.
+        Frames and `ready` as for `Tracker.init`. Nothing is captured again. FrameError, BoxError; StateError for a slot that is not there.
         """
-        self._check_place(place)
+        self._check_slot(slot)
         target = make_target(self._runner, frame, box, self._config, ready)
-        followed = Followed(target, self._stream_of[place], [target.box, IDLE_BOX])
-        self._streams.run("compute", lambda: self.plan.place(place, target.template))
-        self._followed[place] = followed
-        self._write(place, target.box)
+        followed = Followed(target, self._stream_of[slot], [target.box, IDLE_BOX])
+        self._streams.run("compute", lambda: self.plan.set_template(slot, target.template))
+        self._followed[slot] = followed
+        self._write(slot, target.box)
 
-    def remove(self, place: int) -> None:
-        """Stop following the target of a place. Frames that are submitted already still give its results. StateError without one."""
-        self._target_of(place)
-        del self._followed[place]
+    def remove(self, slot: int) -> None:
+        """Stop following the target of a slot. Frames that are submitted already still give its results. StateError without one."""
+        self._target_of(slot)
+        del self._followed[slot]
 
-    def write_box(self, place: int, box: Any) -> None:
+    def write_box(self, slot: int, box: Any) -> None:
         """Search around `box` (x, y, w, h in pixels of the frame) in the next submitted frame. BoxError, StateError."""
-        followed = self._target_of(place)
+        followed = self._target_of(slot)
         try:
             x, y, w, h = (float(value) for value in box)
         except (TypeError, ValueError) as error:
             raise BoxError(f"box must be four numbers x, y, w, h, got {box!r}") from error
         if not np.isfinite([x, y, w, h]).all() or w <= 0 or h <= 0:
             raise BoxError(f"box must be finite with a positive width and height, got {box!r}")
-        self._change(place, followed, 0, (x, y, w, h))
+        self._change(slot, followed, 0, (x, y, w, h))
 
     def submit(self, *frames: Frame, ready: Any = None) -> int:
         """Start the next frame of every video stream (one argument each). Returns its index, counted from 0.
@@ -143,7 +143,7 @@ class FrameLoop:
         if len(frames) != len(self.plan.targets):
             raise FrameError(f"expected {len(self.plan.targets)} frames, one for each video stream, got {len(frames)}")
         if not self._followed:
-            raise StateError("submit() needs a target: call init(place, frame, box) first")
+            raise StateError("submit() needs a target: call init(slot, frame, box) first")
         device = self._runner.frames_on
         with made_by(ready, device):
             return self._submit([_readable(check_frame(frame, device, torch.device("cpu"))) for frame in frames])
@@ -156,7 +156,7 @@ class FrameLoop:
         ring = index % len(self._records)
         record, features = self._records[ring], self._features[ring]
         self._uploaded[slot].wait()  # the frame before last has left the host's memory
-        beside = {place for place, followed in self._followed.items() if followed.target.beside is not None}
+        beside = {slot for slot, followed in self._followed.items() if followed.target.beside is not None}
         execute = self.plan.executable(slot, self._bgr, bool(beside), tuple(matrix_of(frame) for frame in frames))
         copies = []
         for stream, frame in enumerate(frames):
@@ -213,15 +213,15 @@ class FrameLoop:
         self._streams.hand_over(self._read[slot])
         return DeviceResult(self._next - 1, record, features)
 
-    def _check_place(self, place: int) -> None:
-        if place not in range(self.plan.batch):
-            raise StateError(f"there is no place {place!r}: places are 0 to {self.plan.batch - 1}")
+    def _check_slot(self, slot: int) -> None:
+        if slot not in range(self.plan.batch):
+            raise StateError(f"there is no slot {slot!r}: slots are 0 to {self.plan.batch - 1}")
 
-    def _target_of(self, place: int) -> Followed:
-        self._check_place(place)
-        if place not in self._followed:
-            raise StateError(f"no target is followed at place {place}: call init({place}, frame, box) first")
-        return self._followed[place]
+    def _target_of(self, slot: int) -> Followed:
+        self._check_slot(slot)
+        if slot not in self._followed:
+            raise StateError(f"no target is followed at slot {slot}: call init({slot}, frame, box) first")
+        return self._followed[slot]
 
     def _make_room(self, size: int) -> None:
         if size > self.plan.frames[0][0].pixels.numel():
@@ -235,9 +235,9 @@ class FrameLoop:
         if self._pending:
             return None
         boxes = []
-        for place, followed in self._followed.items():
+        for slot, followed in self._followed.items():
             if followed.stream == stream:
-                boxes += followed.ahead(self._next)[: 2 if place in beside else 1]
+                boxes += followed.ahead(self._next)[: 2 if slot in beside else 1]
         return rows_read(boxes, self._runner.config.search_factor, height)
 
     def _collect(self) -> None:
@@ -250,41 +250,41 @@ class FrameLoop:
         def seen(row: int) -> Observation:
             return observation(records[row], features[row].copy())
 
-        found = {place: self._advance(place, followed, seen, pending) for place, followed in pending.followed.items()}
+        found = {slot: self._advance(slot, followed, seen, pending) for slot, followed in pending.followed.items()}
         self._finished.append(LoopResult(pending.index, found))
 
-    def _advance(self, place: int, followed: Followed, seen: Callable[[int], Observation], pending: _Pending) -> Result:
+    def _advance(self, slot: int, followed: Followed, seen: Callable[[int], Observation], pending: _Pending) -> Result:
         """The host's view of one target's frame; what the host changes of its boxes goes to the device."""
         followed.reach(pending.index)
         target, switches = followed.target, followed.target.switches
-        rows = followed.order()[: 2 if place in pending.beside else 1]
-        observations = [seen(place + row * self.plan.batch) for row in rows]
+        rows = followed.order()[: 2 if slot in pending.beside else 1]
+        observations = [seen(slot + row * self.plan.batch) for row in rows]
         searched = [followed.boxes[row] for row in rows]
         result = target.advance(observations, searched, pending.sizes[followed.stream], {})
         for row, one in zip(rows, observations, strict=True):
             followed.boxes[row] = one.box
-        if self._followed.get(place) is not followed:
+        if self._followed.get(slot) is not followed:
             return result
         if target.switches != switches:
             followed.changes.append(Change(self._next))
             followed.crossed = not followed.crossed
-            self._streams.run("compute", lambda: self._cross(place))
+            self._streams.run("compute", lambda: self._cross(slot))
         for row, wanted in enumerate(target.regions):
             if followed.boxes[row] != wanted and not followed.moved_later(row):
-                self._change(place, followed, row, wanted)
+                self._change(slot, followed, row, wanted)
         return result
 
-    def _cross(self, place: int) -> None:
+    def _cross(self, slot: int) -> None:
         """Let a target's two rows change places (work of the compute queue)."""
-        boxes, other = self.plan.boxes, place + self.plan.batch
-        first = boxes[place].clone()
-        boxes[place].copy_(boxes[other])
+        boxes, other = self.plan.boxes, slot + self.plan.batch
+        first = boxes[slot].clone()
+        boxes[slot].copy_(boxes[other])
         boxes[other].copy_(first)
 
-    def _change(self, place: int, followed: Followed, row: int, box: Box) -> None:
+    def _change(self, slot: int, followed: Followed, row: int, box: Box) -> None:
         """Search around `box` in the next frame, in row 0 or 1 of a target."""
         followed.changes.append(Change(self._next, row, box))
-        self._write(place + row * self.plan.batch, box)
+        self._write(slot + row * self.plan.batch, box)
 
     def _write(self, row: int, box: Box) -> None:
         """Put a box into the device's state in front of the next frame."""

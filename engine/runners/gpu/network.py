@@ -41,7 +41,7 @@ class Kernels:
     """Backends of the operations: attention, and everything else."""
 
     attention: str
-    others: str
+    operations: str
 
     @classmethod
     def of(cls, backend: str) -> Kernels:
@@ -56,8 +56,8 @@ class GpuNetwork:
         config = self.config = weights.config
         self.device, self.dtype, self.kernels = device, dtype, kernels
         choices = choices_for(device)
-        self._weights = fold_weights(weights.state_dict, config, device, dtype, choices, kernels.others)
-        self._head = Head(self._weights.head, config.search_grid, choices.fused_convolutions, kernels.others)
+        self._weights = fold_weights(weights.state_dict, config, device, dtype, choices, kernels.operations)
+        self._head = Head(self._weights.head, config.search_grid, choices.fused_convolutions, kernels.operations)
         self.patch_values = 3 * config.patch_size**2
 
     def encode_template(self, patches: Tensor) -> Template:
@@ -91,7 +91,7 @@ class GpuNetwork:
             if eliminate:
                 with record_function("elimination"):
                     kept, tokens, attended = esat_kernels.eliminate_tokens(
-                        scores, keep, tokens, attended, first, backend=self.kernels.others, places=kept
+                        scores, keep, tokens, attended, first, backend=self.kernels.operations, places=kept
                     )
             last = index == len(layers) - 1
             if last:  # the head reads search tokens only
@@ -134,5 +134,5 @@ class GpuNetwork:
         """The final LayerNorm, and the tokens back at their places: [B, F * F, dim], zeros where eliminated."""
         gain, bias = self._weights.norm_gain, self._weights.norm_bias
         return esat_kernels.head_features(
-            tokens, gain, bias, NORM_EPS, kept, self.config.num_search, self.dtype, backend=self.kernels.others
+            tokens, gain, bias, NORM_EPS, kept, self.config.num_search, self.dtype, backend=self.kernels.operations
         )

@@ -152,7 +152,7 @@ class _HostPlan:
         self._plan.boxes.copy_(self._boxes, non_blocking=True)
         for index, template in enumerate(templates):
             if self._templates[index] is not template:
-                self._plan.place(index, template)
+                self._plan.set_template(index, template)
                 self._templates[index] = template
         result = execute()
         self._record.copy_(result.record, non_blocking=True)

@@ -32,9 +32,9 @@ def runner(request):
 
 
 def _place(runner, plan, picture, boxes):
-    for place, box in enumerate(boxes):
+    for slot, box in enumerate(boxes):
         template = runner.encode_template(picture, box, True)
-        runner.streams.run("compute", lambda place=place, template=template: plan.place(place, template)).wait()
+        runner.streams.run("compute", lambda slot=slot, template=template: plan.set_template(slot, template)).wait()
     staging = plan.staging()
     used = staging.fill(picture)
     plan.frames[0][0].memory[:used].copy_(staging.memory[:used])

@@ -75,8 +75,8 @@ def test_several_targets_and_streams_equal_separate_trackers(runner):
         loop.submit(*pair)
     expected = [_alone(runner, first, BOX), _alone(runner, first, OTHER), _alone(runner, second, OTHER)]
     for index, result in enumerate(loop.results(wait=True)):
-        for place in range(3):
-            _same(result.targets[place], expected[place][index])
+        for slot in range(3):
+            _same(result.targets[slot], expected[slot][index])
 
 
 def test_a_place_gets_another_target_and_loses_it_without_capturing_again(runner):
@@ -195,7 +195,7 @@ def _follow(streams, pending=3):
             loop.write_box(0, (20.0, 25.0, 24.0, 16.0))
         results += loop.results()
     results += loop.results(wait=True)
-    return [[result.targets[place].box for place in range(2)] for result in results]
+    return [[result.targets[slot].box for slot in range(2)] for result in results]
 
 
 @pytest.fixture(scope="module")
@@ -235,15 +235,15 @@ def test_every_wait_is_needed(in_order, ignored):
     ("call", "error", "message"),
     [
         (lambda loop, picture: loop.submit(picture), StateError, "needs a target"),
-        (lambda loop, picture: loop.init(2, picture, BOX), StateError, "no place 2: places are 0 to 1"),
-        (lambda loop, picture: loop.remove(0), StateError, "no target is followed at place 0"),
+        (lambda loop, picture: loop.init(2, picture, BOX), StateError, "no slot 2: slots are 0 to 1"),
+        (lambda loop, picture: loop.remove(0), StateError, "no target is followed at slot 0"),
         (lambda loop, picture: loop.init(0, picture, (0, 0, -1, 5)), BoxError, "positive width"),
         (lambda loop, picture: loop.init(0, picture.astype(float), BOX), FrameError, "must be uint8"),
         (lambda loop, picture: (loop.init(0, picture, BOX), loop.submit(picture, picture)), FrameError, "expected 1 frames"),
         (lambda loop, picture: (loop.init(0, picture, BOX), loop.submit(picture[0, 0])), FrameError, r"must be \[H, W, 3\]"),
         (lambda loop, picture: (loop.init(0, picture, BOX), loop.write_box(0, (1, 2, float("nan"), 4))), BoxError, "must be finite"),
         (lambda loop, picture: (loop.init(0, picture, BOX), loop.write_box(0, "box")), BoxError, "four numbers"),
-        (lambda loop, picture: loop.write_box(1, BOX), StateError, "no target is followed at place 1"),
+        (lambda loop, picture: loop.write_box(1, BOX), StateError, "no target is followed at slot 1"),
     ],
 )
 def test_bad_calls_say_what_is_wrong_and_leave_the_loop_usable(runner, call, error, message):
@@ -295,18 +295,18 @@ def test_lost_targets_that_are_searched_for_found_and_taken_back_equal_separate_
     pictures = models.frames(24)
     loop = FrameLoop(runner, targets=(2,), config=LOSING)
     trackers = [Tracker(runner, config=LOSING) for _ in range(2)]
-    for place, (tracker, box) in enumerate(zip(trackers, (BOX, OTHER), strict=True)):
+    for slot, (tracker, box) in enumerate(zip(trackers, (BOX, OTHER), strict=True)):
         tracker.init(pictures[0], box)
-        loop.init(place, pictures[0], box)
+        loop.init(slot, pictures[0], box)
     states = []
     for picture in pictures[1:]:
         loop.submit(picture)
         (result,) = loop.results(wait=True)
-        for place, tracker in enumerate(trackers):
-            _same(result.targets[place], tracker.update(picture))
+        for slot, tracker in enumerate(trackers):
+            _same(result.targets[slot], tracker.update(picture))
         states.append(result.targets[0].state)
     assert "LOST" in states
-    assert [tracker._target.switches for tracker in trackers] == [loop._followed[place].target.switches for place in range(2)]
+    assert [tracker._target.switches for tracker in trackers] == [loop._followed[slot].target.switches for slot in range(2)]
     assert trackers[0]._target.switches >= 2
 
 
