@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 RUN := $(BIN)/python
 CONSTRAINTS := requirements/constraints.txt
 BUILD := build
-NATIVE_SOURCES := $(shell find csrc -type f 2>/dev/null)
+NATIVE_SOURCES := $(shell find csrc -type f -not -name '*.pyc' 2>/dev/null)
 PIP := $(BIN)/pip install --disable-pip-version-check -c $(CONSTRAINTS)
 # The output of setting up goes to a log, which is shown when a step fails: $(call step,what,command).
 LOG = $(VENV)/setup.log
@@ -77,7 +77,12 @@ SHARED := $(abspath $(or $(ESAT_SHARED),../shared))
 GOLDEN := $(BUILD)/golden
 GOLDEN_FILES := $(wildcard tests/golden/*.npz $(SHARED)/oracle/attention_near_*.npz $(SHARED)/oracle/crops_*.npz)
 
-$(GOLDEN)/.made: conformance/arrays.py $(GOLDEN_FILES) $(if $(wildcard $(VENV)/.installed),,$(VENV)/.installed)
+# Newer than what was made of it where other files are there than the last time.
+$(GOLDEN).list: FORCE
+	@mkdir -p $(@D) && echo '$(GOLDEN_FILES)' | cmp -s - $@ || echo '$(GOLDEN_FILES)' > $@
+FORCE:
+
+$(GOLDEN)/.made: conformance/arrays.py conformance/golden.py $(GOLDEN_FILES) $(GOLDEN).list $(if $(wildcard $(VENV)/.installed),,$(VENV)/.installed)
 	@test -d $(SHARED)/oracle || echo "golden crops are left out: no folder $(SHARED)/oracle (ESAT_SHARED names another)"
 	rm -rf $(GOLDEN) && $(RUN) -m conformance.arrays $(GOLDEN_FILES) $(GOLDEN)
 	@touch $@
@@ -128,7 +133,7 @@ GPU_PYTHON = $(if $(shell $(PYTHON) -c "from importlib.util import find_spec; pr
 gpu: ## on a CUDA machine: check and time the GPU kernels and the engine (says what it would do where there is no GPU); PEERS=1: compiled peers too
 	$(GPU_PYTHON) -m benchmarks.gpu $(if $(PEERS),--peers) $(GPU_OPTIONS)
 
-SHARDS ?= carry/shards
+SHARDS ?= build/shards
 MINUTES ?= 9
 OUTPUT ?= out
 TRAINING ?= configs/esat-s-256-gpu.yaml

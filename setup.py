@@ -20,7 +20,7 @@ from setuptools.command.build_ext import build_ext
 
 ROOT = Path(__file__).resolve().parent
 sys.path.insert(0, str(ROOT / "csrc"))
-import build_cuda  # noqa: E402
+import build_cuda  # noqa: E402  (MANIFEST.in takes csrc along)
 
 
 class BuildError(Exception):
@@ -99,7 +99,10 @@ class BuildNative(build_ext):
     def build_cuda(self, library: Path) -> None:
         """Build the CUDA kernels where nvcc is, unless they were built from these sources already."""
         wanted = os.environ.get("ESAT_CUDA", "auto")
-        if wanted == "0" or (wanted == "auto" and build_cuda.find_nvcc() is None) or build_cuda.is_current(library):
+        if build_cuda.is_current(library):
+            return
+        library.unlink(missing_ok=True)  # of other sources: its addresses could mean something else
+        if wanted == "0" or (wanted == "auto" and build_cuda.find_nvcc() is None):
             return
         try:
             build_cuda.build(library)
@@ -110,8 +113,8 @@ class BuildNative(build_ext):
 
     def get_outputs(self) -> list[str]:
         """What was really made: a failed build leaves the note in the library's place."""
-        places = [Path(path) for path in super().get_outputs()]
-        return [str(path if path.exists() else path.with_name("_native_build.json")) for path in places]
+        paths = [Path(path) for path in super().get_outputs()]
+        return [str(path if path.exists() else path.with_name("_native_build.json")) for path in paths]
 
 
 setup(ext_modules=[Extension("esat_kernels._esat_native", sources=[])], cmdclass={"build_ext": BuildNative})

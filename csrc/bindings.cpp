@@ -42,6 +42,7 @@ py::list kernel_table() {
 
 PYBIND11_MODULE(_esat_native, module) {
   module.doc() = "ESAT kernels on raw memory.";
+  module.attr("interface") = 1;  // a new number where what Python passes changes: esat_kernels/_native.py has the same
   module.def("cpu_isa", [] { return esat::sets_within(esat::active_features()).back().name; }, "The best set that the kernels use now.");
   module.def("cpu_sets", [] { return names(esat::sets_within(esat::detected_features())); }, "Sets of this machine, the least first.");
   module.def("kernel_table", &kernel_table, "(operation, its sets, the best first, the one that is taken now or None) of each operation.");

@@ -65,12 +65,12 @@ def build(output: Path) -> None:
     nvcc = find_nvcc()
     if nvcc is None:
         raise BuildError("nvcc not found in CUDACXX, CUDA_HOME, CUDA_PATH, on PATH and in /usr/local/cuda")
-    output.parent.mkdir(parents=True, exist_ok=True)
     partial = output.with_name(f"{output.name}.{os.getpid()}.partial")
     about = [f"-DESAT_ARCHITECTURES={' '.join(CODE)}", f"-DESAT_SOURCES={fingerprint()}"]
     codes = [part for code in CODE.values() for part in ("-gencode", code)]
     command = [nvcc, *FLAGS, *codes, f"-I{SOURCES}", *about, "-o", str(partial), *map(str, units())]
     try:
+        output.parent.mkdir(parents=True, exist_ok=True)
         done = subprocess.run(command, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
         if done.returncode:
             lines = [line.strip() for line in done.stdout.splitlines() if line.strip()]
@@ -78,6 +78,8 @@ def build(output: Path) -> None:
                 next((line for line in lines if "error" in line.lower()), lines[-1] if lines else f"exit code {done.returncode}")
             )
         partial.replace(output)
+    except OSError as error:
+        raise BuildError(str(error)) from error
     finally:
         partial.unlink(missing_ok=True)
 

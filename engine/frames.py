@@ -77,24 +77,26 @@ def flat_pixels(frame: Frame) -> Tensor | None:
     return frame.reshape(-1) if isinstance(frame, Tensor) else None
 
 
-def made_by(ready: Any, device: torch.device | None = None) -> contextlib.AbstractContextManager[object]:
-    """Within, the current CUDA stream is one whose work comes behind `ready`, the stream or event that a caller's frame is finished with.
+def made_by(ready: Any, device: torch.device | None, *frames: object) -> contextlib.AbstractContextManager[object]:
+    """Within, the current CUDA stream is one whose work comes behind `ready`, the stream or event that a caller's frames are finished with.
 
-    device: where the frames are read; on a CPU, and without one, the host waits. None for `ready`: the caller's current stream makes the frame, and
-    stays. FrameError for anything but a torch.cuda.Stream or torch.cuda.Event.
+    device: where the frames are read. Where that is no GPU, or not all frames lie there, or `ready` is another GPU's stream, the host waits. None for
+    `ready`: the caller's current stream makes the frames, and stays. FrameError for anything but a torch.cuda.Stream or torch.cuda.Event.
     """
     if ready is None:
         return contextlib.nullcontext()
     if not isinstance(ready, torch.cuda.Stream | torch.cuda.Event):
         raise FrameError(f"ready must be a torch.cuda.Stream or a torch.cuda.Event, got {type(ready).__name__}")
-    if device is None or device.type != "cuda":
+    planes = [plane for frame in frames for plane in ((frame.luma, frame.chroma) if isinstance(frame, Nv12) else (frame,))]
+    there = device is not None and device.type == "cuda" and all(isinstance(plane, Tensor) and plane.device == device for plane in planes)
+    if device is None or not there or (isinstance(ready, torch.cuda.Stream) and ready.device != device):
         ready.synchronize()
         return contextlib.nullcontext()
     if isinstance(ready, torch.cuda.Stream):
         return torch.cuda.stream(ready)
-    stream = _waiting_stream(device)
-    stream.wait_event(ready)
-    return torch.cuda.stream(stream)
+    waiting = _waiting_stream(device)
+    waiting.wait_event(ready)
+    return torch.cuda.stream(waiting)
 
 
 @functools.cache

@@ -13,6 +13,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+INTERFACE = 1  # of csrc/bindings.cpp: what is passed as addresses, and in which order
 _LIBRARY: ModuleType | None = None
 _REASON: str | None = None
 
@@ -63,11 +64,15 @@ def _build_note() -> str | None:
 def _load() -> tuple[ModuleType | None, str | None]:
     try:
         _share_openmp()
-        return importlib.import_module("esat_kernels._esat_native"), None
+        library = importlib.import_module("esat_kernels._esat_native")
     except ModuleNotFoundError:
         return None, f"no native library: {_build_note() or f'no _esat_native in {Path(__file__).parent}, `make native` builds it'}"
     except ImportError as error:  # it is there, but does not load
         return None, f"no native library: {_build_note() or error}"
+    found = getattr(library, "interface", None)
+    if found != INTERFACE:
+        return None, f"no native library: it has the interface {found}, this code {INTERFACE}; `make native` builds it again"
+    return library, None
 
 
 _LIBRARY, _REASON = _load()

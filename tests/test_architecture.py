@@ -34,7 +34,7 @@ OPTIONAL = {
 }
 # Packages that exist for an optional package may import it at their top; who uses them imports them inside functions.
 BUILT_OF = {"layers": ("linear",)}  # operations that are made of others
-_NATIVE = sorted(folder.name for folder in (REPOSITORY / "csrc").iterdir() if folder.is_dir() and folder.name != "common")
+_NATIVE = sorted(path.parent.name for path in (REPOSITORY / "csrc").glob("*/bindings_*.cpp"))
 OPERATIONS = tuple(sorted((*_NATIVE, "head")))  # `head` has kernels for GPUs alone: the CPU's are among the `layers`
 FOR_AN_EXTRA = ("engine/serve/", *(f"esat_kernels/{operation}/triton_" for operation in OPERATIONS))
 

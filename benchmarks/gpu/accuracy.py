@@ -51,9 +51,9 @@ def seen_and_chosen(weights: Weights, backend: str, device: torch.device) -> tup
     chosen: list[Tensor] = []
     eliminate = esat_kernels.eliminate_tokens
 
-    def spy(*arguments: Any, **options: Any) -> tuple[Tensor, Tensor, Tensor]:
-        found = eliminate(*arguments, **options)
-        chosen.append(found[0].clone())
+    def spy(*arguments: Any, places: Tensor | None = None, **options: Any) -> tuple[Tensor, Tensor, Tensor]:
+        found = eliminate(*arguments, places=places, **options)
+        chosen.append(found[0].clone() if places is None else torch.searchsorted(places, found[0]))  # the engine tells them among all
         return found
 
     alone = NetworkFrame(GpuNetwork(weights, device, DTYPE, Kernels.of(backend)), *images(weights.config, 1, device))

@@ -16,7 +16,11 @@ def files(folder: Path) -> list[Path]:
 def settle(folder: Path) -> None:
     """Triton lists the files of a kernel by their absolute paths: name those of a cache that was moved here by where they are now."""
     for group in folder.rglob("__grp__*.json"):
-        content = json.loads(group.read_text())
+        try:
+            content = json.loads(group.read_text())
+        except ValueError:  # half written: the kernel is compiled again
+            group.unlink()
+            continue
         here = {name: str(group.with_name(name)) for name in content.get("child_paths", {}) if group.with_name(name).is_file()}
         if content.get("child_paths") != here:
             group.write_text(json.dumps({"child_paths": here}))

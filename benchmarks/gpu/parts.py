@@ -86,4 +86,4 @@ EXTRA = (  # only when named
     Part("table2", "table2", "the paper's table 2 by the public protocol, honestly, and by our engine: table2.json", 70),
     Part("plots", "plots", "pictures of these results", 20),
 )
-MINUTES = 9.4  # of one call: where GPUs are lent, ten minutes a command are common
+MINUTES = 9.4  # of one call

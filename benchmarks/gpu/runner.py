@@ -14,7 +14,7 @@ from benchmarks.gpu.children import stop
 from benchmarks.gpu.parts import LIBRARY, REPOSITORY, TRITON_CACHE, Part, write
 
 GRACE_S = 3.0  # for a part that is stopped to stop what it has started
-LARGEST = 15 * 2**20  # bytes of an archive: machines that are lent hand back files of a certain size only
+LARGEST = 15 * 2**20  # bytes of an archive
 LEAST_S = 8.0  # with less time left no part is started
 _LINES = {True: 8, False: 40}  # of a part's log that are printed, by whether it ended well
 

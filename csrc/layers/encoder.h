@@ -58,7 +58,7 @@ class Encoder {
   void qkv(int layer, const float* tokens, int count, T* qkv) const;
 
   // tokens += projection(attended), tokens += MLP(LayerNorm(tokens)), and then the next layer's qkv unless it is null.
-  // Only rows from `first` on, a multiple of 32.
+  // Only rows from `first` on, a multiple of 16.
   void finish_layer(int layer, const T* attended, float* tokens, int first, int count, T* next_qkv) const;
 
  private:

@@ -5,8 +5,8 @@
 // of s = 32, or 64 for int8. Packed weight of W [N, K]: [N / 32][K / s][2][s / j][16][j] with j = 4 for int8, 2 for bf16 and 1 for float32,
 // element [p][t][h][i][c][d] = W[32 p + 16 h + c][s t + j i + d]: panels of 32 outputs, in the order in which AMX tiles and vectors read
 // them. N and K are padded with zeros to whole panels and steps. All functions run on the calling thread, on the rows they are given;
-// callers share rows or panels out among threads. Sums do not depend on how rows are shared out, as long as every part but the last ends
-// at an even tile.
+// callers share rows or panels out among threads. Sums do not depend on how rows are shared out, as long as every part but the last holds
+// whole pairs of tiles.
 #pragma once
 
 #include <cstddef>

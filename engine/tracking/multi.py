@@ -83,7 +83,7 @@ class MultiTracker:
         templates = [target.template for target_id, target in self._targets.items() for _ in regions[target_id]]
         found: list[Observation] = []
         timings: dict[str, float] = {}
-        with made_by(ready, *devices):
+        with made_by(ready, next(iter(devices), None), frame):
             checked = check_frame(frame, *devices)
             for first in range(0, len(boxes), self._max_batch):
                 part = slice(first, first + self._max_batch)

@@ -109,5 +109,5 @@ class Target:
 def make_target(runner: Runner, frame: Any, box: Any, config: TrackerConfig, ready: Any = None) -> Target:
     """A target from a frame as a user passes it in (`Tracker.init`). FrameError, BoxError."""
     devices = frames_on(runner)
-    with made_by(ready, *devices):
+    with made_by(ready, next(iter(devices), None), frame):
         return Target(runner, check_frame(frame, *devices), box, config)

@@ -82,7 +82,7 @@ class Tracker:
             raise StateError("update() needs a target: call init(frame, box) first")
         devices = frames_on(self.runner)
         target, regions = self._target, self._target.regions
-        with made_by(ready, *devices):
+        with made_by(ready, next(iter(devices), None), frame):
             checked = check_frame(frame, *devices)
             observations = self.runner.observe(checked, regions, [target.template] * len(regions), self._bgr)
         timings = {**observations.timings_ms, "total": 1e3 * (time.perf_counter() - start)}

@@ -76,7 +76,7 @@ class Encoder:
             [memory.data_ptr() for memory in self._memory] + [0] * (5 - len(self._memory)),
         )
         self._norm = [address("encoder", tensor, torch.float32, dim) for tensor in norm]
-        self._weights = patch, layers, norm  # whose addresses were taken
+        self._weights = patch, tuple(layers), tuple(norm)  # whose addresses were taken
         self._dim, self._values, self._dtype, self._depth, self._tokens = dim, values, dtype, len(layers), tokens
 
     def embed(self, patches: Tensor, position: Tensor, out: Tensor, count: int) -> None:

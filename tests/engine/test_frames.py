@@ -104,6 +104,12 @@ def test_two_planes():
         check_frame(Nv12(luma, chroma, "srgb"))
 
 
+class OnGpu(torch.Tensor):
+    """Says that it lies on the first GPU."""
+
+    device = property(lambda self: torch.device("cuda:0"))
+
+
 class Event:
     """In place of torch.cuda.Event, which only a machine with CUDA makes."""
 
@@ -116,7 +122,7 @@ class Event:
 
 class Stream:
     def __init__(self, *_):
-        self.calls = []
+        self.device, self.calls = torch.device("cuda:0"), []
 
     def synchronize(self):
         self.calls.append("host")
@@ -146,7 +152,7 @@ def cuda_calls(monkeypatch):
 def test_work_on_a_frame_comes_behind_the_stream_or_event_that_it_is_ready_with(cuda_calls):
     cuda, stream, event = torch.device("cuda:0"), Stream(), Event()
     for ready in (None, stream, event, event):
-        with made_by(ready, cuda):
+        with made_by(ready, cuda, torch.empty(0).as_subclass(OnGpu)):
             pass
     assert cuda_calls[0] is stream
     assert cuda_calls[1] is cuda_calls[2]
@@ -154,10 +160,19 @@ def test_work_on_a_frame_comes_behind_the_stream_or_event_that_it_is_ready_with(
     assert stream.calls == event.calls == []
 
 
-@pytest.mark.parametrize("devices", [(), (torch.device("cpu"),)])
-def test_the_host_waits_for_a_frame_that_it_reads_itself(cuda_calls, devices):
+@pytest.mark.parametrize(
+    ("device", "frame"),
+    [
+        (None, FRAMES[0]),
+        (torch.device("cpu"), torch.from_numpy(FRAMES[0])),
+        (torch.device("cuda:0"), FRAMES[0]),
+        (torch.device("cuda:0"), torch.from_numpy(FRAMES[0])),  # pinned memory, say, that a stream is still writing
+        (torch.device("cuda:1"), torch.empty(0).as_subclass(OnGpu)),  # the stream is cuda:0's, and so is the frame
+    ],
+)
+def test_the_host_waits_for_a_frame_that_it_reads_itself(cuda_calls, device, frame):
     stream = Stream()
-    with made_by(stream, *devices):
+    with made_by(stream, device, frame):
         assert stream.calls == ["host"]
     assert cuda_calls == []
 

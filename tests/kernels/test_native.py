@@ -145,3 +145,11 @@ def test_without_library_the_reference_runs_and_the_reason_is_told(tmp_path: Pat
     assert deleted == f"no native library: no _esat_native in {tmp_path / 'esat_kernels'}, `make native` builds it"
     assert noted == "no native library: cmake not found"
     assert damaged.startswith("no native library: unreadable note _native_build.json")
+
+
+def test_a_library_of_other_sources_says_so(monkeypatch):
+    require("cpu", _native.unavailable())
+    monkeypatch.setattr(_native, "INTERFACE", 0)
+    library, reason = _native._load()
+    assert library is None
+    assert reason == f"no native library: it has the interface {_native.library().interface}, this code 0; `make native` builds it again"

@@ -72,7 +72,7 @@ def test_what_is_compiled_for_a_small_device_takes_no_more_than_was_estimated():
     assert 0 < found.shared <= attention_tiles.forward_shared_bytes(tiles, 128, BFLOAT16) <= small
 
     product = linear_tiles.candidates(768, BFLOAT16, BFLOAT16, small)[0]
-    constants = {"ACTIVATION": "gelu", "SPLITS": 1, "WHOLE_K": True}
+    constants = {"ACTIVATION": "gelu", "SPLITS": 1, "WHOLE_K": True, "squares_ptr": None, "squares_first": 0, "WIDTH": 1, "GROUPS": 0}
     constants |= {"BLOCK_M": product.block_m, "BLOCK_N": product.block_n, "BLOCK_K": product.block_k}
     types = {"x_ptr": "*bf16", "residual_ptr": "*fp32", "bias_ptr": "*fp32", "out_ptr": "*bf16"}
     found = cubin.compile_triton(product_kernel, 89, "bf16", constants, product.num_warps, product.num_stages, types)

@@ -36,7 +36,7 @@ from engine.runners.protocol import Observation
 from engine.tracking.config import TrackerConfig
 from engine.tracking.target import Result, make_target
 
-_SLOTS = 2  # frames that have memory on the device at the same time: one is uploaded while the other runs
+_BUFFERS = 2  # frames that have memory on the device at the same time: one is uploaded while the other runs
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,18 +88,18 @@ class FrameLoop:
         self._runner, self._config = runner, config or TrackerConfig()
         self._bgr = self._config.color == "bgr"
         self._streams = runner.streams
-        self.plan = FramePlan(runner.network, runner.streams, targets, _SLOTS, beside=self._config.loop != "public")
+        self.plan = FramePlan(runner.network, runner.streams, targets, _BUFFERS, beside=self._config.loop != "public")
         self._stream_of = [stream for stream, count in enumerate(targets) for _ in range(count)]
         rows = self.plan.rows
         self._records = self._streams.staging(pending * rows * RECORD, torch.float64).view(pending, rows, RECORD)
         self._features = self._streams.staging(pending * rows * runner.config.dim, torch.float32).view(pending, rows, -1)
         self._written = self._streams.staging(rows * 4, torch.float64).view(rows, 4)
         self._write_mark: list[Mark] = [Done()] * rows
-        self._results: list[FrameResult | None] = [None] * _SLOTS
-        self._uploaded: list[Mark] = [Done()] * _SLOTS
-        self._computed: list[Mark] = [Done()] * _SLOTS
-        self._read: list[Mark] = [Done()] * _SLOTS
-        self._staging = [[self.plan.staging() for _ in targets] for _ in range(_SLOTS)]
+        self._results: list[FrameResult | None] = [None] * _BUFFERS
+        self._uploaded: list[Mark] = [Done()] * _BUFFERS
+        self._computed: list[Mark] = [Done()] * _BUFFERS
+        self._read: list[Mark] = [Done()] * _BUFFERS
+        self._staging = [[self.plan.staging() for _ in targets] for _ in range(_BUFFERS)]
         self._followed: dict[int, Followed] = {}
         self._pending: deque[_Pending] = deque()
         self._finished: deque[LoopResult] = deque()
@@ -145,40 +145,40 @@ class FrameLoop:
         if not self._followed:
             raise StateError("submit() needs a target: call init(slot, frame, box) first")
         device = self._runner.frames_on
-        with made_by(ready, device):
+        with made_by(ready, device, *frames):
             return self._submit([_readable(check_frame(frame, device, torch.device("cpu"))) for frame in frames])
 
     def _submit(self, frames: list[Frame]) -> int:
         self._make_room(max(bytes_of(frame) for frame in frames))
         while len(self._pending) >= len(self._records):
             self._collect()
-        index, slot = self._next, self._next % _SLOTS
+        index, buffer = self._next, self._next % _BUFFERS
         ring = index % len(self._records)
         record, features = self._records[ring], self._features[ring]
-        self._uploaded[slot].wait()  # the frame before last has left the host's memory
+        self._uploaded[buffer].wait()  # the frame before last has left the host's memory
         beside = {slot for slot, followed in self._followed.items() if followed.target.beside is not None}
-        execute = self.plan.executable(slot, self._bgr, bool(beside), tuple(matrix_of(frame) for frame in frames))
+        execute = self.plan.executable(buffer, self._bgr, bool(beside), tuple(matrix_of(frame) for frame in frames))
         copies = []
         for stream, frame in enumerate(frames):
-            memory, staging = self.plan.frames[slot][stream], self._staging[slot][stream]
+            memory, staging = self.plan.frames[buffer][stream], self._staging[buffer][stream]
             copies += memory.bring(frame, staging, self._rows(stream, frame.shape[0], beside))
         tensors = [tensor for frame in frames for tensor in tensors_of(frame)]
         rows = self.plan.rows if beside else self.plan.batch
 
         def compute() -> None:
-            self._results[slot] = execute()
+            self._results[buffer] = execute()
 
         def download() -> None:
-            result = self._results[slot]
+            result = self._results[buffer]
             assert result is not None
             record[:rows].copy_(result.record, non_blocking=True)
             features[:rows].copy_(result.features, non_blocking=True)
 
-        self._uploaded[slot] = upload(self._streams, copies, tensors, self._computed[slot])
-        self._computed[slot] = self._streams.run("compute", compute, after=[self._uploaded[slot], self._read[slot]])
-        self._read[slot] = self._streams.run("download", download, after=[self._computed[slot]])
+        self._uploaded[buffer] = upload(self._streams, copies, tensors, self._computed[buffer])
+        self._computed[buffer] = self._streams.run("compute", compute, after=[self._uploaded[buffer], self._read[buffer]])
+        self._read[buffer] = self._streams.run("download", download, after=[self._computed[buffer]])
         sizes = [(frame.shape[1], frame.shape[0]) for frame in frames]
-        self._pending.append(_Pending(index, sizes, tensors, dict(self._followed), beside, self._read[slot]))
+        self._pending.append(_Pending(index, sizes, tensors, dict(self._followed), beside, self._read[buffer]))
         self._next += 1
         return index
 
@@ -198,19 +198,19 @@ class FrameLoop:
         """
         if self._next == 0:
             raise StateError("there is no result on the device: call submit(frame) first")
-        slot, batch, device = (self._next - 1) % _SLOTS, self.plan.batch, self.plan.boxes.device
+        buffer, batch, device = (self._next - 1) % _BUFFERS, self.plan.batch, self.plan.boxes.device
         record = torch.empty(batch, RECORD, dtype=torch.float64, device=device)
         features = torch.empty(batch, self._runner.config.dim, device=device)
 
         def copy() -> None:
-            result = self._results[slot]
+            result = self._results[buffer]
             assert result is not None
             record.copy_(result.record[:batch])
             features.copy_(result.features[:batch])
 
         # The memory may still be read by the caller's earlier work.
-        self._read[slot] = self._streams.run("download", copy, after=[self._computed[slot], self._streams.caller()])
-        self._streams.hand_over(self._read[slot])
+        self._read[buffer] = self._streams.run("download", copy, after=[self._computed[buffer], self._streams.caller()])
+        self._streams.hand_over(self._read[buffer])
         return DeviceResult(self._next - 1, record, features)
 
     def _check_slot(self, slot: int) -> None:
@@ -228,7 +228,7 @@ class FrameLoop:
             while self._pending:
                 self._collect()
             self.plan.reserve(size)
-            self._staging = [[self.plan.staging() for _ in slot] for slot in self._staging]
+            self._staging = [[self.plan.staging() for _ in buffer] for buffer in self._staging]
 
     def _rows(self, stream: int, height: int, beside: set[int]) -> Rows | None:
         """The rows of a stream's next frame that its targets need; None: all, since frames are under way whose boxes the host does not know."""
