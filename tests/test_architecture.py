@@ -39,6 +39,10 @@ OPERATIONS = tuple(sorted((*_NATIVE, "head")))  # `head` has kernels for GPUs al
 FOR_AN_EXTRA = ("engine/serve/", *(f"esat_kernels/{operation}/triton_" for operation in OPERATIONS))
 
 
+def _native_sources(folder: str = ".") -> list[Path]:
+    return [path for path in (REPOSITORY / "csrc" / folder).rglob("*.*") if path.suffix in {".h", ".cpp", ".cu", ".cuh"}]
+
+
 def _modules(package: str) -> list[Path]:
     return sorted((REPOSITORY / package).rglob("*.py"))
 
@@ -177,7 +181,7 @@ def test_native_sources_are_named_after_what_they_hold_and_the_set_they_are_for(
 
 def test_native_operations_do_not_include_each_other():
     for operation in OPERATIONS:
-        for path in (REPOSITORY / "csrc" / operation).rglob("*.[hc]*"):
+        for path in _native_sources(operation):
             for line in path.read_text().splitlines():
                 if line.startswith('#include "'):
                     folder = line.split('"')[1].split("/")[0]
@@ -188,7 +192,7 @@ def test_native_operations_do_not_include_each_other():
 def test_the_native_library_holds_no_pytorch():
     offenders = [
         str(path.relative_to(REPOSITORY))
-        for path in (REPOSITORY / "csrc").rglob("*.[hc]*")
+        for path in _native_sources()
         if any(name in path.read_text() for name in ("#include <torch", "#include <ATen", "#include <c10"))
     ]
     assert offenders == []
@@ -209,7 +213,7 @@ def test_public_names():
 def test_files_stay_small():
     """One idea a file. The limits lie just above the longest: a prompt to look for the second idea, not a style."""
     limits = {".py": 320, ".h": 450, ".cpp": 450, ".cu": 450, ".cuh": 450}
-    sources = [*(REPOSITORY / "csrc").rglob("*.[hc]*"), *(path for package in PACKAGES for path in _modules(package))]
+    sources = [*_native_sources(), *(path for package in PACKAGES for path in _modules(package))]
     assert [f"{path.relative_to(REPOSITORY)}" for path in sources if len(path.read_text().splitlines()) > limits[path.suffix]] == []
 
 
