@@ -112,7 +112,7 @@ sanitize: $(VENV)/.test $(GOLDEN)/.made ## address, undefined behaviour and thre
 	$(BIN)/cmake --build $(BUILD)/tsan --target test_concurrent_calls
 	$(BUILD)/tsan/test_concurrent_calls
 	rm -rf $(SANITIZED)/tree && mkdir -p $(SANITIZED)/tree
-	cp -R esat_kernels engine benchmarks conformance tests csrc pyproject.toml $(SANITIZED)/tree
+	cp -R esat_kernels engine benchmarks conformance tests csrc pyproject.toml CMakeLists.txt $(SANITIZED)/tree
 	rm -f $(SANITIZED)/tree/esat_kernels/_esat_native*.so
 	$(CONFIGURE) -B $(SANITIZED) -DESAT_TESTS=ON -DCMAKE_BUILD_TYPE=Sanitize -DESAT_SANITIZE=address,undefined \
 		-DESAT_OUTPUT_DIR="$(abspath $(SANITIZED))/tree/esat_kernels"
