@@ -64,6 +64,11 @@ def _placed(plane: NDArray[np.uint8] | Tensor, tensors_on: tuple[torch.device, .
     return plane.detach().cpu().numpy()
 
 
+def planes_of(frame: Frame) -> tuple[NDArray[np.uint8] | Tensor, ...]:
+    """Luma and chroma of an `Nv12` frame, else the frame itself."""
+    return (frame.luma, frame.chroma) if isinstance(frame, Nv12) else (frame,)
+
+
 def matrix_of(frame: Frame) -> str | None:
     """The matrix of an `Nv12` frame, whose crops are RGB whatever a tracker's colour order; None: the frame has three channels."""
     return frame.matrix if isinstance(frame, Nv12) else None
@@ -71,13 +76,11 @@ def matrix_of(frame: Frame) -> str | None:
 
 def flat_pixels(frame: Frame) -> Tensor | None:
     """A frame of tensors as `esat_kernels.crop_regions` reads it, uint8 [bytes]; None: it consists of arrays."""
-    if isinstance(frame, Nv12):
-        planes = [plane.reshape(-1) for plane in (frame.luma, frame.chroma) if isinstance(plane, Tensor)]
-        return torch.cat(planes) if planes else None
-    return frame.reshape(-1) if isinstance(frame, Tensor) else None
+    flat = [plane.reshape(-1) for plane in planes_of(frame) if isinstance(plane, Tensor)]
+    return None if not flat else flat[0] if len(flat) == 1 else torch.cat(flat)
 
 
-def made_by(ready: Any, device: torch.device | None, *frames: object) -> contextlib.AbstractContextManager[object]:
+def made_by(ready: Any, device: torch.device | None, *frames: Frame) -> contextlib.AbstractContextManager[object]:
     """Within, the current CUDA stream is one whose work comes behind `ready`, the stream or event that a caller's frames are finished with.
 
     device: where the frames are read. Where that is no GPU, or not all frames lie there, or `ready` is another GPU's stream, the host waits. None for
@@ -87,7 +90,7 @@ def made_by(ready: Any, device: torch.device | None, *frames: object) -> context
         return contextlib.nullcontext()
     if not isinstance(ready, torch.cuda.Stream | torch.cuda.Event):
         raise FrameError(f"ready must be a torch.cuda.Stream or a torch.cuda.Event, got {type(ready).__name__}")
-    planes = [plane for frame in frames for plane in ((frame.luma, frame.chroma) if isinstance(frame, Nv12) else (frame,))]
+    planes = [plane for frame in frames for plane in planes_of(frame)]
     there = device is not None and device.type == "cuda" and all(isinstance(plane, Tensor) and plane.device == device for plane in planes)
     if device is None or not there or (isinstance(ready, torch.cuda.Stream) and ready.device != device):
         ready.synchronize()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+import pytest
 import torch
 from torch import Tensor
 
@@ -34,6 +35,28 @@ def forced(param: str, monkeypatch) -> Engine:
 
 PLAIN = ["fp32-avx2", "fp32-avx512", "bf16-avx512bf16", "bf16-amx", "fp32-neon", "bf16-neonbf16"]
 INT8 = [f"int8-{name}" for name in ("avx2", "avx2vnni", "avx512vnni", "avx512bf16", "amx", "neondot", "neoni8mm", "neonbf16")]
+
+
+def engines(names: list[str]):
+    """A fixture: each of these engines that the machine has."""
+
+    @pytest.fixture(params=names)
+    def engine(request, monkeypatch) -> Engine:
+        return forced(request.param, monkeypatch)
+
+    return engine
+
+
+def threads_put_back():
+    """A fixture for every test of a file: PyTorch's number of threads is afterwards what it was."""
+
+    @pytest.fixture(autouse=True)
+    def put_back():
+        before = torch.get_num_threads()
+        yield
+        torch.set_num_threads(before)
+
+    return put_back
 
 
 def random_rows(count: int, width: int, seed: int, dtype: torch.dtype, pad: int = 16) -> Tensor:

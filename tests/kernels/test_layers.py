@@ -11,30 +11,11 @@ from esat_kernels.layers.convolution import Convolution, PackedConvolution, Rast
 from esat_kernels.layers.encoder import Encoder, PackedLayer
 from esat_kernels.linear.native import unsupported
 from esat_kernels.linear.packing import huge_zeros, pack
-from tests.kernels.layer_cases import INT8, PLAIN, Engine, forced, random_rows, unpacked
+from tests.kernels.layer_cases import INT8, PLAIN, engines, random_rows, threads_put_back, unpacked
 from tests.require import require
 
-
-@pytest.fixture(params=PLAIN)
-def plain(request, monkeypatch) -> Engine:
-    return forced(request.param, monkeypatch)
-
-
-@pytest.fixture(params=INT8)
-def int8(request, monkeypatch) -> Engine:
-    return forced(request.param, monkeypatch)
-
-
-@pytest.fixture(params=[*PLAIN, *INT8])
-def engine(request, monkeypatch) -> Engine:
-    return forced(request.param, monkeypatch)
-
-
-@pytest.fixture(autouse=True)
-def _threads():
-    before = torch.get_num_threads()
-    yield
-    torch.set_num_threads(before)
+plain, int8, engine = engines(PLAIN), engines(INT8), engines([*PLAIN, *INT8])
+_threads = threads_put_back()
 
 
 def _product(outputs: int, inputs: int, seed: int) -> tuple[Tensor, Tensor]:

@@ -11,8 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from engine.boxes import Box
-from engine.frames import Frame
-from esat_kernels import Nv12
+from engine.frames import Frame, planes_of
 from esat_kernels.crop.geometry import region_around
 
 _HEADER = 256  # bytes in front of the pixels: height and width, and pixels that start at a multiple of what a kernel reads at once
@@ -110,4 +109,4 @@ def rows_read(boxes: Iterable[Box], factor: float, height: int) -> Rows:
 
 def _planes(frame: Frame) -> list[tuple[NDArray[np.uint8] | Tensor, int]]:
     """A frame's planes in the order in which they lie in memory, and how many of the frame's rows one row of each stands for."""
-    return [(frame.luma, 1), (frame.chroma, 2)] if isinstance(frame, Nv12) else [(frame, 1)]
+    return list(zip(planes_of(frame), (1, 2), strict=False))

@@ -29,30 +29,11 @@ from engine.runners.pytorch import TorchRunner
 from engine.weights import DEFAULT_MODEL, find_weights, load_weights
 from engine.weights.io import Weights
 from esat_kernels import _native
-from tests.kernels.layer_cases import INT8, PLAIN, Engine, forced
+from tests.kernels.layer_cases import INT8, PLAIN, Engine, engines, threads_put_back
 from tests.require import require
 
-
-@pytest.fixture(params=PLAIN)
-def plain(request, monkeypatch) -> Engine:
-    return forced(request.param, monkeypatch)
-
-
-@pytest.fixture(params=INT8)
-def int8(request, monkeypatch) -> Engine:
-    return forced(request.param, monkeypatch)
-
-
-@pytest.fixture(params=[*PLAIN, *INT8])
-def engine(request, monkeypatch) -> Engine:
-    return forced(request.param, monkeypatch)
-
-
-@pytest.fixture(autouse=True)
-def _threads():
-    before = torch.get_num_threads()
-    yield
-    torch.set_num_threads(before)
+plain, int8, engine = engines(PLAIN), engines(INT8), engines([*PLAIN, *INT8])
+_threads = threads_put_back()
 
 
 def _weights(**changes) -> Weights:
