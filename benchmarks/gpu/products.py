@@ -24,7 +24,7 @@ from benchmarks.gpu.timing import Graph, Work, copies, interleaved, summary
 from engine.config import ModelConfig, preset
 from engine.runners.gpu.choices import Choices
 from engine.runners.gpu.head import Head
-from engine.runners.gpu.products import Product
+from engine.runners.gpu.products import Product, Stream
 from engine.runners.gpu.weights import fold_weights
 from esat_kernels import _triton, _tuned, testing
 from esat_kernels.attention import triton as attention
@@ -204,15 +204,22 @@ def _median_us(works: dict[str, list[Work]]) -> dict[str, float]:
 
 @torch.no_grad()
 def measure_product(rows: int, outputs: int, inputs: int, norm: bool, gelu: bool, residual: bool) -> dict[str, float]:
-    """Microseconds of both implementations on one shape, with the LayerNorm in front."""
+    """Microseconds of both implementations on one shape, with the LayerNorm in front; the fused one has it from the product before, for which a
+    product with a residual leaves what that takes.
+    """
     weights = [torch.randn(outputs, inputs, device=DEVICE, dtype=DTYPE) / inputs**0.5 for _ in range(min(16, copies(2 * outputs * inputs)))]
     bias = torch.randn(outputs, device=DEVICE, dtype=DTYPE)
-    x = torch.randn(rows, inputs, device=DEVICE, dtype=torch.float32 if norm else DTYPE)
-    added = torch.randn(rows, outputs, device=DEVICE) if residual else None
+    x = torch.randn(1, rows, inputs, device=DEVICE, dtype=torch.float32 if norm else DTYPE)
+    added = torch.randn(1, rows, outputs, device=DEVICE) if residual else None
+    centred = esat_kernels.centred_memory(x)
+    if centred is not None:
+        centred.rows.normal_()
+        centred.statistics.fill_(1.0)
     works: dict[str, list[Work]] = {}
     for name, choices in (("fused", FUSED), ("library", LIBRARY)):
         products = [Product(weight, bias, choices, "triton", norm, gelu) for weight in weights]
-        works[name] = [lambda product=product: product(x, added) for product in products]  # type: ignore[misc]
+        calls = [lambda p=p: p(Stream(x, centred)) if added is None else p.stream(x, added) for p in products]  # type: ignore[misc]
+        works[name] = calls
     return _median_us(works)
 
 

@@ -258,6 +258,82 @@ def test_a_large_mean_does_not_cancel():
     within_budget({name: given[name] for name in ("x", "weight")}, 1e-6)
 
 
+def normed_between(tiles, monkeypatch, stream: Tensor, columns: int, activation: str | None = None) -> None:
+    """A product leaves `stream` [B, n, K], the next one multiplies its normalised rows: within the budget of rounding them."""
+    monkeypatch.setattr(triton_tiles, "product_tiles", lambda *_: tiles)
+    batch, count, inner = stream.shape
+    generator = torch.Generator().manual_seed(columns)
+    weight = (torch.randn(columns, inner, generator=generator) * inner**-0.5).bfloat16()
+    bias = torch.randn(columns, generator=generator)
+    x = torch.randn(batch, count, 32, generator=generator).bfloat16()
+    before = (torch.randn(inner, 32, generator=generator) / 32).bfloat16()
+    x, before, stream, weight, bias = device(x, before, stream, weight, bias)
+    wide = torch.full((batch, count + 3, inner + 16), math.nan, device=DEVICE)
+    left = wide[:, 3:, :inner]  # items lie apart, and so do rows
+    centred = esat_kernels.centred_memory(left)
+    esat_kernels.linear_into(left, x, before, residual=stream, leave=centred, backend="triton")
+    assert torch.equal(left.flatten(0, 1), esat_kernels.linear(x.flatten(0, 1), before, residual=stream.flatten(0, 1), backend="triton"))
+    assert wide[:, :3].isnan().all()
+    assert wide[:, :, inner:].isnan().all()
+    out = torch.empty(batch, count, columns, dtype=BFLOAT16, device=DEVICE)
+    sums = esat_kernels.group_sums(weight)
+    esat_kernels.linear_into(out, centred, weight, bias, group_sums=sums, norm_eps=1e-6, activation=activation, backend="triton")
+    rows = left.flatten(0, 1).cpu()
+    weight, bias = weight.cpu(), bias.cpu()
+    ideal = esat_kernels.linear(rows, weight, bias, norm_eps=1e-6, activation=activation, dtype=BFLOAT16, backend="reference")
+    exact = torch.nn.functional.layer_norm(rows.double(), (inner,), eps=1e-6) @ weight.double().T + bias.double()
+    exact = torch.nn.functional.gelu(exact) if activation else exact
+    budget = testing.compare(out.flatten(0, 1).cpu(), ideal, exact)
+    assert budget.max_error <= budget.max_allowed, budget
+    assert budget.mean_error <= budget.mean_allowed, budget
+
+
+@pytest.mark.parametrize(("splits", "block_n", "inner"), [(1, 64, 96), (1, 256, 320), (3, 64, 384), (2, 128, 144)])
+def test_a_norm_between_two_products(splits, block_n, inner, monkeypatch):
+    stream = operands(2 * 19, inner, 8)["x"].view(2, 19, inner)
+    normed_between(Tiles(16, block_n, 32, splits, 4, 2), monkeypatch, stream, 72, "gelu")
+
+
+def test_a_large_mean_does_not_cancel_between_two_products(monkeypatch):
+    stream = operands(20, 384, 8)["x"].view(1, 20, 384) / 60
+    normed_between(Tiles(16, 64, 32, 1, 4, 2), monkeypatch, stream + 3000, 40)
+    normed_between(Tiles(16, 64, 32, 1, 4, 2), monkeypatch, stream + torch.linspace(-50, 50, 384).round(), 40)
+
+
+def test_a_residual_of_all_items_and_the_norms_of_keys_behind_a_norm(monkeypatch):
+    monkeypatch.setattr(triton_tiles, "product_tiles", lambda *_: Tiles(16, 64, 32, 1, 4, 2))
+    generator = torch.Generator().manual_seed(1)
+    x, weight, added = (torch.randn(*shape, generator=generator) for shape in ((2, 9, 24), (64, 24), (9, 64)))
+    x, weight, added = device(x.bfloat16(), weight.bfloat16(), added)
+    stream = torch.empty(2, 9, 64, device=DEVICE)
+    centred = esat_kernels.centred_memory(stream)
+    esat_kernels.linear_into(stream, x, weight, residual=added.expand(2, -1, -1), leave=centred, backend="triton")
+    alone = esat_kernels.linear(x.flatten(0, 1), weight, residual=added.repeat(2, 1), backend="triton")
+    assert torch.equal(stream.flatten(0, 1), alone)
+    qkv = torch.randn(96, 64, generator=generator).bfloat16().to(DEVICE)
+    out, norms = torch.empty(2, 9, 96, dtype=BFLOAT16, device=DEVICE), torch.empty(18, 2, device=DEVICE)
+    sums = esat_kernels.group_sums(qkv)
+    esat_kernels.linear_into(out, centred, qkv, group_sums=sums, norm_eps=1e-6, squares=norms, first=32, width=16, backend="triton")
+    keys = out.flatten(0, 1)[:, 32:64].double().unflatten(1, (2, 16))
+    torch.testing.assert_close(norms.double(), keys.square().sum(2), rtol=1e-6, atol=0)
+
+
+def test_what_is_no_number_stays_visible_behind_a_norm(monkeypatch):
+    monkeypatch.setattr(triton_tiles, "product_tiles", lambda *_: Tiles(16, 64, 32, 1, 4, 2))
+    stream = torch.randn(1, 4, 128)
+    stream[0, 1, 70], stream[0, 2, 3] = math.nan, math.inf
+    one, stream = device(torch.zeros(1, 4, 16).bfloat16(), stream)
+    left = torch.empty_like(stream)
+    centred = esat_kernels.centred_memory(left)
+    esat_kernels.linear_into(
+        left, one, torch.zeros(128, 16, dtype=BFLOAT16, device=DEVICE), residual=stream, leave=centred, backend="triton"
+    )
+    weight = torch.ones(16, 128, dtype=BFLOAT16, device=DEVICE)
+    out = torch.empty(1, 4, 16, device=DEVICE)
+    esat_kernels.linear_into(out, centred, weight, group_sums=esat_kernels.group_sums(weight), norm_eps=1e-6, backend="triton")
+    assert out[0].isnan().all(1).tolist() == [False, True, True, False]
+
+
 def test_rows_that_lie_apart():
     given = operands(20, 64, 48, BFLOAT16)
     wide = {name: torch.full((t.shape[0], t.shape[1] + 16), math.nan, dtype=t.dtype) for name, t in given.items() if name != "bias"}
@@ -319,6 +395,25 @@ def test_the_operators_keep_their_promises():
         (head.head_maps, (torch.rand(1, 4, 8), torch.rand(5, 8), torch.rand(5), 2)),
         (linear.linear, (given["x"], given["weight"], given["bias"], 1e-6, "gelu", given["residual"], BFLOAT16)),
         (linear.linear, (given["x"], given["weight"], None, None, None, None, FLOAT32)),
+        (
+            linear.linear_into,
+            (
+                torch.empty(1, 3, 96, dtype=BFLOAT16),
+                wide["x"][None],
+                wide["weight"],
+                wide["bias"],
+                None,
+                "gelu",
+                None,
+                None,
+                0.0,
+                torch.empty(3, 2),
+                32,
+                16,
+                torch.empty(1, 3, 96, dtype=BFLOAT16),
+                torch.empty(3, 3, 3),
+            ),
+        ),
         (linear.linear_with_squares, (*(wide[name] for name in ("x", "weight", "bias")), 1e-6, BFLOAT16, 32, 16, 2)),
     ]
     for operator, arguments in calls:
