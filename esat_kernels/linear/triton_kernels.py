@@ -129,6 +129,12 @@ def _finish(
         _leave_centred(rounded.to(tl.float32), centred_ptr, left_ptr, row, first, rows, columns, BLOCK_M, BLOCK_N, LEFT_WIDTH)
 
 
+@triton.jit
+def _halves(values, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr):
+    """Left and right columns of [BLOCK_M, BLOCK_N]."""
+    return tl.split(tl.permute(tl.reshape(values, [BLOCK_M, 2, BLOCK_N // 2]), [0, 2, 1]))
+
+
 @triton.jit(do_not_specialize=["rows", "item_rows"])
 def product_kernel(
     x_ptr, weight_ptr, bias_ptr, residual_ptr, out_ptr, squares_ptr, norm_ptr, group_sums_ptr, centred_ptr, left_ptr,
@@ -181,28 +187,35 @@ def product_kernel(
     if norm_ptr is not None:
         sums *= scale[:, None]
     first = (tl.program_id(0) // row_tiles) * BLOCK_N
-    if SPLITS == 1 and BLOCK_N > 128:  # in halves, which need half the registers
-        left, right = tl.split(tl.permute(tl.reshape(sums, [BLOCK_M, 2, BLOCK_N // 2]), [0, 2, 1]))
-        _finish(
-            left, bias_ptr, residual_ptr, out_ptr, squares_ptr, centred_ptr, left_ptr, row, first, rows, item_rows, columns, residual_stride_b,
-            residual_stride_m, out_stride_b, out_stride_m, squares_first, ACTIVATION, WIDTH, GROUPS, LEFT_WIDTH, BLOCK_M, BLOCK_N // 2,
-        )  # fmt: skip
-        _finish(
-            right, bias_ptr, residual_ptr, out_ptr, squares_ptr, centred_ptr, left_ptr, row, first + BLOCK_N // 2, rows, item_rows, columns,
-            residual_stride_b, residual_stride_m, out_stride_b, out_stride_m, squares_first, ACTIVATION, WIDTH, GROUPS, LEFT_WIDTH, BLOCK_M,
-            BLOCK_N // 2,
-        )  # fmt: skip
-    elif SPLITS == 1:
-        _finish(
-            sums, bias_ptr, residual_ptr, out_ptr, squares_ptr, centred_ptr, left_ptr, row, first, rows, item_rows, columns, residual_stride_b,
-            residual_stride_m, out_stride_b, out_stride_m, squares_first, ACTIVATION, WIDTH, GROUPS, LEFT_WIDTH, BLOCK_M, BLOCK_N,
-        )  # fmt: skip
-    else:
+    width: tl.constexpr = min(BLOCK_N, 128 if centred_ptr is None else 64)  # columns at a time, so that registers suffice
+    if SPLITS > 1:
         out_ptr += tl.program_id(1).to(tl.int64) * rows * columns
         _finish(
             sums, None, None, out_ptr, None, None, None, row, first, rows, rows, columns, 0, 0, 0, columns, 0, None, WIDTH, GROUPS, LEFT_WIDTH,
             BLOCK_M, BLOCK_N,
         )  # fmt: skip
+    elif width == BLOCK_N:
+        _finish(
+            sums, bias_ptr, residual_ptr, out_ptr, squares_ptr, centred_ptr, left_ptr, row, first, rows, item_rows,
+            columns, residual_stride_b, residual_stride_m, out_stride_b, out_stride_m, squares_first, ACTIVATION, WIDTH, GROUPS, LEFT_WIDTH,
+            BLOCK_M, width,
+        )  # fmt: skip
+    else:
+        for half in tl.static_range(2):
+            side = _halves(sums, BLOCK_M, BLOCK_N)[half]
+            if 2 * width == BLOCK_N:
+                _finish(
+                    side, bias_ptr, residual_ptr, out_ptr, squares_ptr, centred_ptr, left_ptr, row, first + half * width, rows, item_rows,
+                    columns, residual_stride_b, residual_stride_m, out_stride_b, out_stride_m, squares_first, ACTIVATION, WIDTH, GROUPS, LEFT_WIDTH,
+                    BLOCK_M, width,
+                )  # fmt: skip
+            else:
+                for quarter in tl.static_range(2):
+                    _finish(
+                        _halves(side, BLOCK_M, BLOCK_N // 2)[quarter], bias_ptr, residual_ptr, out_ptr, squares_ptr, centred_ptr, left_ptr, row,
+                        first + (2 * half + quarter) * width, rows, item_rows, columns, residual_stride_b, residual_stride_m, out_stride_b,
+                        out_stride_m, squares_first, ACTIVATION, WIDTH, GROUPS, LEFT_WIDTH, BLOCK_M, width,
+                    )  # fmt: skip
 
 
 @triton.jit(do_not_specialize=["rows", "item_rows"])
