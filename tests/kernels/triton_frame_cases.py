@@ -14,6 +14,7 @@ from esat_kernels.crop import triton as crop
 from esat_kernels.decode import triton as decode
 from esat_kernels.elimination import triton as elimination
 from esat_kernels.head import triton as head
+from esat_kernels.head import triton_tiles as head_tiles
 from esat_kernels.linear import triton as linear
 from esat_kernels.linear import triton_tiles
 from esat_kernels.linear.triton_tiles import Tiles
@@ -365,6 +366,58 @@ def test_the_head_s_features(count, length, channels, dtype):
         assert torch.equal(results[0] == 0, results[1] == 0)
 
 
+def convolution_operands(batch: int, side: int, groups: int, inputs: int, outputs: int, dtype: torch.dtype) -> list[Tensor]:
+    """x [B, side * side, groups * inputs], weight [groups * outputs, 3, 3, inputs] and bias on the device."""
+    generator = torch.Generator().manual_seed(side)
+    x = torch.randn(batch, side * side, groups * inputs, generator=generator)
+    weight = torch.randn(groups * outputs, 3, 3, inputs, generator=generator) * (9 * inputs) ** -0.5
+    return device(*(tensor.to(dtype) for tensor in (x, weight, torch.randn(groups * outputs, generator=generator))))
+
+
+@pytest.mark.parametrize(
+    ("side", "groups", "inputs", "outputs", "dtype"),
+    [(1, 1, 3, 5, FLOAT32), (5, 3, 20, 70, BFLOAT16), (7, 3, 16, 9, FLOAT16), (6, 1, 96, 130, BFLOAT16), (2, 3, 64, 16, BFLOAT16)],
+)
+def test_the_head_s_convolutions(side, groups, inputs, outputs, dtype):
+    x, weight, bias = convolution_operands(2, side, groups, inputs, outputs, dtype)
+    x[0, 0, 0] = math.nan
+    ours, expected = (esat_kernels.head_convolution(x, weight, bias, groups, side, backend=backend) for backend in ("triton", "reference"))
+    wide = [tensor.float() for tensor in (x, weight, bias)]
+    exact = esat_kernels.head_convolution(*wide, groups, side, backend="reference").to(dtype)
+    assert ours.dtype == expected.dtype == dtype
+    torch.testing.assert_close(ours, exact, rtol=2**-7 if dtype == BFLOAT16 else 2**-10, atol=1e-5, equal_nan=True)
+    assert ours.isnan().any()
+
+
+@pytest.mark.parametrize("tiles", head_tiles.candidates(64, 64, BFLOAT16, False), ids=str)
+def test_every_tile_of_the_head_s_convolutions(tiles, monkeypatch):
+    monkeypatch.setattr(head, "convolution_tiles", lambda *_, **__: tiles)
+    operands = convolution_operands(1, 9, 1, 2 * tiles.block_k, tiles.block_n + 8, BFLOAT16)
+    ours = esat_kernels.head_convolution(*operands, 1, 9, backend="triton")
+    exact = esat_kernels.head_convolution(*(t.float() for t in operands), 1, 9, backend="reference").bfloat16()
+    torch.testing.assert_close(ours, exact, rtol=2**-7, atol=1e-5)
+
+
+@pytest.mark.parametrize(("side", "inputs", "outputs", "dtype"), [(5, 20, 10, FLOAT32), (7, 64, 32, BFLOAT16), (4, 16, 64, FLOAT16)])
+def test_the_head_s_maps_behind_its_last_convolution(side, inputs, outputs, dtype):
+    """The channels between the two are rounded as where they are stored."""
+    x, weight, bias = convolution_operands(2, side, 3, inputs, outputs, dtype)
+    rows = torch.tensor([0, 1, 1, 2, 2]).repeat_interleave(outputs).view(5, outputs)
+    own = torch.zeros(5, 3, outputs).scatter(1, rows[:, None], torch.randn(5, 1, outputs)).flatten(1)
+    own, last_bias = device(own, torch.randn(5))
+    found = esat_kernels.head_convolution_with_maps(x, weight, bias, own, last_bias, side, backend="triton")
+    hidden = esat_kernels.head_convolution(x, weight, bias, 3, side, backend="triton")
+    expected = esat_kernels.head_maps(hidden, own, last_bias, side, backend="reference")
+    for ours, theirs in zip(found, expected, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-4, equal_nan=True)
+        assert ours.shape == theirs.shape
+    x[1, 3, 2 * inputs] = math.nan  # of the last branch alone
+    score, size, offset = esat_kernels.head_convolution_with_maps(x, weight, bias, own, last_bias, side, backend="triton")
+    assert size.isnan().any()
+    assert not score.isnan().any()
+    assert not offset.isnan().any()
+
+
 @pytest.mark.parametrize(("side", "channels", "dtype"), [(1, 3, FLOAT32), (7, 96, BFLOAT16), (6, 6, FLOAT16)])
 def test_the_head_s_maps(side, channels, dtype):
     generator = torch.Generator().manual_seed(side)
@@ -393,6 +446,8 @@ def test_the_operators_keep_their_promises():
         (elimination.eliminate_tokens, (scores, 2, tokens, tokens.bfloat16(), 2, torch.arange(6).view(1, 6))),
         (head.head_features, (torch.rand(1, 2, 8), torch.rand(8), torch.rand(8), 1e-6, kept, 6, BFLOAT16)),
         (head.head_maps, (torch.rand(1, 4, 8), torch.rand(5, 8), torch.rand(5), 2)),
+        (head.head_convolution, (torch.rand(1, 4, 24), torch.rand(6, 3, 3, 8), torch.rand(6), 3, 2)),
+        (head.head_convolution_with_maps, (*(torch.rand(*shape) for shape in ((1, 4, 24), (6, 3, 3, 8), (6,), (5, 6), (5,))), 2)),
         (linear.linear, (given["x"], given["weight"], given["bias"], 1e-6, "gelu", given["residual"], BFLOAT16)),
         (linear.linear, (given["x"], given["weight"], None, None, None, None, FLOAT32)),
         (

@@ -57,7 +57,7 @@ class GpuNetwork:
         self.device, self.dtype, self.kernels = device, dtype, kernels
         choices = choices_for(device)
         self._weights = fold_weights(weights.state_dict, config, device, dtype, choices, kernels.operations)
-        self._head = Head(self._weights.head, config.search_grid, choices.fused_convolutions, kernels.operations)
+        self._head = Head(self._weights.head, config.search_grid, choices.convolutions, kernels.operations)
         self.patch_values = 3 * config.patch_size**2
 
     def encode_template(self, patches: Tensor) -> Template:
