@@ -113,7 +113,6 @@ def tuned(tmp_path, monkeypatch):
     monkeypatch.setattr(products, "preset", lambda name: config)
     monkeypatch.setattr(products, "DEVICE", torch.device("cpu"))
     monkeypatch.setattr(products, "Graph", Replays)
-    monkeypatch.setattr(products, "model_weights", lambda name: inputs.small_weights())
     monkeypatch.setattr(products, "measure_product", lambda rows, *_: {"fused": float(rows), "library": 40.0})
     head = {"us": {"own": 9.0, "cudnn": 3.0, "library": 12.0}, "difference": {"own": 1e-3, "cudnn": 0.5, "library": 0.0}, "why": {}}
     monkeypatch.setattr(products, "measure_head", lambda config: head)
