@@ -61,7 +61,7 @@ def _follow(
     boxes: list[Any] = []
     for frame in frames:
         if boxes:
-            boxes.append(update(frame))
+            boxes.append(tuple(map(float, update(frame))))  # a copy: trackers may give the same list again and again
         else:
             init(frame, start)
             boxes.append(start)
