@@ -10,17 +10,14 @@ from __future__ import annotations
 
 import argparse
 import csv
-import importlib.util
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
-from engine.errors import DatasetError
 from engine.evaluation.metrics import iou
+from engine.training.follow import Follow, harness
 from engine.training.sources import read_video
-
-Follow = Callable[[Sequence[np.ndarray], np.ndarray], np.ndarray]  # frames and the first one's box -> a box for each frame, [n, 4]
 
 _SEGMENT = 40  # frames between two checks
 _AGREEMENT = 0.65  # IoU of the way there and the way back for a frame to be kept
@@ -52,22 +49,6 @@ def label(frames: Sequence[np.ndarray], index: int, box: np.ndarray, follow: Fol
     after = consistent_track(frames[index:], box, follow)
     before = consistent_track(frames[: index + 1][::-1], box, follow)[::-1]
     return np.concatenate([before[:-1], after])
-
-
-def harness(path: Path, name: str = "NanoTrack") -> Follow:
-    """The class `name` of a Python file as a `Follow`."""
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    if spec is None or spec.loader is None:
-        raise DatasetError(f"cannot load a tracker from {path}")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    tracker_class = getattr(module, name)
-
-    def follow(frames: Sequence[np.ndarray], box: np.ndarray) -> np.ndarray:
-        tracker = tracker_class(frames[0], tuple(box))
-        return np.array([box, *(tracker.update(frame) for frame in frames[1:])], dtype=float).reshape(-1, 4)
-
-    return follow
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
