@@ -25,11 +25,14 @@ from benchmarks.selection import figures
 from benchmarks.selection.clips import QUALITY, Excerpt, excerpts
 from benchmarks.selection.runs import Boxes, Contender, follow_all, kept
 from engine.cli.exits import run_function
+from engine.cli.lines import Pace, bar_is_shown, say
 from engine.errors import ConfigError, DatasetError
 from engine.evaluation.tables import terminal_table
 from engine.files import PendingFile
 from engine.training.validate import sequences
 from engine.weights import DEFAULT_MODEL, find_weights
+
+_SECONDS_A_LINE = 60.0
 
 
 def contenders(weights: Sequence[str], peers: Sequence[Path], dtype: str) -> list[Contender]:
@@ -59,11 +62,21 @@ def compare(entered: Sequence[Contender], starts: Sequence[Excerpt], whole: Sequ
 
 
 def _follow(entered: Sequence[Contender], clips: Sequence[Excerpt], cache: Path, workers: int, console: Console) -> Boxes:
-    total = sum({clip.name: len(clip) for clip in sorted(clips, key=len)}.values())
+    """All boxes, with a bar, or without a terminal a line a minute."""
+    total = len(entered) * sum({clip.name: len(clip) for clip in sorted(clips, key=len)}.values())
     columns = (BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn(), TextColumn("frames"))
-    with Progress(*columns, console=console, transient=True) as progress:
-        task = progress.add_task("", total=len(entered) * total)
-        return follow_all(entered, clips, cache, workers, lambda count: progress.advance(task, count))
+    pace, done = Pace(_SECONDS_A_LINE), 0
+    with Progress(*columns, console=console, transient=True, disable=not bar_is_shown()) as progress:
+        task = progress.add_task("", total=total)
+
+        def show(count: int) -> None:
+            nonlocal done
+            done += count
+            progress.update(task, completed=done)
+            if not bar_is_shown() and pace.due():
+                say(f"{done} of {total} frames")
+
+        return follow_all(entered, clips, cache, workers, show)
 
 
 def _kept(

@@ -123,7 +123,7 @@ def _open(contender: Contender) -> Follow:
 
 
 def _run(contender: Contender, clip: Excerpt, cache: Path) -> Floats:
-    boxes = _open(contender)(clip.frames(), clip.boxes()[0])
+    boxes = np.array(list(_open(contender)(clip.frames(), clip.boxes()[0])))
     if len(boxes) != len(clip) or not np.isfinite(boxes).all():
         raise DatasetError(f"{contender.name}, {clip.name}: expected {len(clip)} boxes of finite numbers, got {len(boxes)}")
     boxes = np.round(boxes, 4)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,8 @@ import numpy as np
 
 from engine.errors import DatasetError
 
-Follow = Callable[[Iterable[np.ndarray], np.ndarray], np.ndarray]  # frames and the first one's box -> a box for each frame, [n, 4]
+Follow = Callable[[Iterable[np.ndarray], np.ndarray], Iterable[np.ndarray]]
+"""Frames and the first one's box -> a box x, y, w, h for each frame, the first one's too, one after the other as they are asked for."""
 
 HARNESS_CLASS = "NanoTrack"
 
@@ -21,9 +22,11 @@ def product(weights: str | Path, dtype: str = "auto", device: str = "cpu") -> Fo
     from engine.tracking.config import TrackerConfig
     from engine.tracking.tracker import Tracker
 
-    tracker = Tracker(weights, device, dtype, TrackerConfig(loop="public"))
+    config = TrackerConfig(loop="public")
+    runner = Tracker(weights, device, dtype, config).runner
 
-    def follow(frames: Iterable[np.ndarray], box: np.ndarray) -> np.ndarray:
+    def follow(frames: Iterable[np.ndarray], box: np.ndarray) -> Iterator[np.ndarray]:
+        tracker = Tracker(runner, config=config)  # its own: clips may be followed by turns
         return _follow(frames, box, tracker.init, lambda frame: tracker.update(frame).box)
 
     return follow
@@ -45,7 +48,7 @@ def harness(path: Path, name: str = HARNESS_CLASS) -> Follow:
     if tracker_class is None:
         raise DatasetError(f"{path}: expected a class {name} with update(image), found none")
 
-    def follow(frames: Iterable[np.ndarray], box: np.ndarray) -> np.ndarray:
+    def follow(frames: Iterable[np.ndarray], box: np.ndarray) -> Iterator[np.ndarray]:
         trackers: list[Any] = []
         return _follow(
             frames, box, lambda frame, start: trackers.append(tracker_class(frame, start)), lambda frame: trackers[0].update(frame)
@@ -56,13 +59,10 @@ def harness(path: Path, name: str = HARNESS_CLASS) -> Follow:
 
 def _follow(
     frames: Iterable[np.ndarray], box: np.ndarray, init: Callable[[np.ndarray, Any], object], update: Callable[[np.ndarray], Any]
-) -> np.ndarray:
-    start = tuple(float(value) for value in box)
-    boxes: list[Any] = []
-    for frame in frames:
-        if boxes:
-            boxes.append(tuple(map(float, update(frame))))  # a copy: trackers may give the same list again and again
+) -> Iterator[np.ndarray]:
+    for number, frame in enumerate(frames):
+        if number == 0:
+            init(frame, tuple(map(float, box)))
+            yield np.array(box, float)
         else:
-            init(frame, start)
-            boxes.append(start)
-    return np.array(boxes, dtype=float).reshape(-1, 4)
+            yield np.array(update(frame), float)  # a copy: trackers may give the same list again and again

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import csv
+import itertools
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -51,19 +52,21 @@ class Start(NamedTuple):
 def consistent_track(frames: Sequence[np.ndarray], box: np.ndarray, follow: Follow) -> np.ndarray:
     """Boxes of the object at `box` in frames[0] for every frame [n, 4], NaN where forward and backward tracks disagree and after a loss.
 
-    Segment by segment the object is followed from its first box and, from the segment's last box, back again.
+    Segment by segment the object is followed from its first box and, from the segment's last box, back again; behind a loss it is not.
     """
     boxes = np.full((len(frames), 4), np.nan)
     boxes[0] = box
-    there = follow(frames, box)
+    ahead = iter(follow(frames, box))
+    there = list(itertools.islice(ahead, 1))
     for start in range(0, len(frames) - 1, _SEGMENT):
         stop = min(start + _SEGMENT + 1, len(frames))
-        back = follow(frames[start:stop][::-1], there[stop - 1])[::-1]
-        agreement = iou(there[start:stop], back)
+        there = [there[-1], *itertools.islice(ahead, stop - start - 1)]
+        back = np.array(list(follow(frames[start:stop][::-1], there[-1])))[::-1]
+        agreement = iou(np.array(there), back)
         if agreement[0] < _RETURN:
             break
         keep = np.flatnonzero(agreement >= _AGREEMENT)
-        boxes[start + keep] = ((there[start:stop] + back) / 2)[keep]
+        boxes[start + keep] = ((np.array(there) + back) / 2)[keep]
     return boxes
 
 

@@ -63,7 +63,7 @@ def test_a_clip_begins_where_there_is_a_box(data):
     assert [clip.start for clip in long] == [0, 3]  # frames 1 and 3 are one clip
 
 
-def test_what_was_followed_is_not_followed_again(data, tmp_path, tiny_weights, monkeypatch):
+def test_what_was_followed_is_not_followed_again(data, tmp_path, tiny_weights, monkeypatch, capsys):
     other, right, still = tmp_path / "other.safetensors", tmp_path / "right.py", tmp_path / "still" / "still.py"
     shutil.copy(tiny_weights, other)
     with other.open("r+b") as file:  # one parameter differs: another hash
@@ -75,6 +75,7 @@ def test_what_was_followed_is_not_followed_again(data, tmp_path, tiny_weights, m
     cache, kept = tmp_path / "cache", tmp_path / "kept"
     common = ["--data", data, "--cache", cache, "--scales", "1,2", "--starts", "0,2", "--frames", 4, "--store", kept]
     assert run(tiny_weights, "--peer", right, "--peer", still, *common) == 0
+    assert "0 of 126 frames" in capsys.readouterr().err  # three contenders, two sizes, 9 + 5 frames from the start and 4 + 3 later
     before = {path: path.stat().st_mtime_ns for path in cache.rglob("*.json")}
     assert len(before) == 3 * 2 * 4
     content = json.loads((kept / "selection-fp32.json").read_text())

@@ -50,6 +50,18 @@ def test_a_lost_object_ends_the_track():
     assert np.isnan(boxes[81:]).all()
 
 
+def test_nothing_is_followed_behind_a_loss():
+    seen = []
+
+    def counting(sequence, box):
+        for frame, place in zip(sequence, drifting(sequence, box), strict=True):
+            seen.append(frame)
+            yield place
+
+    consistent_track(frames(400, lost_from=60), np.array([0.0, 10, 20, 20]), counting)
+    assert len(seen) <= 4 * 41
+
+
 def test_merging_keeps_what_both_teachers_mean_and_what_one_of_them_knows():
     one, other = (np.tile([10.0, 10, 20, 20], (10, 1)) for _ in range(2))
     one[:, 0] += 1  # IoU 0.90
