@@ -98,6 +98,7 @@ struct Run {
   std::function<void()> at_end;                      // of each thread
   std::function<void(std::mt19937&)> between_warps;  // what runs on its own
   std::exception_ptr error;
+  long progress = 0;  // of threads: those that only wait need no more turns
 };
 
 inline Run* running = nullptr;
@@ -107,8 +108,15 @@ inline Thread& self() { return block->fibers[block->current]; }
 inline Warp& warp() { return block->warps[block->current / 32]; }
 inline Lane& lane() { return warp().lanes[block->current % 32]; }
 
+// Hands over to other threads until the condition holds.
+template <class Condition>
+void wait_until(const Condition& condition) {
+  ++running->progress;
+  while (!condition()) swapcontext(&self().context, &running->scheduler);
+  ++running->progress;
+}
 inline void wait_while(const long& generation, long seen) {
-  while (generation == seen) swapcontext(&self().context, &running->scheduler);
+  wait_until([&] { return generation != seen; });
 }
 
 inline const unsigned char* matrix_row(const Warp& w, int matrix, int row) { return w.lanes[8 * matrix + row].row; }
@@ -240,7 +248,9 @@ inline void run(Run& run, unsigned seed, long most_rounds) {
       block = of;
       block->started = true;
       // A warp may run ahead of the others by many instructions, as on a GPU.
-      for (unsigned burst = random() % 40 + 1; burst > 0; --burst) {
+      long before = -1;
+      for (unsigned burst = random() % 40 + 1; burst > 0 && before != run.progress; --burst) {
+        before = run.progress;
         for (int l = 0; l < 32; ++l) {
           block->current = 32 * w + l;
           if (self().done) continue;

@@ -84,8 +84,6 @@ inline bool skipped(Step step) {
          block->current < left_out.last_thread;
 }
 
-inline void pause() { swapcontext(&self().context, &running->scheduler); }
-
 inline MemoryBarrier& memory_barrier(Block* of, Shared address) {
   need(address % 8 == 0, "a barrier's address is not a multiple of 8");
   const auto found = state->barriers.find({of, address});
@@ -193,7 +191,7 @@ inline void run_cluster(int blocks, int first_column, int row, int threads, std:
     ~Clear() { state = nullptr; }
   } clear;
   state = &own;
-  run(cluster, seed, 20'000);
+  run(cluster, seed, 100'000);
   need(own.in_flight.empty(), "the blocks ended with a copy in flight");
 }
 
@@ -227,7 +225,7 @@ inline void arrive_with_bytes(Shared barrier, int bytes) {
   arrive(barrier);
 }
 inline void wait_for_phase(Shared barrier, int parity) {
-  while ((emulation::memory_barrier(emulation::block, barrier).phase & 1) == parity) emulation::pause();
+  emulation::wait_until([&] { return (emulation::memory_barrier(emulation::block, barrier).phase & 1) != parity; });
 }
 inline void wait(Shared barrier, int parity) {
   if (!emulation::skipped(emulation::Step::barrier_wait)) wait_for_phase(barrier, parity);
@@ -280,7 +278,7 @@ void product_wait() {
   if (emulation::skipped(emulation::Step::product_wait)) return;
   const auto& groups = emulation::own_products().groups;
   const long target = static_cast<int>(groups.size()) > Left ? groups[groups.size() - 1 - Left] : 0;
-  while (!emulation::all_issued(target)) emulation::pause();
+  emulation::wait_until([&] { return emulation::all_issued(target); });
   emulation::meet(emulation::Kind::other, [](emulation::Warp&) {
     auto& products = emulation::own_products();
     long until = 0;
@@ -346,7 +344,7 @@ inline void cluster_arrive() {
 inline void cluster_wait() {
   if (emulation::skipped(emulation::Step::cluster_wait)) return;
   const long seen = emulation::state->cluster_seen.at({emulation::block, emulation::block->current});
-  while (emulation::state->cluster_generation == seen) emulation::pause();
+  emulation::wait_while(emulation::state->cluster_generation, seen);
 }
 inline void store_to_block(Shared address, int rank, const float (&x)[4], Shared barrier) {
   auto* const to = &emulation::running->blocks.at(rank);
