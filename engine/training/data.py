@@ -16,4 +16,8 @@ def read_data(config: TrainConfig) -> Pool:
 
         return read_layouts(config.layouts)
     folder = Path(config.data)
-    return read_packed(folder) if is_packed(folder) else read_pool(folder, Path(config.pseudo) if config.pseudo else None)
+    return (
+        read_packed(folder)
+        if is_packed(folder)
+        else read_pool(folder, Path(config.pseudo) if config.pseudo else None, config.augment.groups)
+    )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from engine.config import ModelConfig
 from engine.training.recipe import Blur, Look
 from engine.training.settings import AugmentConfig
 
@@ -11,7 +12,7 @@ Generator = np.random.Generator
 _RAMP = np.arange(256, dtype=np.float32)
 
 
-def draw_looks(config: AugmentConfig, template_size: int, search_size: int, rng: Generator) -> tuple[Look, Look]:
+def draw_looks(config: AugmentConfig, model: ModelConfig, rng: Generator) -> tuple[Look, Look]:
     """The looks of a pair's template and search crop."""
     flip = rng.random() < config.flip
     flips = [bool(flip != (config.flip_apart > 0 and rng.random() < config.flip_apart)) for _ in range(2)]
@@ -24,9 +25,11 @@ def draw_looks(config: AugmentConfig, template_size: int, search_size: int, rng:
     smalls: tuple[int | None, int | None] = (None, None)
     quality = None
     if rng.random() < config.low_resolution:
-        factor = np.exp(rng.uniform(np.log(0.2), 0.0))  # as if the object had filled that many times as many pixels in the frame
+        full = model.template_size / model.template_factor  # the target's size in a crop
+        target = np.exp(rng.uniform(np.log(config.smallest_target), np.log(full)))  # and as if it had had this one in the frame
         quality = int(rng.integers(35, 96)) if rng.random() < 0.6 else None
-        smalls = (_side(template_size, factor * np.exp(rng.normal(0, 0.1))), _side(search_size, factor))
+        factors = (target / full * np.exp(rng.normal(0, 0.1)), target / full)
+        smalls = (_side(model.template_size, factors[0]), _side(model.search_size, factors[1]))
     noises: list[tuple[int, float] | None] = [None, None]
     if rng.random() < config.noise:
         noises = [(int(rng.integers(2**31)), float(rng.uniform(2, 10))) for _ in range(2)]

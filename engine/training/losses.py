@@ -81,8 +81,8 @@ def cell_boxes(prediction: Prediction) -> Tensor:
     return torch.stack([x, y, size[:, 0], size[:, 1]], -1).flatten(1, 2)
 
 
-def box_losses(prediction: Prediction, boxes: Tensor, heat: Tensor, cells: str) -> tuple[Tensor, Tensor]:
-    """Mean 1 - GIoU and mean absolute error of the supervised boxes against `boxes` [B, 4]."""
+def box_losses(prediction: Prediction, boxes: Tensor, heat: Tensor, cells: str, present: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean 1 - GIoU and mean absolute error of the supervised boxes against `boxes` [B, 4] of the targets that are `present` [B]."""
     found = cell_boxes(prediction)
     if cells == "peak":
         weight = torch.zeros_like(heat.flatten(1)).scatter_(
@@ -90,22 +90,31 @@ def box_losses(prediction: Prediction, boxes: Tensor, heat: Tensor, cells: str) 
         )
     else:
         weight = heat.flatten(1) * (heat.flatten(1) > 0.1)
-    weight = weight / weight.sum(1, keepdim=True) / weight.shape[0]
+    share = present.to(weight.dtype) / present.sum().clamp(min=1)
+    weight = weight / weight.sum(1, keepdim=True).clamp(min=1e-9) * share.unsqueeze(1)
     target = boxes[:, None].expand_as(found)
     giou = overlaps(found, target)[1]
     return (weight * (1 - giou)).sum(), (weight * (found - target).abs().mean(-1)).sum()
 
 
 def total_loss(
-    prediction: Prediction, position: tuple[Tensor, Tensor] | None, boxes: Tensor, model: ModelConfig, config: LossConfig
+    prediction: Prediction,
+    position: tuple[Tensor, Tensor] | None,
+    boxes: Tensor,
+    model: ModelConfig,
+    config: LossConfig,
+    present: Tensor | None = None,
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """Equation 8 and its terms (detached, with the mean IoU at the peak). `position`: the position heads' logits, None to leave them out.
 
-    Search tokens that elimination removed take no part in the position losses.
+    Search tokens that elimination removed take no part in the position losses. Where the target is not `present` (bool [B], None: everywhere)
+    the score map alone learns, that nothing is there.
     """
-    heat = labels.heat_map(boxes, model.search_grid)
+    if present is None:
+        present = torch.ones(len(boxes), dtype=torch.bool, device=boxes.device)
+    heat = labels.heat_map(boxes, model.search_grid) * present.view(-1, 1, 1, 1)
     focal = focal_loss(_wide(prediction.score_map), heat)
-    giou, l1 = box_losses(prediction, boxes, heat, config.box_cells)
+    giou, l1 = box_losses(prediction, boxes, heat, config.box_cells, present)
     total = config.focal * focal + config.giou * giou + config.l1 * l1
     terms = {"focal": focal, "giou": giou, "l1": l1}
     if position is not None:
@@ -115,8 +124,10 @@ def total_loss(
             ("positive", position[1], labels.positive_labels(boxes, *grids), config.positive),
         ):
             truth = labels.ignore_eliminated(truth, prediction.survivors, model.num_template)
-            terms[name] = cross_entropy(_wide(logits).flatten(0, 1), truth.flatten())
+            truth = truth.masked_fill(~present.unsqueeze(1), labels.IGNORED)
+            summed = cross_entropy(_wide(logits).flatten(0, 1), truth.flatten(), reduction="sum")
+            terms[name] = summed / (truth != labels.IGNORED).sum().clamp(min=1)
             total = total + weight * terms[name]
     with torch.no_grad():
-        terms["iou"] = overlaps(prediction.box.float(), boxes)[0].mean()
+        terms["iou"] = (overlaps(prediction.box.float(), boxes)[0] * present).sum() / present.sum().clamp(min=1)
     return total, {name: value.detach() for name, value in ({"total": total} | terms).items()}

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from engine.training.recipe import Crop, Ellipse, Layer, Look, blur_kernel
+from engine.training.recipe import Bend, Crop, Ellipse, Layer, Look, blur_kernel
 
 
 def paint(crops: Sequence[Crop]) -> Tensor:
@@ -27,18 +27,35 @@ def paint_one(crop: Crop) -> np.ndarray:
 
 def _lay(canvas: np.ndarray, layer: Layer) -> np.ndarray:
     size = canvas.shape[0]
-    shown = warp(layer.image, layer.matrix, size)
-    if layer.cover is None and not layer.only_inside:
+    shown = warp(layer.image, layer.matrix, size, layer.bend)
+    if layer.cover is None and not layer.only_inside and layer.window is None:
         return shown
     mask = np.ones((size, size), np.float32) if layer.cover is None else soft_mask(layer.cover, size)
     if layer.only_inside:
-        mask = mask * (warp(np.full(layer.image.shape[:2], 255, np.uint8), layer.matrix, size) > 250)
+        mask = mask * (warp(np.full(layer.image.shape[:2], 255, np.uint8), layer.matrix, size, layer.bend) > 250)
+    if layer.window is not None:
+        mask = mask * window_mask(layer.window, size)
     return (canvas + mask[..., None] * (shown.astype(np.float32) - canvas)).astype(np.uint8)
 
 
-def warp(image: np.ndarray, matrix: np.ndarray, size: int) -> np.ndarray:
-    """The [size, size] crop of an affine map, bilinear, black outside."""
+def warp(image: np.ndarray, matrix: np.ndarray, size: int, bend: Bend | None = None) -> np.ndarray:
+    """The [size, size] crop of an affine map, bent or not, bilinear, black outside."""
+    if bend is not None:
+        y, x = np.mgrid[:size, :size].astype(np.float64)
+        dx, dy = bend.offset(x, y)
+        x, y = x + dx, y + dy
+        (a, b, c), (d, e, f) = cv2.invertAffineTransform(matrix)
+        maps = ((a * x + b * y + c).astype(np.float32), (d * x + e * y + f).astype(np.float32))
+        return cv2.remap(image, *maps, interpolation=cv2.INTER_LINEAR, borderMode=cv2.BORDER_CONSTANT, borderValue=(0, 0, 0))
     return cv2.warpAffine(image, matrix, (size, size), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_CONSTANT, borderValue=(0, 0, 0))
+
+
+def window_mask(window: np.ndarray, size: int) -> np.ndarray:
+    """float32 [size, size]: 1 where the pixel's centre lies in x1, y1, x2, y2, else 0."""
+    x1, y1, x2, y2 = window
+    axis = np.arange(size, dtype=np.float32) + 0.5
+    inside_x, inside_y = (axis >= x1) & (axis < x2), (axis >= y1) & (axis < y2)
+    return (inside_y[:, None] & inside_x[None, :]).astype(np.float32)
 
 
 def soft_mask(cover: Ellipse, size: int) -> np.ndarray:

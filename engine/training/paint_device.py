@@ -67,16 +67,17 @@ class Painter:
         a, b, c, d, e, f = (row.view(-1, 1, 1) for row in self._tensor(inverse).flatten(1).unbind(1))
         axis = torch.arange(size, device=self.device, dtype=torch.float32)
         x, y = axis.view(1, 1, -1), axis.view(1, -1, 1)
-        u, v = a * x + b * y + c, d * x + e * y + f
+        dx, dy = self._offsets(layers, x, y)
+        u, v = a * (x + dx) + b * (y + dy) + c, d * (x + dx) + e * (y + dy) + f
         left, top = u.floor(), v.floor()
         shown = torch.zeros_like(below)
-        for dy in (0, 1):
-            for dx in (0, 1):
-                column, row = left.long() + dx, top.long() + dy
+        for down in (0, 1):
+            for right in (0, 1):
+                column, row = left.long() + right, top.long() + down
                 inside = (column >= 0) & (column < width) & (row >= 0) & (row < height)
                 index = start + row.clamp(min=0).minimum(height - 1) * width + column.clamp(min=0).minimum(width - 1)
                 values = torch.take(self._pixels, index).view(torch.uint8).view(*index.shape, 4)[..., :3].permute(0, 3, 1, 2)
-                share = (1 - (u - (left + dx)).abs()) * (1 - (v - (top + dy)).abs()) * inside
+                share = (1 - (u - (left + right)).abs()) * (1 - (v - (top + down)).abs()) * inside
                 shown += share.unsqueeze(1) * values
         shown = shown.round_()
         mask = torch.ones_like(u)
@@ -85,7 +86,25 @@ class Painter:
         ends = [index for index, layer in enumerate(layers) if layer.only_inside]
         within = (u >= 0) & (u <= width - 1) & (v >= 0) & (v <= height - 1)
         _part(mask, ends, lambda whole: whole * within[torch.as_tensor(ends, device=self.device)])
+        cut = [index for index, layer in enumerate(layers) if layer.window is not None]
+        _part(mask, cut, lambda whole: whole * self._windows([layers[index] for index in cut], size))
         return (below + mask.unsqueeze(1) * (shown - below)).floor_()
+
+    def _offsets(self, layers: Sequence[Layer], x: Tensor, y: Tensor) -> tuple[Tensor | float, Tensor | float]:
+        """What bent layers add to the crop's positions, [n, S, 1] along y and [n, 1, S] along x; 0 if none is bent."""
+        if all(layer.bend is None for layer in layers):
+            return 0.0, 0.0
+        flat = np.zeros(6)
+        bends = [flat if layer.bend is None else np.concatenate([layer.bend.amount, layer.bend.wave, layer.bend.phase]) for layer in layers]
+        ax, ay, wx, wy, px, py = (column.view(-1, 1, 1) for column in self._tensor(np.stack(bends)).unbind(1))
+        return ax * torch.sin(wx * y + px), ay * torch.sin(wy * x + py)
+
+    def _windows(self, layers: Sequence[Layer], size: int) -> Tensor:
+        windows = [layer.window for layer in layers if layer.window is not None]
+        x1, y1, x2, y2 = (column.view(-1, 1, 1) for column in self._tensor(np.stack(windows)).unbind(1))
+        axis = torch.arange(size, device=self.device, dtype=torch.float32) + 0.5
+        x, y = axis.view(1, 1, -1), axis.view(1, -1, 1)
+        return ((x >= x1) & (x < x2) & (y >= y1) & (y < y2)).float()
 
     def _soft_masks(self, layers: Sequence[Layer], size: int) -> Tensor:
         covers = [layer.cover for layer in layers if layer.cover is not None]

@@ -22,6 +22,29 @@ class Ellipse:
 
 
 @dataclasses.dataclass(frozen=True)
+class Bend:
+    """An elastic change: what lies at crop position p + d(p) is shown at p, d = amount * sin(wave * (y, x) + phase), pixels and radians."""
+
+    amount: np.ndarray  # [2], x and y
+    wave: np.ndarray  # [2], radians a pixel along the other axis
+    phase: np.ndarray  # [2]
+
+    def offset(self, x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """d at crop positions (pixel centres at whole numbers)."""
+        return (
+            self.amount[0] * np.sin(self.wave[0] * y + self.phase[0]),
+            self.amount[1] * np.sin(self.wave[1] * x + self.phase[1]),
+        )
+
+    def shown(self, points: np.ndarray) -> np.ndarray:
+        """Where points [n, 2] of the unbent crop are shown: p + d(p) = point, by iteration (|amount * wave| < 1 makes it converge)."""
+        found = points.copy()
+        for _ in range(30):
+            found = points - np.stack(self.offset(found[:, 0], found[:, 1]), 1)
+        return found
+
+
+@dataclasses.dataclass(frozen=True)
 class Layer:
     """A picture laid over what is below it."""
 
@@ -31,6 +54,8 @@ class Layer:
     matrix: np.ndarray  # [2, 3], picture pixels -> crop pixels (pixel centres at whole numbers)
     cover: Ellipse | None = None  # None: everywhere
     only_inside: bool = False  # where the picture ends, what is below shows (else black)
+    bend: Bend | None = None
+    window: np.ndarray | None = None  # x1, y1, x2, y2 in crop pixels: outside of it what is below shows
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,11 +93,12 @@ class Crop:
 
 @dataclasses.dataclass(frozen=True)
 class Recipe:
-    """One pair; `box` is the target's in the search crop: cx, cy, w, h over its side."""
+    """One pair; `box` is the target's in the search crop: cx, cy, w, h over its side. If it is not `present`, `box` says nothing."""
 
     template: Crop
     search: Crop
     box: np.ndarray
+    present: bool = True
 
 
 def blur_kernel(blur: Blur, side: int = 15) -> np.ndarray:

@@ -9,7 +9,8 @@ from engine.errors import ConfigError
 
 @dataclasses.dataclass(frozen=True)
 class AugmentConfig:
-    """Probabilities unless said otherwise; `groups` weighs the data's parts (a missing part counts nothing)."""
+    """Probabilities unless said otherwise. `groups` weighs the data's parts (a missing part counts nothing): NAME of a folder of stills,
+    "video..." of a folder of clips, "video2:fod" of those of its clips whose names begin with "fod_", "pseudo"."""
 
     groups: dict[str, float] = dataclasses.field(
         default_factory=lambda: {"coco": 0.4, "imagenet": 0.25, "bsds": 0.08, "video": 0.27, "pseudo": 0.4}
@@ -24,9 +25,14 @@ class AugmentConfig:
     composite: float = 0.2  # the target moved onto another picture
     fill: float = 0.5  # outside of the picture: another picture instead of black
     distractor: float = 0.5  # other objects pasted beside the target
+    distractors: int = 3  # at most so many of them
     occlusion: float = 0.15
+    bend: float = 0.0  # an elastic change of the target, stills only
+    leaving: float = 0.0  # the picture ends within the target, which keeps at least 40 % of its width or height
+    absent: float = 0.0  # the target is not in the search region: hidden, beside it, or another place altogether
     grey: float = 0.08
     low_resolution: float = 0.4
+    smallest_target: float = 12.0  # size in pixels (sqrt(w h)) that a target of low resolution has at least in its frame
     blur: float = 0.2
     noise: float = 0.1
     colours: float = 0.7  # strength of the colour jitter
@@ -41,6 +47,9 @@ class AugmentConfig:
             "fill",
             "distractor",
             "occlusion",
+            "bend",
+            "leaving",
+            "absent",
             "grey",
             "low_resolution",
             "blur",
@@ -50,5 +59,9 @@ class AugmentConfig:
         for name in (*probabilities, "brightness"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ConfigError(f"augment: {name} must lie in [0, 1], got {getattr(self, name)!r}")
+        if not (isinstance(self.distractors, int) and self.distractors >= 1):
+            raise ConfigError(f"augment: distractors must be a whole number of one or more, got {self.distractors!r}")
+        if not self.smallest_target >= 2:
+            raise ConfigError(f"augment: smallest_target must be two pixels or more, got {self.smallest_target!r}")
         if not self.groups or min(self.groups.values()) < 0:
             raise ConfigError(f"augment: groups must name parts of the data with weights of zero or more, got {self.groups!r}")

@@ -1,15 +1,15 @@
 """Where training boxes come from: still images with boxes and clips with one box a frame, decoded once and kept small in memory.
 
 Folder layout (all parts optional):
-    train_images/NAME/img/*.jpg with boxes.tsv or pseudo_boxes.tsv (columns image, ..., x, y, w, h; a `cls` column is used for look-alikes)
-    train_video/NAME.mp4 with NAME.txt (x,y,w,h a line, as `read_boxes` takes them), or NAME.TRACK.txt for several objects of one clip
+    train_images*/NAME/img/*.jpg with boxes.tsv or pseudo_boxes.tsv (columns image, ..., x, y, w, h; a `cls` column is used for look-alikes)
+    train_video*/NAME.mp4 with NAME.txt (x,y,w,h a line, as `read_boxes` takes them), or NAME.TRACK.txt for several objects of one clip
 """
 
 from __future__ import annotations
 
 import csv
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 import cv2
@@ -141,29 +141,46 @@ def read_video(path: Path, longest: int = 640) -> tuple[list[np.ndarray], float]
     return frames, factor
 
 
-def read_clips(folder: Path, boxes_from: Path | None = None) -> list[Clip]:
-    """Every track of the videos in `folder`; box files beside them or in `boxes_from`."""
-    clips = []
+def read_clips(folder: Path, boxes_from: Path | None = None) -> dict[str, list[Clip]]:
+    """Every track of the videos in `folder` by the video's name; box files beside them or in `boxes_from`."""
+    clips: dict[str, list[Clip]] = {}
     for video in sorted(path for path in folder.glob("*.mp4") if not path.name.startswith(".")):
         tables = sorted(path for path in (boxes_from or folder).glob("*.txt") if path.name.startswith(f"{video.stem}."))
         if not tables:
             continue
         frames, factor = read_video(video)
-        for table in tables:
-            boxes = read_boxes(table) * factor
-            clips.append(Clip(frames, boxes[: len(frames)]))
-    return [clip for clip in clips if len(clip.valid) >= 2]
+        tracks = [Clip(frames, (read_boxes(table) * factor)[: len(frames)]) for table in tables]
+        clips[video.stem] = [track for track in tracks if len(track.valid) >= 2]
+    return clips
 
 
-def read_pool(folder: Path, pseudo: Path | None = None) -> Pool:
+def _grouped(folder: str, clips: dict[str, list[Clip]], parts: Collection[str]) -> dict[str, list[Clip]]:
+    """The clips of a folder as a group of its name, but those whose names begin with `fod_` as "folder:fod" if `parts` names that."""
+    groups: dict[str, list[Clip]] = {}
+    for name, tracks in clips.items():
+        part = f"{folder}:{name.partition('_')[0]}"
+        groups.setdefault(part if part in parts else folder, []).extend(tracks)
+    return groups
+
+
+def read_pool(folder: Path, pseudo: Path | None = None, parts: Collection[str] = ()) -> Pool:
     """Everything under `folder`; `pseudo`: folder of box files for the videos of `folder/train_video_nogt`.
 
-    DatasetError says what was expected where, if there is nothing.
+    Groups are named after the folders: NAME of train_images*/NAME, "video" of train_video, "video2" of train_video2 and so on; `parts`: groups
+    of clips by the beginning of their names, "video2:fod". DatasetError says what was expected where, if there is nothing.
     """
-    stills = {path.name: read_stills(path) for path in sorted(folder.glob("train_images/*")) if (path / "img").is_dir()}
-    clips = {"video": read_clips(folder / "train_video")}
+    stills: dict[str, list[Still]] = {}
+    for path in sorted(folder.glob("train_images*/*")):
+        if (path / "img").is_dir():
+            if path.name in stills:
+                raise DatasetError(f"{path}: two folders of pictures have the name {path.name}, which is their group's: rename one")
+            stills[path.name] = read_stills(path)
+    clips: dict[str, list[Clip]] = {}
+    for path in sorted(folder.glob("train_video*")):
+        if path.is_dir() and not path.name.endswith("_nogt"):
+            clips |= _grouped(path.name.removeprefix("train_"), read_clips(path), parts)
     if pseudo is not None:
-        clips["pseudo"] = read_clips(folder / "train_video_nogt", pseudo)
+        clips |= _grouped("pseudo", read_clips(folder / "train_video_nogt", pseudo), parts)
     pool = Pool({name: group for name, group in stills.items() if group}, {name: group for name, group in clips.items() if group})
     if not pool.stills and not pool.clips:
         raise DatasetError(

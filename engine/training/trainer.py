@@ -140,7 +140,7 @@ class Trainer:
             boxes = batch.boxes[part].to(self.device)
             with self._autocast():
                 prediction, position = self.model(template, search, ratio)
-            loss, terms = total_loss(prediction, position, boxes, config.model, config.losses)
+            loss, terms = total_loss(prediction, position, boxes, config.model, config.losses, batch.present[part].to(self.device))
             (loss * share).backward()
             for name, value in terms.items():
                 sums[name] = sums.get(name, 0) + share * value

@@ -96,7 +96,7 @@ def test_training_reads_the_same_boxes(tmp_path):
     trees.video(tmp_path)
     (tmp_path / "clip.txt").write_text(content)
     trees.video(tmp_path, "clip2")  # its boxes are not those of `clip`
-    first, _ = read_clips(tmp_path)
+    (first,) = read_clips(tmp_path)["clip"]
     np.testing.assert_array_equal(first.boxes, boxes_of(tmp_path, content))
     assert first.valid.tolist() == [0, 3, 4, 5]
     (tmp_path / "clip.txt").write_text("1,2,3,4,5\n" * 6)
@@ -106,6 +106,6 @@ def test_training_reads_the_same_boxes(tmp_path):
 
 def test_training_reads_videos_as_everything_else_does(tmp_path):
     path = trees.video(tmp_path)
-    (clip,) = read_clips(tmp_path)
+    ((clip,),) = read_clips(tmp_path).values()
     with VideoFile(path) as source:
         assert all(np.array_equal(frame.image, own) for frame, own in zip(source, clip.frames, strict=True))

@@ -60,8 +60,11 @@ def test_box_losses_at_the_peak_and_over_the_heat():
     heat[0, 0, 1, 1], heat[0, 0, 1, 2] = 1.0, 0.5
     cells = losses.cell_boxes(found)[0]
     errors = (cells - boxes).abs().mean(-1)
-    assert float(losses.box_losses(found, boxes, heat, "peak")[1]) == pytest.approx(float(errors[found.score_map.flatten().argmax()]))
-    assert float(losses.box_losses(found, boxes, heat, "heat")[1]) == pytest.approx(float((errors[5] + 0.5 * errors[6]) / 1.5))
+    there = torch.tensor([True])
+    assert float(losses.box_losses(found, boxes, heat, "peak", there)[1]) == pytest.approx(
+        float(errors[found.score_map.flatten().argmax()])
+    )
+    assert float(losses.box_losses(found, boxes, heat, "heat", there)[1]) == pytest.approx(float((errors[5] + 0.5 * errors[6]) / 1.5))
 
 
 @pytest.mark.parametrize("cells", ["peak", "heat"])
@@ -98,6 +101,38 @@ def test_removed_tokens_take_no_part_in_the_position_losses():
     after = losses.total_loss(found, logits, boxes, model, losses.LossConfig())[1]
     assert before["absolute"] == after["absolute"]
     assert before["positive"] == after["positive"]
+
+
+@pytest.mark.parametrize("cells", ["peak", "heat"])
+def test_an_absent_target_teaches_the_score_alone_that_nothing_is_there(cells):
+    boxes = torch.tensor([[0.4, 0.4, 0.3, 0.3], [0.6, 0.5, 0.2, 0.6]], dtype=torch.float64)
+    model = MODEL.replace(template_size=32, search_size=64)
+    found = prediction(batch=2)
+    logits = [torch.randn(2, 20, classes, dtype=torch.float64, requires_grad=True) for classes in (20, 2)]
+    maps = [tensor.clone().requires_grad_() for tensor in (found.score_map, found.size_map, found.offset_map)]
+    found = dataclasses.replace(found, score_map=maps[0], size_map=maps[1], offset_map=maps[2])
+    config = losses.LossConfig(box_cells=cells)
+    both, terms = losses.total_loss(found, tuple(logits), boxes, model, config, torch.tensor([True, False]))
+    alone = losses.total_loss(
+        dataclasses.replace(found, score_map=maps[0][:1], size_map=maps[1][:1], offset_map=maps[2][:1], box=found.box[:1]),
+        tuple(part[:1] for part in logits), boxes[:1], model, config,
+    )[1]  # fmt: skip
+    for name in ("giou", "l1", "absolute", "positive", "iou"):
+        assert float(terms[name]) == pytest.approx(float(alone[name])), name
+    both.backward()
+    for tensor in (maps[1], maps[2], *logits):
+        assert tensor.grad[0].abs().sum() > 0
+        assert tensor.grad[1].abs().sum() == 0
+    assert (maps[0].grad[1] > 0).all(), "every score of an absent target is to fall"
+
+
+def test_a_batch_of_absent_targets_has_finite_losses():
+    boxes = torch.tensor([[-0.4, 0.4, 0.3, 0.3]], dtype=torch.float64)
+    logits = (torch.randn(1, 20, 20, dtype=torch.float64), torch.randn(1, 20, 2, dtype=torch.float64))
+    model = MODEL.replace(template_size=32, search_size=64)
+    total, terms = losses.total_loss(prediction(), logits, boxes, model, losses.LossConfig(), torch.tensor([False]))
+    assert float(total) == pytest.approx(float(terms["focal"]))
+    assert {float(terms[name]) for name in ("giou", "l1", "absolute", "positive")} == {0.0}
 
 
 @pytest.mark.parametrize("values", [{"box_cells": "all"}, {"focal": -1.0}, {"l1": float("nan")}])

@@ -10,7 +10,7 @@ from engine.training import paint_cpu
 from engine.training.layouts import Pictures
 from engine.training.paint_device import Painter
 from engine.training.pairs import PairMaker
-from engine.training.recipe import Blur, Crop, Ellipse, Layer, Look, blur_kernel
+from engine.training.recipe import Bend, Blur, Crop, Ellipse, Layer, Look, blur_kernel
 from engine.training.resolution import jpeg
 from engine.training.settings import AugmentConfig
 from engine.training.sources import Clip, Pool, Still
@@ -38,6 +38,7 @@ POOL = Pool(
 PAINTER = Painter(POOL, CPU, chunk=5)
 TURNED = np.array([[0.9, 0.3, -12.5], [-0.2, 1.1, 7.25]])
 PLACED = Ellipse(np.array([20.0, 10, 30, 40]), 3.0)
+BENT = Bend(np.array([4.0, -2.5]), np.array([0.15, 0.2]), np.array([0.3, 2.0]))
 DARKER = np.stack([np.arange(256) // 2, np.arange(256)[::-1], np.arange(256)], 1).astype(np.uint8)
 
 
@@ -85,6 +86,11 @@ LAYERS = {
     "mirrored": (layer(1, np.array([[-0.7, 0, 90], [0, 0.7, -10]])),),
     "far outside": (layer(2, np.array([[1.0, 0, 500], [0, 1, 500]])),),
     "filled": (layer(1), layer(2, only_inside=True)),
+    "bent": (layer(bend=BENT),),
+    "bent and filled": (layer(1), layer(2, only_inside=True, bend=BENT)),
+    "bent beside one that is not": (layer(1), layer(3, cover=PLACED, bend=BENT), layer(2, cover=PLACED)),
+    "cut": (layer(3, window=np.array([12.3, -np.inf, np.inf, np.inf])),),
+    "cut and filled": (layer(1), layer(3, cover=PLACED, window=np.array([-np.inf, -np.inf, np.inf, 31.0]))),
     "pasted": (layer(3), layer(0, cover=PLACED)),
     "many": (layer(3), layer(0, only_inside=True), layer(1, cover=PLACED), layer(2, cover=Ellipse(np.array([-5.0, 40, 20, 50]), 6.0))),
 }
@@ -99,12 +105,31 @@ def test_layers_agree(name):
     assert apart.quantile(0.99) <= 2
 
 
+def test_a_bend_shows_points_where_it_says():
+    """A picture of dots, bent: each dot lies where `Bend.shown` puts it."""
+    dots = np.array([[15.0, 20], [40, 12], [30, 45], [50, 50]])
+    image = np.zeros((64, 64, 3), np.uint8)
+    for x, y in dots:
+        image[int(y) - 1 : int(y) + 2, int(x) - 1 : int(x) + 2] = 255
+    bent = paint_cpu.warp(image, np.eye(2, 3), 64, BENT)[..., 0].astype(float)
+    straight = paint_cpu.warp(image, np.eye(2, 3), 64)[..., 0].astype(float)
+    for x, y in BENT.shown(dots).round().astype(int):
+        assert bent[y - 1 : y + 2, x - 1 : x + 2].mean() > 150
+    assert np.abs(BENT.shown(dots) - dots).max() > 2
+    assert np.abs(bent - straight).max() > 200
+
+
 def test_recipes_of_training_agree():
-    always = dict.fromkeys(("composite", "distractor", "occlusion"), 0.5) | {"noise": 0.0, "grey": 0.3, "blur": 0.5}
+    always = dict.fromkeys(("composite", "distractor", "occlusion", "bend", "leaving", "absent"), 0.5) | {
+        "noise": 0.0,
+        "grey": 0.3,
+        "blur": 0.5,
+    }
     maker = PairMaker(POOL, TINY, AugmentConfig(**always), seed=11)
     on_device = PairMaker(POOL, TINY, AugmentConfig(**always), seed=11, painter=PAINTER)
     expected, found = maker.batch(3, 32), on_device.batch(3, 32)
     assert torch.equal(expected.boxes, found.boxes)
+    assert torch.equal(expected.present, found.present)
     for one, other in ((expected.template, found.template), (expected.search, found.search)):
         apart = (one.to(torch.int16) - other.to(torch.int16)).abs().float().mean((1, 2, 3))
         assert apart.median() < 0.2

@@ -1,5 +1,8 @@
 """Crops and boxes of training pairs, and where they come from."""
 
+import dataclasses
+import shutil
+
 import numpy as np
 import pytest
 
@@ -7,6 +10,7 @@ from engine.errors import ConfigError, DatasetError
 from engine.training.pairs import PairMaker
 from engine.training.settings import AugmentConfig
 from engine.training.sources import Clip, Pool, read_pool, usable
+from tests.engine.evaluation import trees
 from tests.engine.training.data import COLOUR, TINY, picture, small_pool, write_folder
 
 PLAIN = {
@@ -48,6 +52,78 @@ def test_boxes_are_where_the_object_is():
         assert np.abs(found_box(template, 64)[:2] - 0.5).max() < 0.03
 
 
+def test_a_bent_object_is_where_its_box_says():
+    config = AugmentConfig(groups={"coco": 1.0}, rotation=0, aspect=0.2, centre_jitter=1.0, bend=1.0, **PLAIN)
+    straight = dataclasses.replace(config, bend=0.0)
+    makers = [PairMaker(small_pool(), TINY, one, seed=3) for one in (config, straight)]
+    apart = []
+    for index in range(30):
+        _, search, box = painted(makers[0], index)
+        assert makers[0].recipe(index).search.layers[0].bend is not None
+        # a box lies between what its object would need as a rectangle, which this one is, and as an ellipse
+        assert np.abs(found_box(search, 128) - box).max() < 0.05
+        apart.append(np.abs(box[2:] - painted(makers[1], index)[2][2:]).max())
+    assert np.mean(apart) > 0.01
+
+
+def test_a_leaving_object_has_the_box_of_what_is_seen_of_it():
+    config = AugmentConfig(groups={"coco": 0.5, "video": 0.5}, rotation=0, aspect=0, centre_jitter=1.0, leaving=1.0, **PLAIN)
+    whole = PairMaker(small_pool(), TINY, dataclasses.replace(config, leaving=0.0), seed=3)
+    maker = PairMaker(small_pool(), TINY, config, seed=3)
+    shares = []
+    for index in range(40):
+        _, search, box = painted(maker, index)
+        assert np.abs(found_box(search, 128) - box).max() < 0.015
+        sides = box[2:] / painted(whole, index)[2][2:]
+        assert sides.max() == pytest.approx(1, abs=1e-5)
+        shares.append(sides.min())
+    assert 0.39 <= min(shares) < 0.6
+    assert max(shares) <= 1
+
+
+def test_an_absent_object_is_not_in_the_search_region():
+    quiet = PLAIN | {"flip": 0.0, "leaving": 0.0}
+    config = AugmentConfig(groups={"coco": 1.0}, rotation=0, aspect=0, centre_jitter=1.0, absent=1.0, **quiet)
+    maker = PairMaker(small_pool(), TINY, config, seed=3)
+    kinds = {"nothing of it": 0, "another picture's object": 0}
+    for index in range(60):
+        batch, recipe = maker.batch(index, 1), maker.recipe(index)
+        assert not recipe.present
+        assert batch.present.tolist() == [False]
+        distance = np.abs(batch.search[0].numpy().astype(int) - np.array(COLOUR[::-1])).sum(-1)
+        base = recipe.search.layers[0]
+        if len(recipe.search.layers) > 1:  # covered by a piece of another picture; in this pool that may show an object, too
+            assert recipe.search.layers[-1].cover is not None
+        elif base.image is recipe.template.layers[0].image and not (distance < 120).any():
+            kinds["nothing of it"] += 1
+        else:
+            kinds["another picture's object"] += 1
+    assert min(kinds.values()) > 5
+
+
+def test_the_other_tracks_of_a_video_are_look_alikes():
+    track = np.array([[60 + 10 * t, 80, 50, 40] for t in range(4)], float)
+    frames = [picture(box) for box in track]
+    other = track + np.array([100, 0, 0, 0])
+    other[2] = np.nan
+    pool = Pool({}, {"video": [Clip(frames, track), Clip(frames, other)]})
+    config = AugmentConfig(groups={"video": 1.0}, distractors=1, **(PLAIN | {"distractor": 1.0}))
+    pasted = [recipe.search.layers[1:] for recipe in map(PairMaker(pool, TINY, config, 0).recipe, range(40))]
+    assert 5 < sum(map(len, pasted)) <= 40
+    assert all(layer.pictures is frames for layers in pasted for layer in layers)
+
+
+def test_low_resolution_reaches_down_to_the_smallest_target():
+    sizes = {}
+    for smallest in (4.0, 12.0):
+        config = AugmentConfig(**(PLAIN | {"low_resolution": 1.0}), smallest_target=smallest)
+        maker = PairMaker(small_pool(), TINY, config, seed=0)
+        sides = [recipe.search.look.small for recipe in map(maker.recipe, range(80))]
+        sizes[smallest] = min(sides) / TINY.search_factor
+    assert 4 <= sizes[4.0] < 5
+    assert 11.5 <= sizes[12.0] < 14
+
+
 def test_a_pair_depends_on_seed_and_index_only():
     maker, again, other = (PairMaker(small_pool(), TINY, AugmentConfig(), seed) for seed in (5, 5, 6))
     batch = maker.batch(7, 4)
@@ -59,8 +135,8 @@ def test_a_pair_depends_on_seed_and_index_only():
 
 
 def test_every_augmentation_keeps_shape_and_a_sane_box():
-    always = dict.fromkeys(("composite", "fill", "distractor", "occlusion", "grey", "low_resolution", "blur", "noise"), 1.0)
-    maker = PairMaker(small_pool(), TINY, AugmentConfig(**always), seed=0)
+    names = ("composite", "fill", "distractor", "occlusion", "bend", "leaving", "grey", "low_resolution", "blur", "noise")
+    maker = PairMaker(small_pool(), TINY, AugmentConfig(**dict.fromkeys(names, 1.0)), seed=0)
     for index in range(20):
         template, search, box = painted(maker, index)
         assert template.dtype == search.dtype == np.uint8
@@ -110,6 +186,19 @@ def test_folder_is_read(tmp_path):
     pool = read_pool(write_folder(tmp_path))
     assert pool.describe() == {"coco": 4}
     assert np.array_equal(pool.stills["coco"][1].image, small_pool().stills["coco"][1].image)
+
+
+def test_every_folder_of_pictures_and_clips_is_a_group(tmp_path):
+    write_folder(tmp_path)
+    shutil.copytree(tmp_path / "train_images" / "coco", tmp_path / "train_images2" / "cards")
+    for folder, name in (("train_video", "dog"), ("train_video2", "fod_Bolt_00040"), ("train_video2", "otb_Deer")):
+        trees.video(tmp_path / folder, name)
+    assert read_pool(tmp_path).describe() == {"coco": 4, "cards": 4, "video": 6, "video2": 12}
+    parts = ["video2:fod", "video", "video:absent"]
+    assert read_pool(tmp_path, parts=parts).describe() == {"coco": 4, "cards": 4, "video": 6, "video2": 6, "video2:fod": 6}
+    shutil.copytree(tmp_path / "train_images" / "coco", tmp_path / "train_images2" / "coco")
+    with pytest.raises(DatasetError, match="two folders of pictures have the name coco"):
+        read_pool(tmp_path)
 
 
 def test_missing_data_says_what_is_needed_and_where(tmp_path):
