@@ -24,6 +24,11 @@ def shared_memory(device: torch.device | None = None) -> int:
     return int(getattr(properties, "shared_memory_per_block_optin", LEAST_SHARED_MEMORY))
 
 
+def has_dependent_launches(device: torch.device) -> bool:
+    """Whether a kernel can be launched on this device before the one in front of it is done: from compute capability 9.0 on."""
+    return device.type == "cuda" and torch.cuda.get_device_properties(device).major >= 9
+
+
 def cuda_unavailable(device: torch.device | None = None) -> str | None:
     """None if the GPU kernels can run on this device (None: the current one), else why not."""
     if not torch.cuda.is_available():

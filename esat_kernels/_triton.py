@@ -5,12 +5,14 @@ from __future__ import annotations
 import contextlib
 import functools
 import os
+from collections.abc import Iterator
 from importlib.util import find_spec
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from esat_kernels import _device
+from esat_kernels import _device, _tuned
 
 A100_SHARED_MEMORY = 163 * 1024
 _INSTALLED = find_spec("triton") is not None
@@ -45,6 +47,31 @@ def unsupported(*tensors: Tensor, differentiable: bool = False) -> str | None:
 def on_device_of(tensor: Tensor) -> contextlib.AbstractContextManager[object]:
     """Triton launches on the current device: make it the tensor's."""
     return torch.cuda.device(tensor.device) if tensor.device.type == "cuda" else contextlib.nullcontext()
+
+
+_dependent: bool | None = None  # None: as measured on the device
+
+
+def launch_options(device: torch.device) -> dict[str, Any]:
+    """For kernels that wait for the launch in front by themselves (`DEPENDENT`): whether they are launched before it is done.
+
+    Programmatic dependent launch, on sm_90 and later; off unless it was measured to pay on this device (`benchmarks.gpu.dependent`).
+    """
+    wanted = _tuned.measured(device, "launches").get("dependent", False) if _dependent is None else _dependent
+    if not wanted or interpreted() or not _device.has_dependent_launches(device):
+        return {"DEPENDENT": False}
+    return {"DEPENDENT": True, "launch_pdl": True}
+
+
+@contextlib.contextmanager
+def dependent_launches(wanted: bool) -> Iterator[None]:
+    """On or off within, whatever was measured."""
+    global _dependent
+    before, _dependent = _dependent, wanted
+    try:
+        yield
+    finally:
+        _dependent = before
 
 
 @functools.cache

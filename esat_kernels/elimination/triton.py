@@ -74,6 +74,7 @@ def eliminate_tokens(
             *scores.stride(), *tokens.stride(), *attended.stride(),
             num_template, count, keep, tokens.shape[2], attended.shape[2],
             BLOCK=block, ROWS=eliminate_rows(block), BLOCK_C=BLOCK_C, num_warps=WARPS, enable_fp_fusion=False,
+            **_triton.launch_options(scores.device),
         )  # fmt: skip
     return kept, out, attended_out
 

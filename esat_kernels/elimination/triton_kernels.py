@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import triton
 import triton.language as tl
+from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
 
 @triton.jit
@@ -56,10 +57,14 @@ def eliminate_kernel(
     scores_ptr, first_ptr, second_ptr, places_ptr, kept_ptr, first_out_ptr, second_out_ptr, scores_stride_b, scores_stride_n,
     first_stride_b, first_stride_n, first_stride_c, second_stride_b, second_stride_n, second_stride_c,
     num_template, count, keep, first_columns, second_columns, BLOCK: tl.constexpr, ROWS: tl.constexpr, BLOCK_C: tl.constexpr,
+    DEPENDENT: tl.constexpr,
 ):  # fmt: skip
     """Grid (cdiv(num_template + count, ROWS), batch): each program selects for itself, then copies those of its ROWS rows that stay."""
     batch = tl.program_id(1).to(tl.int64)
     row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
+    if DEPENDENT:  # as in the products: launched before the one in front is done
+        gdc_wait()
+        gdc_launch_dependents()
     kept = _selected(scores_ptr + batch * scores_stride_b, scores_stride_n, count, keep, BLOCK)
     position, search = tl.arange(0, BLOCK), row - num_template
     is_kept = tl.sum(tl.where(position[None, :] == search[:, None], kept[None, :], 0), 1) == 1  # False for template rows

@@ -50,6 +50,7 @@ def head_features(tokens: Tensor, gain: Tensor, bias: Tensor, eps: float, kept: 
         features_kernel[(cdiv(length, FEATURE_ROWS), batch)](
             tokens.contiguous(), gain.contiguous(), bias.contiguous(), None if kept is None else kept.contiguous(), out, count, length, channels,
             eps, ROWS=FEATURE_ROWS, BLOCK_N=FEATURE_BLOCK_N, BLOCK_C=power_of_two(channels), num_warps=FEATURE_WARPS, enable_fp_fusion=True,
+            **_triton.launch_options(tokens.device),
         )  # fmt: skip
     return out
 
@@ -118,5 +119,5 @@ def _convolve(x, weight, bias, out, groups, side, last_weight, last_bias, maps):
         convolution_kernel[(cdiv(rows, tiles.block_m), cdiv(columns, tiles.block_n), groups)](
             x, weight, bias, out, *last, *maps, rows, inner, columns,
             GROUPS=groups, SIDE=side, BLOCK_M=tiles.block_m, BLOCK_N=tiles.block_n, BLOCK_K=tiles.block_k, WHOLE_K=inner % tiles.block_k == 0,
-            num_warps=tiles.num_warps, num_stages=tiles.num_stages, enable_fp_fusion=True,
+            num_warps=tiles.num_warps, num_stages=tiles.num_stages, enable_fp_fusion=True, **_triton.launch_options(x.device),
         )  # fmt: skip

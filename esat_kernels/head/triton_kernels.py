@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import triton
 import triton.language as tl
+from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
 FLOOR = tl.constexpr(1e-4)
 CEILING = tl.constexpr(1 - 1e-4)
@@ -14,11 +15,14 @@ CEILING = tl.constexpr(1 - 1e-4)
 @triton.jit(do_not_specialize=["count", "length"])
 def features_kernel(
     tokens_ptr, gain_ptr, bias_ptr, kept_ptr, out_ptr, count, length, channels, eps,
-    ROWS: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_C: tl.constexpr,
+    ROWS: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_C: tl.constexpr, DEPENDENT: tl.constexpr,
 ):  # fmt: skip
     """Grid (cdiv(length, ROWS), batch): each row of the output looks for its token, so that the zeros need no pass of their own. All contiguous."""
     batch = tl.program_id(1).to(tl.int64)
     row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
+    if DEPENDENT:  # as in the products: launched before the one in front is done
+        gdc_wait()
+        gdc_launch_dependents()
     if kept_ptr is None:
         token = tl.where(row < length, row, -1)
     else:
@@ -73,6 +77,7 @@ def maps_kernel(
 def convolution_kernel(
     x_ptr, weight_ptr, bias_ptr, out_ptr, last_weight_ptr, last_bias_ptr, score_ptr, size_ptr, offset_ptr, rows, inner, columns,
     GROUPS: tl.constexpr, SIDE: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr, WHOLE_K: tl.constexpr,
+    DEPENDENT: tl.constexpr,
 ):  # fmt: skip
     """Grid (cdiv(rows, BLOCK_M), cdiv(columns, BLOCK_N), GROUPS): relu(3 x 3 convolution + bias), zeros around, of [B, SIDE, SIDE, GROUPS * inner].
 
@@ -91,6 +96,9 @@ def convolution_kernel(
     channels, width = GROUPS * inner, GROUPS * columns
     weight = weight_ptr + (group * columns + tl.minimum(column, columns - 1)).to(tl.int64) * (9 * inner)
     steps = tl.cdiv(inner, BLOCK_K)
+    if DEPENDENT:  # as in the products: launched before the one in front is done
+        gdc_wait()
+        gdc_launch_dependents()
     sums = tl.zeros([BLOCK_M, BLOCK_N], tl.float32)
     for step in range(0, 9 * steps):
         tap = step // steps

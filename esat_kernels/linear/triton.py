@@ -179,6 +179,11 @@ def run(
     return out
 
 
+def _aligned(weight: Tensor) -> bool:
+    """Whether every row starts at a multiple of 16 bytes."""
+    return weight.data_ptr() % 16 == 0 and weight.stride(0) * weight.element_size() % 16 == 0
+
+
 def launch(work: Work, tiles: Tiles) -> None:
     """With these tiles; what stands behind a split product is left to the kernel that sums its parts."""
     from esat_kernels.linear.triton_kernels import product_kernel, sum_kernel
@@ -196,12 +201,15 @@ def launch(work: Work, tiles: Tiles) -> None:
         "LEFT_WIDTH": 1 if work.left is None else columns // work.left.shape[2],
         "SPLITS": tiles.splits,
         "enable_fp_fusion": True,
+        **_triton.launch_options(x.device),
     }
+    whole = inner % tiles.block_k == 0
     product_kernel[(cdiv(rows, tiles.block_m) * cdiv(columns, tiles.block_n), tiles.splits)](
         x, weight, *((None, None, target, None) if split else behind[:4]), norm, work.group_sums, *((None, None) if split else behind[4:]),
         *x.stride()[:2], weight.stride(0), *strides, rows, item_rows, inner, columns, work.first, work.eps,
         ACTIVATION=None if split else work.activation, NORM_WIDTH=1 if norm is None else inner // norm.shape[2],
-        NORM_GROUPS=1 if work.group_sums is None else work.group_sums.shape[2], WHOLE_K=inner % tiles.block_k == 0,
+        NORM_GROUPS=1 if work.group_sums is None else work.group_sums.shape[2], WHOLE_K=whole,
+        PREFETCH=constants["DEPENDENT"] and whole and _aligned(weight),
         BLOCK_M=tiles.block_m, BLOCK_N=tiles.block_n, BLOCK_K=tiles.block_k,
         num_warps=tiles.num_warps, num_stages=tiles.num_stages, **constants,
     )  # fmt: skip

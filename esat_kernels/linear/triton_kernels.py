@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import triton
 import triton.language as tl
+from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
 SQRT_HALF = tl.constexpr(0.7071067811865476)
 
@@ -130,6 +131,14 @@ def _finish(
 
 
 @triton.jit
+def _prefetch(pointers, elements):
+    """Start to bring `elements` adjacent values behind each pointer into the L2 cache: aligned to 16 bytes, and a multiple of 16 bytes long."""
+    size = (elements * (pointers.dtype.element_ty.primitive_bitwidth // 8)).to(tl.int32)
+    assembly: tl.constexpr = "cp.async.bulk.prefetch.L2.global [$1], $2; // dummy $0"
+    tl.inline_asm_elementwise(assembly, "=r,l,r", [pointers.to(tl.int64), size], tl.int32, is_pure=False, pack=1)
+
+
+@triton.jit
 def _halves(values, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr):
     """Left and right columns of [BLOCK_M, BLOCK_N]."""
     return tl.split(tl.permute(tl.reshape(values, [BLOCK_M, 2, BLOCK_N // 2]), [0, 2, 1]))
@@ -141,7 +150,7 @@ def product_kernel(
     x_stride_b, x_stride_m, weight_stride_n, residual_stride_b, residual_stride_m, out_stride_b, out_stride_m,
     rows, item_rows, inner, columns, squares_first, eps, ACTIVATION: tl.constexpr, WIDTH: tl.constexpr, GROUPS: tl.constexpr,
     NORM_WIDTH: tl.constexpr, NORM_GROUPS: tl.constexpr, LEFT_WIDTH: tl.constexpr, SPLITS: tl.constexpr, WHOLE_K: tl.constexpr,
-    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
+    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr, DEPENDENT: tl.constexpr, PREFETCH: tl.constexpr,
 ):  # fmt: skip
     """Grid (cdiv(rows, BLOCK_M) * cdiv(columns, BLOCK_N), SPLITS). Programs that follow each other share a tile of the weight.
 
@@ -150,6 +159,8 @@ def product_kernel(
     norm_ptr, if not None: x is `centred`, and this is `left` of its stream, whose groups have NORM_WIDTH columns. group_sums, in 16 bits [2,
     columns, NORM_GROUPS]: the sums of a row's weights in each group, rounded, and what the rounding left.
     WHOLE_K: inner is a multiple of BLOCK_K.
+    DEPENDENT: this launch may start before the one in front is done: nothing that an earlier one writes or reads is touched before the wait, only
+    weights. PREFETCH: they are brought into the L2 cache meanwhile.
     """
     row_tiles = tl.cdiv(rows, BLOCK_M)
     row = (tl.program_id(0) % row_tiles) * BLOCK_M + tl.arange(0, BLOCK_M)
@@ -161,6 +172,12 @@ def product_kernel(
     weight = weight_ptr + tl.minimum(column, columns - 1).to(tl.int64) * weight_stride_n
     part = tl.cdiv(tl.cdiv(inner, BLOCK_K), SPLITS) * BLOCK_K
     start = tl.program_id(1) * part
+    if DEPENDENT:
+        if PREFETCH:  # noqa: SIM102  (known when this is compiled, the next one is not)
+            if (tl.program_id(0) % row_tiles == 0) & (start < inner):  # one of those that share the tile
+                _prefetch(weight + start, tl.minimum(part, inner - start))
+        gdc_wait()
+        gdc_launch_dependents()  # behind the wait: so whoever comes next may trust that all before this launch is done
     sums = tl.zeros([BLOCK_M, BLOCK_N], tl.float32)
     if norm_ptr is not None:
         shift, scale = _apply_left(norm_ptr, row, rows, inner, eps, NORM_WIDTH, NORM_GROUPS)
@@ -222,7 +239,7 @@ def product_kernel(
 def sum_kernel(
     parts_ptr, bias_ptr, residual_ptr, out_ptr, squares_ptr, centred_ptr, left_ptr, residual_stride_b, residual_stride_m, out_stride_b,
     out_stride_m, rows, item_rows, columns, squares_first, ACTIVATION: tl.constexpr, WIDTH: tl.constexpr, GROUPS: tl.constexpr,
-    LEFT_WIDTH: tl.constexpr, SPLITS: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
+    LEFT_WIDTH: tl.constexpr, SPLITS: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, DEPENDENT: tl.constexpr,
 ):  # fmt: skip
     """Grid (cdiv(rows, BLOCK_M), cdiv(columns, BLOCK_N)): the parts float32 [SPLITS, rows, columns] in their order, and what follows the product."""
     row = tl.program_id(0) * BLOCK_M + tl.arange(0, BLOCK_M)
@@ -230,6 +247,9 @@ def sum_kernel(
     column = first + tl.arange(0, BLOCK_N)
     inside = (row[:, None] < rows) & (column[None, :] < columns)
     at = row.to(tl.int64)[:, None] * columns + column[None, :]
+    if DEPENDENT:
+        gdc_wait()
+        gdc_launch_dependents()
     sums = tl.zeros([BLOCK_M, BLOCK_N], tl.float32)
     for part in tl.static_range(SPLITS):
         sums += tl.load(parts_ptr + part * rows.to(tl.int64) * columns + at, mask=inside, other=0.0)

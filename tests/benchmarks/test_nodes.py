@@ -6,9 +6,11 @@ import collections
 from importlib.util import find_spec
 
 import pytest
+import torch
 
 from benchmarks.nodes import Node, frame_nodes, table
 from engine.config import preset
+from esat_kernels.linear.triton_tiles import product_tiles
 from tests.engine.runners.gpu import models
 from tests.require import require
 
@@ -20,16 +22,21 @@ def _triton():
 
 def test_a_frame_of_the_paper_s_model():
     """Its budget: what a change adds to a frame is seen here."""
-    nodes = frame_nodes(preset("esat-384"))
-    kernels = collections.Counter(node.kernel for node in nodes)
-    assert kernels["attention (CUDA)"] == 12
-    assert kernels["product_kernel"] == 49  # four of each layer, and the patch embedding
-    assert kernels["normalise_kernel"] == 0  # the products around a LayerNorm carry it out
-    assert kernels["copy_"] == 0
-    assert kernels["eliminate_kernel"] == 3
-    assert kernels["sum_kernel"] == 9
-    assert [node.kernel for node in nodes if node.stage == "decode"] == ["advance_kernel"]  # the maximum, and all behind it
-    assert [node.kernel for node in nodes if node.stage == "head"] == ["features_kernel", *["convolution_kernel"] * 4]
+    config = preset("esat-384")
+    nodes = frame_nodes(config)
+    expected = ["crop_kernel", "product_kernel", "product_kernel"]  # the patches, and their q, k and v: each into the frame's memory
+    counts = config.search_tokens_per_layer()
+    for layer, count in enumerate(counts):
+        last = layer == config.depth - 1
+        rows = count if last else config.num_template + count
+        splits = product_tiles(rows, 4 * config.dim, config.dim, torch.bfloat16, torch.bfloat16, 132).splits
+        expected += ["attention (CUDA)", *["eliminate_kernel"] * (layer in config.elimination_layers)]
+        expected += [*["product_kernel"] * 3, *["sum_kernel"] * (splits > 1)]  # the LayerNorm between them is algebra
+        expected += [] if last else ["product_kernel"]
+    expected += ["features_kernel", *["convolution_kernel"] * 4]  # the maps in the last one's
+    expected += ["advance_kernel"]  # the maximum, and all behind it
+    assert [node.kernel for node in nodes] == expected
+    assert collections.Counter(expected)["sum_kernel"] == 9
     assert len(nodes) == BUDGET
 
 

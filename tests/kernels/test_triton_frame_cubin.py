@@ -78,6 +78,7 @@ def test_selection(architecture, block):
     compiled(select_kernel, architecture, constants, elimination.WARPS, types=pointers)
     streams = {"first_ptr": "*fp32", "first_out_ptr": "*fp32", "places_ptr": "*i64"}
     constants |= {"first_stride_c": 1, "second_stride_c": 1, "ROWS": elimination.eliminate_rows(block), "BLOCK_C": elimination.BLOCK_C}
+    constants["DEPENDENT"] = False
     compiled(eliminate_kernel, architecture, constants, elimination.WARPS, types=pointers | streams)
 
 

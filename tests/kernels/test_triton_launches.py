@@ -6,12 +6,15 @@ The interpreter takes no argument for a constant; a GPU does so with every strid
 from __future__ import annotations
 
 import importlib.util
+import re
 
 import pytest
 import torch
 
 import esat_kernels
 from benchmarks.sass import find_tool
+from esat_kernels import _device
+from esat_kernels import _triton as shared
 from esat_kernels.attention import triton as attention
 from esat_kernels.attention.common import Forces, Scores
 from esat_kernels.crop import triton as crop
@@ -151,3 +154,38 @@ def test_products_around_a_norm(launched, batch, count, inner, columns):
     for squares in (None, norms):
         behind = (out, centred.rows, weight, torch.zeros(columns).bfloat16(), None, "gelu")
         linear.linear_into(*behind, centred.statistics, esat_kernels.group_sums(weight), 1e-6, squares, 0, 16, None, None)
+
+
+def test_launches_before_the_one_in_front_is_done(launched, monkeypatch):
+    """They wait before they read or write anything but weights; whoever launches them waits for them whole."""
+    monkeypatch.setattr(_device, "has_dependent_launches", lambda device: True)
+    tokens, x = torch.zeros(1, 343, 768), torch.zeros(1, 343, 3072, dtype=BFLOAT16)
+    centred, kept = esat_kernels.centred_memory(tokens), torch.zeros(1, 343, dtype=torch.int64)
+    weight, bias, out = torch.zeros(3072, 768, dtype=BFLOAT16), torch.zeros(768, dtype=BFLOAT16), torch.zeros(1, 343, 3072, dtype=BFLOAT16)
+
+    def all_of_them():
+        monkeypatch.setattr(shared, "multiprocessors", lambda device: 132)
+        linear.linear_into(tokens, x, weight.view(768, 3072), bias, tokens, None, None, None, 0.0, None, 0, 1, *centred)
+        sums = esat_kernels.group_sums(weight)
+        linear.linear_into(out, centred.rows, weight, None, None, "gelu", centred.statistics, sums, 1e-6, None, 0, 1, None, None)
+        elimination.eliminate_tokens(torch.zeros(1, 200), 140, tokens, tokens.bfloat16(), 143, None)
+        head.head_features(tokens, bias.float(), bias.float(), 1e-6, kept, 576, BFLOAT16)
+        head.head_convolution(tokens.bfloat16()[:, :256], torch.zeros(96, 3, 3, 768, dtype=BFLOAT16), bias[:96], 1, 16)
+
+    all_of_them()
+    names = [launch.name for launch in launched]
+    assert names == ["product_kernel", "sum_kernel", "product_kernel", "eliminate_kernel", "features_kernel", "convolution_kernel"]
+    assert not any("griddepcontrol" in launch.compiled.asm["ptx"] or launch.compiled.metadata.launch_pdl for launch in launched)
+    launched.clear()
+    with shared.dependent_launches(True):
+        all_of_them()
+    assert [launch.name for launch in launched] == names
+    for launch in launched:
+        assert launch.compiled.metadata.launch_pdl
+        before, after = launch.compiled.asm["ptx"].split("griddepcontrol.wait", 1)
+        assert not re.search(r"\b(ld|st|atom|red)\.global|cp\.async\.c[ag]", before)
+        assert "griddepcontrol.wait" not in after
+        assert "griddepcontrol.launch_dependents" in after
+        assert ("cp.async.bulk.prefetch.L2.global" in before) == (launch.name == "product_kernel")
+        (facts,) = cubin.inspect(launch.compiled.asm["cubin"]).values()
+        assert facts.instructions["ACQBULK"] == 1
