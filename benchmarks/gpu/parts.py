@@ -63,16 +63,17 @@ STAGES: dict[str, tuple[Part, ...]] = {
     ),
     "c": (
         Part("compile-rest", "warm", "Triton compiles what the parts below run, in several processes", 45, ("--rest",), TRITON_CACHE),
-        Part("products", "products", "every tile of each product, right and timed, beside cuBLASLt; likewise attention and the head", 70),
+        Part("products", "products", "every tile of each product, right and timed, beside cuBLASLt; likewise attention and the head", 65),
+        Part("dependent", "dependent", "a whole frame whose kernels are launched before the one in front is done: equal, and its time", 20),
         Part(
-            "tests", "tests", "the GPU tests: error budgets, gradients, graph replay equal to eager, the loop, 1000 equal repetitions", 85
+            "tests", "tests", "the GPU tests: error budgets, gradients, graph replay equal to eager, the loop, 1000 equal repetitions", 75
         ),
         Part("golden", "golden", "golden files of public code through the attention kernels and the engine", 20),
         Part("frames", "frame", "other models and batches, what FDA costs in a frame, PyTorch's eager model", 30, ("--rest",)),
         Part("pipeline", "pipeline", "1080p frames through the device-resident loop: pinned memory, NumPy arrays, targets, streams", 30),
         Part("targets", "targets", "several targets in one frame against separate trackers", 15),
         Part("memcheck", "sanitize", "compute-sanitizer memcheck over small calls of every kernel", 35, ("--all", "memcheck")),
-        Part("racecheck", "sanitize", "racecheck; of the CUDA kernels alone it decides", 30, ("--all", "racecheck")),
+        Part("racecheck", "sanitize", "racecheck; of the CUDA kernels alone it decides", 25, ("--all", "racecheck")),
     ),
 }
 PARTS = tuple(part for stage in STAGES.values() for part in stage)

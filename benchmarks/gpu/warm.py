@@ -86,6 +86,13 @@ def _frame(model: str, batch: int) -> None:
     WholeFrame(_network(model), batch).eager()
 
 
+def _dependent() -> None:
+    from esat_kernels import _triton
+
+    with _triton.dependent_launches(True):
+        _frame("esat-384", 1)
+
+
 def _attention() -> None:
     from benchmarks.gpu import attention
 
@@ -109,6 +116,7 @@ JOBS: dict[str, dict[str, Callable[[], None]]] = {
     "--frame": {"frame esat-384": functools.partial(_frame, "esat-384", 1), "attention": _attention},
     "--rest": {
         "products": _products,
+        "dependent": _dependent,
         **{
             f"frame {model} x {batch}": functools.partial(_frame, model, batch)
             for model, batch in (("ostrack-384", 1), *(("esat-s-256", batch) for batch in (1, 4, 16)), ("esat-384", 4), ("esat-384", 16))

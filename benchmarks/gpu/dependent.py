@@ -1,0 +1,79 @@
+"""Programmatic dependent launch, on against off, over a whole frame of esat-384: the same bits in every one of many frames, and what it saves.
+
+What was found goes into the device's table, `esat_kernels/tuned/<device>.json`: it is on only where every frame was the same and every round with it
+was faster than every one without.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import esat_kernels
+from benchmarks.gpu.frame import DEVICE, DTYPE, Clock, WholeFrame, times, wait
+from benchmarks.gpu.inputs import full_float32, model_weights
+from benchmarks.gpu.parts import write
+from engine.runners.gpu.frame import FrameResult
+from engine.runners.gpu.network import GpuNetwork, Kernels
+from engine.weights.io import Weights
+from esat_kernels import _device, _triton, _tuned
+
+FRAMES, ROUNDS = 1000, 3
+
+
+def equal_frames(first: Callable[[], FrameResult], second: Callable[[], FrameResult], count: int) -> bool:
+    """Whether two trackers that start alike say the same of so many frames, to the last bit."""
+    found: list[torch.Tensor] = []
+    for _ in range(count):
+        one, two = first(), second()
+        found.append(torch.stack([(one.record != two.record).sum(), (one.maps.score != two.maps.score).sum()]).sum())
+    return int(torch.stack(found).sum()) == 0
+
+
+@torch.no_grad()
+def measure(weights: Weights, backend: str, device: torch.device = DEVICE, clock: Clock = times, frames: int = FRAMES) -> dict[str, Any]:
+    """Whether frames are equal, milliseconds of each round, and whether dependent launches pay."""
+    network = GpuNetwork(weights, device, DTYPE, Kernels.of(backend))
+    captured: dict[str, Callable[[], FrameResult]] = {}
+    for name in ("off", "on"):
+        with _triton.dependent_launches(name == "on"):
+            captured[name] = WholeFrame(network, 1).captured()
+    equal = equal_frames(captured["off"], captured["on"], frames)
+    wait(device)
+    found: dict[str, Any] = {"backend": backend, "ok": equal, "off_ms": [], "on_ms": []}
+    for _ in range(ROUNDS if equal else 0):
+        for name, call in captured.items():
+            found[f"{name}_ms"].append(clock(call)["median_ms"])
+    return {**found, "pays": equal and max(found["on_ms"]) < min(found["off_ms"])}
+
+
+def keep(device: str, pays: bool) -> None:
+    """Write it into the device's table, beside what is there."""
+    path = _tuned.file(device)
+    path.parent.mkdir(exist_ok=True)
+    table = json.loads(path.read_text()) if path.is_file() else {}
+    path.write_text(json.dumps({**table, "launches": {"dependent": pays}}, indent=1) + "\n")
+    _tuned._table.cache_clear()
+
+
+def main(output: Path) -> int:
+    full_float32()
+    if not _device.has_dependent_launches(DEVICE):
+        print("this device launches no kernel before the one in front is done")
+        write(output, {"ok": True, "why": "needs compute capability 9.0"})
+        return 0
+    backend = "cuda" if esat_kernels.backends()["cuda"] is None else "triton"
+    found = measure(model_weights("esat-384"), backend)
+    print(found)
+    write(output, found)
+    keep(torch.cuda.get_device_name(), found["pays"])
+    return 0 if found["ok"] else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main(Path(sys.argv[1])))
