@@ -87,7 +87,9 @@ def closed_form(config: ModelConfig, elimination: bool = True) -> int:
     linear = sum(4 * count * dim**2 for count in before) + sum(2 * count * dim * hidden for count in after)
     attention = sum(2 * count**2 * dim for count in before)
     rows = sum(before[layer] * dim for layer in config.elimination_layers)
-    return patches + linear + attention + rows + 3 * _branch(config, config.num_search) + 5 * config.num_search * config.head_channels // 8
+    return (
+        patches + linear + attention + rows + 3 * head_branch(config, config.num_search) + 5 * config.num_search * config.head_channels // 8
+    )
 
 
 def engine_count(config: ModelConfig) -> int:
@@ -103,7 +105,7 @@ def engine_count(config: ModelConfig) -> int:
     last = config.num_template * (dim**2 + 2 * dim * hidden) if depth else 0
     widths = _head_widths(config)
     window = sum(9 * inputs * outputs * side**2 for (inputs, outputs), side in zip(itertools.pairwise(widths), (7, 5, 3, 1), strict=True))
-    boxes = 2 * (_branch(config, config.num_search) - window) + 4 * (config.num_search - 1) * widths[-1]
+    boxes = 2 * (head_branch(config, config.num_search) - window) + 4 * (config.num_search - 1) * widths[-1]
     return closed_form(config) - template - gone - last - boxes
 
 
@@ -112,6 +114,6 @@ def _head_widths(config: ModelConfig) -> list[int]:
     return [config.dim, width, width // 2, width // 4, width // 8]
 
 
-def _branch(config: ModelConfig, cells: int) -> int:
+def head_branch(config: ModelConfig, cells: int) -> int:
     """The four 3 x 3 convolutions of one branch of the head."""
     return sum(9 * inputs * outputs * cells for inputs, outputs in itertools.pairwise(_head_widths(config)))

@@ -1,4 +1,4 @@
-"""The launches of a captured frame, in their order: `python -m benchmarks.nodes esat-384`.
+"""The launches of a captured frame, in their order, and a budget of its time from the shapes: `python -m benchmarks.nodes esat-384`.
 
 The engine's own code runs on tensors without values, as a capture would run it; a launch of one of our kernels is noted instead of made, and what
 PyTorch launches is told from its operators. Triton has to be installed; a GPU is not needed, and the tiles are those of a device with so many
@@ -21,6 +21,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import esat_kernels
+from benchmarks.macs import head_branch, tokens_after, tokens_before
 from engine.config import PRESETS, ModelConfig, preset
 from engine.model.network import build_model
 from engine.runners.gpu.frame import FramePlan
@@ -31,6 +32,7 @@ from engine.weights.io import Weights
 from esat_kernels import _triton
 
 _MULTIPROCESSORS = 132  # of an H100 or H200
+_FLOPS, _ATTENTION_US, _LAUNCH_US = 0.5 * 790e12, 6.0, 1.0  # the budget's assumptions; attention of 12 heads over 720 tokens
 _ALLOCATIONS = ("empty", "empty_like", "empty_strided", "new_empty", "new_empty_strided", "lift_fresh")
 # What PyTorch makes of an operator on CUDA, where it is not one launch: a bias is added to a convolution, or laid under a product, by its own.
 _SEVERAL = {"convolution": 2, "baddbmm": 2, "addmm": 1}
@@ -127,6 +129,34 @@ def table(nodes: list[Node]) -> str:
     return "\n".join([*lines, f"| sum | {len(nodes)} |  |"])
 
 
+def budget(config: ModelConfig, launches: int) -> dict[str, tuple[float, float]]:
+    """GMAC and microseconds of a frame's parts at batch 1, from the model's shapes: an estimate, no measurement."""
+    dim, hidden = config.dim, int(config.dim * config.mlp_ratio)
+    before, behind = tokens_before(config), [*tokens_after(config)[:-1], config.search_tokens_per_layer()[-1]]
+    products = {
+        "q, k, v": 3 * dim**2 * (config.num_search + sum(before[1:])),
+        "output projection": dim**2 * sum(behind),
+        "MLP": 2 * dim * hidden * sum(behind),
+        "head": 3 * head_branch(config, config.num_search) + 5 * config.num_search * config.head_channels // 8,
+        "patch embedding": config.num_search * 3 * config.patch_size**2 * dim,
+    }
+    found = {name: (macs / 1e9, 2e6 * macs / _FLOPS) for name, macs in products.items()}
+    found["attention"] = (
+        2 * dim * sum(count**2 for count in before) / 1e9,
+        _ATTENTION_US * sum(count**2 for count in before) / 720**2 * config.heads / 12,
+    )
+    found[f"starts and ends of {launches} kernels"] = (0.0, _LAUNCH_US * launches)
+    return found
+
+
+def budget_table(found: dict[str, tuple[float, float]]) -> str:
+    """`budget` in Markdown, with its sum."""
+    lines = ["|  | GMAC | us |", "| -- | -- | -- |"]
+    lines += [f"| {name} | {gmac:.1f} | {us:.0f} |" if gmac else f"| {name} |  | {us:.0f} |" for name, (gmac, us) in found.items()]
+    gmac, us = (sum(values) for values in zip(*found.values(), strict=True))
+    return "\n".join([*lines, f"| sum | {gmac:.1f} | {us:.0f}, or {1e6 / us:.0f} frames/s |"])
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description="The launches of a captured frame.")
     parser.add_argument("model", nargs="?", default="esat-384", choices=PRESETS)
@@ -144,6 +174,11 @@ def main() -> None:
         for index, (stage, group) in enumerate(itertools.groupby(nodes, key=lambda node: node.stage)):
             print(f"{index + 1:3} {stage}: {', '.join(node.kernel for node in group)}")
     print(table(nodes))
+    if options.targets == [1] and not options.beside:
+        print(
+            "\nOne frame at half of the 790 TFLOP/s of a large bf16 product on an H200, 6 us for attention over 720 tokens, 1 us a launch:\n"
+        )
+        print(budget_table(budget(preset(options.model), len(nodes))))
 
 
 if __name__ == "__main__":

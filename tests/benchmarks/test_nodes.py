@@ -8,7 +8,7 @@ from importlib.util import find_spec
 import pytest
 import torch
 
-from benchmarks.nodes import Node, frame_nodes, table
+from benchmarks.nodes import Node, budget, budget_table, frame_nodes, table
 from engine.config import preset
 from esat_kernels.linear.triton_tiles import product_tiles
 from tests.engine.runners.gpu import models
@@ -64,3 +64,14 @@ def test_targets_and_streams():
 def test_the_table_sums_up():
     nodes = [Node("crop", "crop_kernel"), Node("head", "relu_"), Node("head", "maps_kernel"), Node("head", "relu_")]
     assert table(nodes).splitlines()[2:] == ["| crop | 1 | crop_kernel |", "| head | 3 | 2 relu_, maps_kernel |", "| sum | 4 |  |"]
+
+
+def test_the_budget_follows_from_the_shapes():
+    found = budget(preset("esat-384"), BUDGET)
+    gmac = {name: round(value, 1) for name, (value, _) in found.items() if value}
+    assert gmac == {"q, k, v": 11.2, "output projection": 3.5, "MLP": 28.2, "attention": 5.8, "head": 3.7, "patch embedding": 0.3}
+    assert found["q, k, v"][1] == pytest.approx(2 * found["q, k, v"][0] / 395e-3, rel=1e-6)
+    assert found["starts and ends of 80 kernels"] == (0.0, 80.0)
+    assert budget_table({"a": (1.0, 400.0), "b": (0.0, 100.0)}).splitlines()[2:] == [
+        *("| a | 1.0 | 400 |", "| b |  | 100 |", "| sum | 1.0 | 500, or 2000 frames/s |")
+    ]
