@@ -73,7 +73,15 @@ def test_what_is_compiled_for_a_small_device_takes_no_more_than_was_estimated():
 
     product = linear_tiles.candidates(768, BFLOAT16, BFLOAT16, small)[0]
     constants = {"ACTIVATION": "gelu", "SPLITS": 1, "WHOLE_K": True, "squares_ptr": None, "squares_first": 0, "WIDTH": 1, "GROUPS": 0}
-    constants |= {"BLOCK_M": product.block_m, "BLOCK_N": product.block_n, "BLOCK_K": product.block_k}
-    types = {"x_ptr": "*bf16", "residual_ptr": "*fp32", "bias_ptr": "*fp32", "out_ptr": "*bf16"}
-    found = cubin.compile_triton(product_kernel, 89, "bf16", constants, product.num_warps, product.num_stages, types)
-    assert 0 < found.shared <= product.shared_bytes(2, 2) <= small
+    constants |= {"BLOCK_M": product.block_m, "BLOCK_N": product.block_n, "BLOCK_K": product.block_k, "DEPENDENT": False, "PREFETCH": False}
+    types = {"x_ptr": "*bf16", **dict.fromkeys(("residual_ptr", "bias_ptr", "norm_ptr", "left_ptr"), "*fp32"), "eps": "fp32"}
+    normed, leaving = dict.fromkeys(("norm_ptr", "group_sums_ptr")), dict.fromkeys(("centred_ptr", "left_ptr"))
+    for around in (
+        {**normed, **leaving, "NORM_WIDTH": 1, "NORM_GROUPS": 1, "LEFT_WIDTH": 1, "out_ptr": "*bf16"},
+        {**leaving, "NORM_WIDTH": 64, "NORM_GROUPS": 16, "LEFT_WIDTH": 1, "residual_ptr": None, "out_ptr": "*bf16"},
+        {**normed, "NORM_WIDTH": 1, "NORM_GROUPS": 1, "LEFT_WIDTH": 64, "out_ptr": "*fp32"},
+    ):
+        out = around.pop("out_ptr")
+        given = {**types, "out_ptr": str(out)}
+        found = cubin.compile_triton(product_kernel, 89, "bf16", constants | around, product.num_warps, product.num_stages, given)
+        assert 0 < found.shared <= product.shared_bytes(2, 2) <= small

@@ -50,8 +50,8 @@ def compiled(monkeypatch):
 def test_every_kernel_of_a_frame_is_compiled_once(compiled):
     calls, found = compiled(lambda name: True)
     assert len(calls) == len(found) == len(set(found))
-    expected = {"crop_kernel", "product_kernel", "normalise_kernel", "forward_kernel", "scores_kernel", "eliminate_kernel"}
-    assert expected | {"features_kernel", "maps_kernel", "advance_kernel"} <= set(calls)
+    expected = {"crop_kernel", "product_kernel", "convolution_kernel", "forward_kernel", "scores_kernel", "eliminate_kernel"}
+    assert expected | {"features_kernel", "advance_kernel"} <= set(calls)
 
 
 def test_the_processes_shares_are_the_whole(compiled):
