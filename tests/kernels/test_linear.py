@@ -127,3 +127,42 @@ def test_the_reference_leaves_sums_of_squares_of_what_it_rounded():
     torch.testing.assert_close(squares.double(), expected, rtol=1e-6, atol=0)
     with pytest.raises(ValueError, match="2 groups of 25 columns from 20 on must lie in 60 columns"):
         esat_kernels.linear_with_squares(x, weight, first=20, width=25, groups=2)
+
+
+def test_the_reference_of_a_norm_between_two_products():
+    """What the one in front leaves is the stream's normalised rows to the one behind, whatever its mean."""
+    given = operands(2 * 7, 96, 40, BFLOAT16)
+    weight, bias = given["weight"], given["bias"]
+    for mean in (0.0, 3000.0):
+        stream = torch.empty(2, 7, 96)
+        centred = esat_kernels.centred_memory(stream)
+        assert centred is not None
+        assert centred.width == 32
+        x, residual = torch.zeros(2, 7, 16, dtype=BFLOAT16), (given["x"] + mean).view(2, 7, 96)
+        esat_kernels.linear_into(stream, x, torch.zeros(96, 16, dtype=BFLOAT16), residual=residual, leave=centred, backend="reference")
+        assert torch.equal(stream, residual)
+        out = torch.empty(2, 7, 40)
+        sums = esat_kernels.group_sums(weight)
+        esat_kernels.linear_into(out, centred, weight, bias, group_sums=sums, norm_eps=1e-6, activation="gelu", backend="reference")
+        exact = functional.layer_norm(stream.double(), (96,), eps=1e-6) @ weight.double().T + bias.double()
+        torch.testing.assert_close(out.double(), functional.gelu(exact), rtol=0.02, atol=0.02)
+    assert esat_kernels.centred_memory(torch.empty(1, 2, 24)) is None
+
+
+OUT, ROWS, CENTRED = torch.zeros(1, 3, 16), torch.zeros(1, 3, 16), esat_kernels.centred_memory(torch.zeros(1, 3, 16))
+BAD_INTO = [
+    ({"out": OUT[0]}, "expected x [B, n, K] and out [B, n, N], got (1, 3, 16) and (3, 16)"),
+    ({"out": torch.zeros(1, 3, 8)}, "out must be (1, 3, 16) on cpu with rows adjacent in themselves"),
+    ({"residual": torch.zeros(1, 2, 16)}, "residual must be (1, 3, 16), got (1, 2, 16)"),
+    ({"norm_eps": 1e-6}, "a Centred x, norm_eps and group_sums belong together"),
+    ({"x": CENTRED}, "a Centred x, norm_eps and group_sums belong together"),
+    ({"squares": torch.zeros(3, 2), "width": 16}, "squares of groups of 16 columns from 0 on must be [3, groups], within 16 columns"),
+    ({"leave": esat_kernels.centred_memory(torch.zeros(1, 2, 16))}, "what is left must be of (1, 3, 16), got (1, 2, 16)"),
+]
+
+
+@pytest.mark.parametrize(("changes", "message"), BAD_INTO)
+def test_bad_calls_into_memory(changes, message) -> None:
+    with pytest.raises(ValueError) as caught:  # noqa: PT011
+        esat_kernels.linear_into(**{"out": OUT, "x": ROWS, "weight": torch.zeros(16, 16), **changes})
+    assert message in str(caught.value)
