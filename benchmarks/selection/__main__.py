@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
@@ -110,7 +111,7 @@ def main(
     store: Annotated[Path | None, typer.Option(metavar="DIR", help="The device's folder under benchmarks/results, to keep it.")] = None,
 ) -> None:
     """Compare weights by the public loop and say which would be shipped."""
-    console = Console(stderr=True)
+    console = Console(stderr=True, width=None if sys.stderr.isatty() else 150)
     entered = contenders(weights or [DEFAULT_MODEL], peer or [], dtype)
     sizes, firsts = numbers(scales, "--scales"), numbers(starts, "--starts", least=0)
     material = sequences(data)
@@ -118,17 +119,22 @@ def main(
     complete = excerpts(material, sizes, [0], None) if whole else []
     if not parts:
         raise DatasetError(f"{data}: expected sequences with two frames and a box behind frame {min(firsts)}, found none")
+    asked = len(parts)
     if follow:
         boxes = _follow(entered, [*parts, *complete], cache, workers, console)
     else:
         boxes, parts, complete = _kept(entered, parts, complete, cache)
     rows = compare(entered, parts, complete, boxes)
     choice = figures.choose(rows, entered)
-    about = {"folder": data.name, "dtype": dtype, "scales": sizes, "starts": firsts, "frames": frames, "jpeg_quality": QUALITY, **machine()}
-    for kind, title in (("starts", f"frames {starts}, at most {frames or 'all'} each"), ("whole", "whole sequences")):
+    about = {"folder": data.name, "dtype": dtype, "scales": sizes, "starts": firsts, "frames": frames, "clips": [len(parts), asked]}
+    about |= {"jpeg_quality": QUALITY, **machine()}
+    for kind, title in (
+        ("starts", f"frames {starts}, at most {frames or 'all'} each, {len(parts)} of {asked} clips"),
+        ("whole", "whole sequences"),
+    ):
         if any(row.clips == kind for row in rows):
             console.print(terminal_table(f"AUC, public loop, {dtype}: {title}", *figures.table(rows, kind)))
-    console.print(figures.verdict(choice), highlight=False, markup=False)
+    console.print(figures.verdict(choice), highlight=False, markup=False, soft_wrap=True)
     content = {
         "about": about,
         "contenders": [{"name": one.name, "peer": one.peer, "dtype": None if one.peer else dtype, "key": one.key} for one in entered],

@@ -115,6 +115,7 @@ def test_what_was_followed_is_not_followed_again(data, tmp_path, tiny_weights, m
     assert run(tiny_weights, "--peer", still, *common[:-2], "--no-follow", "--json", output) == 0
     rows = [json.loads(line) for line in output.read_text().splitlines()]
     assert {row["scale"]: row["clip_count"] for row in rows if row.get("clips") == "starts" and row["contender"] == "tiny"} == {1: 2, 2: 4}
+    assert rows[0]["clips"] == [6, 8]
     assert run("--peer", still, *common[:-2], "--cache", tmp_path / "empty", "--no-follow") == 2
 
 
@@ -146,6 +147,8 @@ def test_the_rule_wants_every_size():
     choice = figures.choose([*old, *uneven, *better, *best, *peer], entered)
     assert choice["shipped"] == "best"
     assert figures.verdict(choice) == "best would be shipped instead of old: better at every size (full, half, quarter)."
+    partial = [row for row in (*old, *best) if row.scale < 4]  # the quarter was not run
+    assert figures.choose(partial, [entered[0], entered[3]])["shipped"] == "old"
     whole = [figures.Row("better", "whole", 1, 0.0, {"a": 0.0}, 1, 1)]  # reported, not asked
     assert figures.choose([*old, *better, *whole], [entered[0], entered[2]])["shipped"] == "better"
 
