@@ -105,14 +105,15 @@ def write_rows(rows: Sequence[Mapping[str, Any]], target: str | None) -> None:
         raise ConfigError(f"--json {target}: {error.strerror}") from error
 
 
-def numbers(text: str, option: str) -> list[int]:
-    """Positive integers with commas. ConfigError for anything else."""
+def numbers(text: str, option: str, least: int = 1) -> list[int]:
+    """Integers of `least` (1 or 0) and more with commas. ConfigError for anything else."""
+    wanted = "positive integers" if least else "integers of zero and more"
     try:
         values = [int(part) for part in text.split(",")]
     except ValueError as error:
-        raise ConfigError(f"{option} must be positive integers with commas, got {text!r}") from error
-    if any(value < 1 for value in values):
-        raise ConfigError(f"{option} must be positive integers with commas, got {text!r}")
+        raise ConfigError(f"{option} must be {wanted} with commas, got {text!r}") from error
+    if any(value < least for value in values):
+        raise ConfigError(f"{option} must be {wanted} with commas, got {text!r}")
     return values
 
 

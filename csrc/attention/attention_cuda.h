@@ -44,4 +44,9 @@ const char* refusal(const Forward& call, int head_dim);
 // std::invalid_argument for what `refusal` or a wrong `rows` says; std::runtime_error if CUDA reports an error.
 void forward(const Forward& call, int head_dim, int rows, void* stream);
 
+// The same for the kernel that only Hopper runs (sm_90a). rows: 128 or 192, 0 to choose; the head dimension is 64, and keys and values have
+// positive strides.
+const char* refusal_sm90(const Forward& call, int head_dim);
+void forward_sm90(const Forward& call, int head_dim, int rows, void* stream);
+
 }  // namespace esat::cuda

@@ -9,6 +9,7 @@
 #include <string>
 
 #include "attention/attention_cuda.h"
+#include "attention/attention_steps.h"
 #include "attention/fda_sm80_layout.h"
 #include "attention/sm80_primitives.cuh"
 //
@@ -17,25 +18,12 @@
 namespace esat::cuda {
 namespace {
 
-constexpr int kScoreThreads = 1024, kNormThreads = 128, kMaxHeads = 1024;
+constexpr int kMaxHeads = 1024;
 
 template <int D, bool Attract, int Warps>
 __global__ void __launch_bounds__(sm80::kHalves* sm80::threads_per_half(Warps), sm80::blocks_by_registers(Warps))
     fda_forward_kernel(const __grid_constant__ Forward call) {
   sm80::fda_forward_block<D, Attract, Warps>(call);
-}
-
-template <int D>
-__global__ void __launch_bounds__(kNormThreads) fda_key_norms_kernel(const __grid_constant__ Forward call) {
-  sm80::fda_key_norms_thread<D>(call);
-}
-
-__global__ void __launch_bounds__(kScoreThreads) fda_scores_kernel(const __grid_constant__ Forward call) { sm80::fda_scores_block(call); }
-
-void check(cudaError_t status, const std::string& what) {
-  if (status == cudaSuccess) return;
-  cudaGetLastError();  // forget it, or the next launch would report it again
-  throw std::runtime_error("attention: " + what + ": " + cudaGetErrorString(status));
 }
 
 template <int D, bool Attract, int Warps>
@@ -56,20 +44,6 @@ void launch(const Forward& call, int warps, cudaStream_t stream) {
   if (warps == 3) return launch<D, Attract, 3>(call, stream);
   if (warps == 4) return launch<D, Attract, 4>(call, stream);
   launch<D, Attract, 5>(call, stream);
-}
-
-template <int D>
-void make_norms(const Forward& call, cudaStream_t stream) {
-  const dim3 grid(sm80::ceil_div(call.tokens, kNormThreads / (D / 8)), call.batch * call.heads);
-  fda_key_norms_kernel<D><<<grid, kNormThreads, 0, stream>>>(call);
-  check(cudaGetLastError(), "launch of the norms");
-}
-
-int multiprocessors() {
-  int device = 0, count = 0;
-  check(cudaGetDevice(&device), "device");
-  check(cudaDeviceGetAttribute(&count, cudaDevAttrMultiProcessorCount, device), "multiprocessors");
-  return count;
 }
 
 bool aligned(const void* pointer, const Strides& strides) {
@@ -109,13 +83,15 @@ const char* refusal(const Forward& call, int head_dim) {
 
 void forward(const Forward& call, int head_dim, int rows, void* stream) {
   if (const char* reason = refusal(call, head_dim)) throw std::invalid_argument(std::string("attention: ") + reason);
-  if (rows == 0) rows = sm80::kRowsPerWarp * sm80::tile_warps(call.tokens, call.batch * call.heads, multiprocessors(), head_dim);
+  if (rows == 0)
+    rows = sm80::kRowsPerWarp *
+           sm80::tile_warps(call.tokens, call.batch * call.heads, attribute(cudaDevAttrMultiProcessorCount, "multiprocessors"), head_dim);
   const int warps = rows / sm80::kRowsPerWarp;
   if (rows % sm80::kRowsPerWarp != 0 || warps < sm80::kMinWarps || warps > sm80::kMaxWarps) {
     throw std::invalid_argument("attention: rows must be 32, 48, 64 or 80");
   }
   const auto cuda_stream = static_cast<cudaStream_t>(stream);
-  if (call.make_norms != 0) head_dim == 32 ? make_norms<32>(call, cuda_stream) : make_norms<64>(call, cuda_stream);
+  if (call.make_norms != 0) make_norms(call, head_dim, cuda_stream);
   if (head_dim == 32) {
     launch<32, true>(call, warps, cuda_stream);
   } else if (call.alpha > 0.0f) {
@@ -123,9 +99,7 @@ void forward(const Forward& call, int head_dim, int rows, void* stream) {
   } else {
     launch<64, false>(call, warps, cuda_stream);
   }
-  if (call.scores == nullptr) return;
-  fda_scores_kernel<<<dim3(1, call.batch), kScoreThreads, call.heads * sizeof(float), cuda_stream>>>(call);
-  check(cudaGetLastError(), "launch of the scores");
+  if (call.scores != nullptr) make_scores(call, cuda_stream);
 }
 
 }  // namespace esat::cuda

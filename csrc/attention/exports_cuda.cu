@@ -50,3 +50,8 @@ ESAT_EXPORT std::size_t esat_fda_forward_size() { return sizeof(esat::cuda::Forw
 ESAT_EXPORT int esat_fda_forward(const esat::cuda::Forward* call, int head_dim, int rows, void* stream) {
   return guarded([&] { esat::cuda::forward(*call, head_dim, rows, stream); });
 }
+
+// `esat::cuda::forward_sm90`, likewise.
+ESAT_EXPORT int esat_fda_forward_sm90(const esat::cuda::Forward* call, int head_dim, int rows, void* stream) {
+  return guarded([&] { esat::cuda::forward_sm90(*call, head_dim, rows, stream); });
+}

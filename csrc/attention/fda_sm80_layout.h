@@ -43,9 +43,8 @@ ESAT_HOST_DEVICE constexpr int value_tile(int head_dim, int half, int stage) {
   return key_tile(head_dim, half, stage) + tile_bytes(head_dim);
 }
 // Per key two floats: the exponent's part of the attraction, and the bias of the logit.
-ESAT_HOST_DEVICE constexpr int key_terms(int head_dim, int key) {
-  return key_tile(head_dim, kHalves, 0) + key * 2 * static_cast<int>(sizeof(float));
-}
+inline constexpr int kTermBytes = 2 * static_cast<int>(sizeof(float));
+ESAT_HOST_DEVICE constexpr int key_terms(int head_dim, int key) { return key_tile(head_dim, kHalves, 0) + key * kTermBytes; }
 ESAT_HOST_DEVICE constexpr int shared_bytes(int head_dim, int tokens) {
   return key_terms(head_dim, ceil_div(tokens, kKeysPerTile) * kKeysPerTile);
 }

@@ -39,6 +39,7 @@ def _register() -> None:
     from engine.cli.info import info
     from engine.cli.pack import pack
     from engine.cli.serve import serve
+    from engine.cli.sheet import sheet
     from engine.cli.track import track
     from engine.cli.train import train
 
@@ -52,6 +53,7 @@ def _register() -> None:
     app.command()(info)
     app.command()(pack)
     app.command()(serve)
+    app.command()(sheet)
     app.command()(track)
     app.command()(train)
 

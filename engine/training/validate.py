@@ -1,4 +1,7 @@
-"""Validation by the real tracker: mean AUC (OTB preset) of averaged weights on a folder of sequences NAME/{img/*, groundtruth.txt}."""
+"""Validation by the real tracker: mean AUC (OTB preset) of averaged weights on a folder of sequences NAME/{img/*, groundtruth.txt}.
+
+By the public loop: the default one's thresholds are calibrated for the weights that are shipped, not for those in training.
+"""
 
 from __future__ import annotations
 
@@ -13,6 +16,7 @@ from engine.errors import DatasetError
 from engine.evaluation import metrics
 from engine.evaluation.report import truth_of
 from engine.evaluation.tracking import track
+from engine.tracking.config import TrackerConfig
 from engine.tracking.tracker import Tracker
 from engine.weights.io import load_weights
 
@@ -27,7 +31,7 @@ def sequences(folder: str | Path, frames: int | None = None) -> list[Sequence]:
 
 def validate(weights: str | Path, folder: str | Path, device: str = "auto", frames: int | None = None) -> dict[str, float]:
     """AUC of each sequence in percent, and their mean under "mean". `frames`: only so many of each sequence."""
-    tracker = Tracker(load_weights(weights), device=device)
+    tracker = Tracker(load_weights(weights), device=device, config=TrackerConfig(loop="public"))
     scores = {}
     for sequence in sequences(folder, frames):
         boxes = track(sequence, tracker).boxes

@@ -41,7 +41,7 @@ inline void need(bool good, const char* what) {
   if (!good) throw std::logic_error(what);
 }
 
-enum class Kind { none, load, load_transposed, multiply, shuffle, vote };
+enum class Kind { none, load, load_transposed, multiply, shuffle, vote, other };
 
 // One lane's operands and results of the warp instruction that it has reached.
 struct Lane {
@@ -86,19 +86,37 @@ struct Block {
   std::vector<Thread> fibers;
   std::vector<Warp> warps;
   std::map<int, Barrier> barriers;
-  ucontext_t scheduler;
-  std::function<void()> body;
-  std::exception_ptr error;
+  bool started = false;
+  int done = 0;  // threads
 };
 
-inline Block* block = nullptr;
+// The blocks that run at once, and what holds for all.
+struct Run {
+  std::vector<Block> blocks;
+  ucontext_t scheduler;
+  std::function<void()> body;
+  std::function<void()> at_end;                      // of each thread
+  std::function<void(std::mt19937&)> between_warps;  // what runs on its own
+  std::exception_ptr error;
+  long progress = 0;  // of threads: those that only wait need no more turns
+};
+
+inline Run* running = nullptr;
+inline Block* block = nullptr;  // of the current thread
 
 inline Thread& self() { return block->fibers[block->current]; }
 inline Warp& warp() { return block->warps[block->current / 32]; }
 inline Lane& lane() { return warp().lanes[block->current % 32]; }
 
+// Hands over to other threads until the condition holds.
+template <class Condition>
+void wait_until(const Condition& condition) {
+  ++running->progress;
+  while (!condition()) swapcontext(&self().context, &running->scheduler);
+  ++running->progress;
+}
 inline void wait_while(const long& generation, long seen) {
-  while (generation == seen) swapcontext(&self().context, &block->scheduler);
+  wait_until([&] { return generation != seen; });
 }
 
 inline const unsigned char* matrix_row(const Warp& w, int matrix, int row) { return w.lanes[8 * matrix + row].row; }
@@ -152,19 +170,21 @@ inline void execute(Warp& w) {
 }
 
 // The lanes of a warp meet here; the last one executes the instruction for all.
-inline void meet(Kind kind) {
+template <class Instruction>
+void meet(Kind kind, const Instruction& instruction) {
   Warp& w = warp();
   need(w.arrived == 0 || w.kind == kind, "the lanes of a warp have reached different instructions");
   w.kind = kind;
   const long seen = w.generation;
   if (++w.arrived == 32) {
-    execute(w);
+    instruction(w);
     w.arrived = 0;
     ++w.generation;
   } else {
     wait_while(w.generation, seen);
   }
 }
+inline void meet(Kind kind) { meet(kind, execute); }
 
 inline unsigned char* at(Shared address, std::size_t bytes) {
   need(address + bytes <= block->shared_bytes, "outside of shared memory");
@@ -174,32 +194,27 @@ inline unsigned char* at(Shared address, std::size_t bytes) {
 
 inline void fiber_main() {
   try {
-    block->body();
+    running->body();
     need(self().copies.empty() || omitted.copy_wait, "a thread ended with a copy in flight");
+    if (running->at_end) running->at_end();
   } catch (...) {
-    block->error = std::current_exception();
+    running->error = std::current_exception();
   }
   self().done = true;
-  swapcontext(&self().context, &block->scheduler);
+  ++block->done;
+  swapcontext(&self().context, &running->scheduler);
 }
 
-// Runs one block to its end, the threads in an order drawn from `seed`. std::logic_error for misuse or a deadlock.
-inline void run_block(int column, int row, int threads, std::size_t shared_bytes, unsigned seed, const std::function<void()>& body) {
-  Block running;
-  block = &running;
-  running.threads = threads;
-  running.column = column;
-  running.row = row;
-  running.body = body;
-  running.shared_storage.assign(shared_bytes + 16, 0xff);
-  running.shared = running.shared_storage.data() + (16 - reinterpret_cast<std::uintptr_t>(running.shared_storage.data()) % 16) % 16;
-  running.shared_bytes = shared_bytes;
-  running.warps.resize(threads / 32);
-  running.fibers.resize(threads);
-  std::vector<int> order(threads);
-  for (int i = 0; i < threads; ++i) {
-    order[i] = i;
-    Thread& fiber = running.fibers[i];
+inline void prepare(Block& made, int column, int row, int threads, std::size_t shared_bytes) {
+  made.threads = threads;
+  made.column = column;
+  made.row = row;
+  made.shared_storage.assign(shared_bytes + 16, 0xff);
+  made.shared = made.shared_storage.data() + (16 - reinterpret_cast<std::uintptr_t>(made.shared_storage.data()) % 16) % 16;
+  made.shared_bytes = shared_bytes;
+  made.warps.resize(threads / 32);
+  made.fibers.resize(threads);
+  for (Thread& fiber : made.fibers) {
     fiber.stack.resize(64 * 1024);
     getcontext(&fiber.context);
     fiber.context.uc_stack.ss_sp = fiber.stack.data();
@@ -207,26 +222,55 @@ inline void run_block(int column, int row, int threads, std::size_t shared_bytes
     fiber.context.uc_link = nullptr;
     makecontext(&fiber.context, fiber_main, 0);
   }
+}
+
+// Runs `blocks` to their end, the threads in an order drawn from `seed`, and the blocks from times that are. std::logic_error for misuse or
+// a deadlock.
+inline void run(Run& run, unsigned seed, long most_rounds) {
+  struct Clear {
+    ~Clear() { running = nullptr, block = nullptr; }
+  } clear;
+  running = &run;
   std::mt19937 random(seed);
-  std::vector<int> warp_order(threads / 32);
-  for (std::size_t i = 0; i < warp_order.size(); ++i) warp_order[i] = static_cast<int>(i);
-  for (long rounds = 0, done = 0; done < threads && !running.error; ++rounds) {
-    need(rounds < 10'000'000, "deadlock: threads wait for each other");
-    std::shuffle(warp_order.begin(), warp_order.end(), random);
-    // A warp may run ahead of the others by many instructions, as on a GPU.
-    for (const int w : warp_order) {
-      for (unsigned burst = random() % 40 + 1; burst > 0 && !running.error; --burst) {
+  std::vector<std::pair<Block*, int>> order;
+  std::map<Block*, long> starts;
+  std::size_t left = 0;
+  for (Block& each : run.blocks) {
+    for (std::size_t w = 0; w < each.warps.size(); ++w) order.emplace_back(&each, static_cast<int>(w));
+    if (run.blocks.size() > 1) starts[&each] = random() % 2 ? 0 : random() % 200;
+    left += each.fibers.size();
+  }
+  for (long rounds = 0; left > 0; ++rounds) {
+    need(rounds < most_rounds, "deadlock: threads wait for each other");
+    std::shuffle(order.begin(), order.end(), random);
+    for (const auto& [of, w] : order) {
+      if (rounds < starts[of]) continue;
+      block = of;
+      block->started = true;
+      // A warp may run ahead of the others by many instructions, as on a GPU.
+      long before = -1;
+      for (unsigned burst = random() % 40 + 1; burst > 0 && before != run.progress; --burst) {
+        before = run.progress;
         for (int l = 0; l < 32; ++l) {
-          running.current = 32 * w + l;
-          if (running.fibers[running.current].done) continue;
-          swapcontext(&running.scheduler, &running.fibers[running.current].context);
-          done += running.fibers[running.current].done;
+          block->current = 32 * w + l;
+          if (self().done) continue;
+          swapcontext(&run.scheduler, &self().context);
+          if (run.error) std::rethrow_exception(run.error);
+          left -= self().done;
         }
       }
+      if (run.between_warps) run.between_warps(random);
     }
   }
-  block = nullptr;
-  if (running.error) std::rethrow_exception(running.error);
+}
+
+// One block alone.
+inline void run_block(int column, int row, int threads, std::size_t shared_bytes, unsigned seed, const std::function<void()>& body) {
+  Run one;
+  one.blocks.resize(1);
+  prepare(one.blocks[0], column, row, threads, shared_bytes);
+  one.body = body;
+  run(one, seed, 10'000'000);
 }
 
 }  // namespace emulation
