@@ -18,14 +18,11 @@ import torch
 from torch import Tensor
 
 import esat_kernels
-from benchmarks.gpu.inputs import full_float32, model_weights
+from benchmarks.gpu.implementations import measure_head, measure_product
+from benchmarks.gpu.inputs import full_float32
 from benchmarks.gpu.parts import seconds_left, write
 from benchmarks.gpu.timing import Graph, Work, copies, interleaved, summary
 from engine.config import ModelConfig, preset
-from engine.runners.gpu.choices import Choices
-from engine.runners.gpu.head import Head
-from engine.runners.gpu.products import Product
-from engine.runners.gpu.weights import fold_weights
 from esat_kernels import _triton, _tuned, testing
 from esat_kernels.attention import triton as attention
 from esat_kernels.attention import triton_tiles as attention_tiles
@@ -35,9 +32,8 @@ from esat_kernels.linear import triton as linear
 from esat_kernels.linear import triton_tiles as linear_tiles
 
 MODELS = ("esat-384", "esat-s-256")
-FUSED, LIBRARY = Choices(False, 1 << 30, {}, False), Choices(False, 0, {}, False)
 DEVICE, DTYPE = torch.device("cuda"), torch.bfloat16
-SETS, CALLS, QUICK, ROUNDS, FINALISTS = 8, 8, 3, 15, 4
+SETS, QUICK, ROUNDS, FINALISTS = 8, 3, 15, 4
 LAST_S = 8  # one problem may take so long
 
 
@@ -197,39 +193,6 @@ def fastest(rows: list[dict[str, Any]]) -> dict[str, dict[str, list[int]]]:
     return table
 
 
-def _median_us(works: dict[str, list[Work]]) -> dict[str, float]:
-    graphs = {name: Graph(calls) for name, calls in works.items()}
-    return {name: summary(times)["median"] for name, times in interleaved(graphs, ROUNDS).items()}
-
-
-@torch.no_grad()
-def measure_product(rows: int, outputs: int, inputs: int, norm: bool, gelu: bool, residual: bool) -> dict[str, float]:
-    """Microseconds of both implementations on one shape, with the LayerNorm in front."""
-    weights = [torch.randn(outputs, inputs, device=DEVICE, dtype=DTYPE) / inputs**0.5 for _ in range(min(16, copies(2 * outputs * inputs)))]
-    bias = torch.randn(outputs, device=DEVICE, dtype=DTYPE)
-    x = torch.randn(rows, inputs, device=DEVICE, dtype=torch.float32 if norm else DTYPE)
-    added = torch.randn(rows, outputs, device=DEVICE) if residual else None
-    works: dict[str, list[Work]] = {}
-    for name, choices in (("fused", FUSED), ("library", LIBRARY)):
-        products = [Product(weight, bias, choices, "triton", norm, gelu) for weight in weights]
-        works[name] = [lambda product=product: product(x, added) for product in products]  # type: ignore[misc]
-    return _median_us(works)
-
-
-@torch.no_grad()
-def measure_head(config: ModelConfig) -> dict[str, Any]:
-    """Microseconds of the head with cuDNN's fused convolutions and with plain ones, or why those cannot run."""
-    weights = model_weights(config.name)
-    folded = fold_weights(weights.state_dict, config, DEVICE, DTYPE, LIBRARY, "triton").head
-    features = torch.randn(1, config.num_search, config.dim, device=DEVICE, dtype=DTYPE)
-    heads = {name: Head(folded, config.search_grid, fused, "triton") for name, fused in (("library", False), ("fused", True))}
-    try:
-        error = (heads["fused"](features).score - heads["library"](features).score).abs().max().item()
-        return {**_median_us({name: [lambda head=head: head(features)] * CALLS for name, head in heads.items()}), "difference": error}  # type: ignore[misc]
-    except RuntimeError as failure:
-        return {"why": str(failure)[:300]}
-
-
 class Table:
     """The device's table, and the report on how it came about; both are written after every problem."""
 
@@ -284,8 +247,9 @@ def compare(table: Table) -> dict[str, Any]:
                 print(f"{name} {row['shape']}: fused {times['fused']:.1f} us, library {times['library']:.1f} us", flush=True)
     head = table.found["head"] = measure_head(preset(MODELS[0]))
     products = {row["shape"]: min(("fused", "library"), key=lambda choice: row[choice]) for row in table.found["products"]}
-    better = "fused" in head and head["fused"] < head["library"] and head["difference"] < 1e-2
-    return {"verified": True, "fused_up_to_rows": 1024, "products": products, "fused_convolutions": better}
+    right = [kind for kind in head["us"] if head["difference"][kind] < 1e-2]
+    convolutions = min(right, key=lambda kind: head["us"][kind], default="library")
+    return {"verified": True, "fused_up_to_rows": 1024, "products": products, "convolutions": convolutions}
 
 
 def main(output: Path) -> int:

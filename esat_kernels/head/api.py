@@ -1,4 +1,4 @@
-"""The public calls around the head's convolutions. Both can be held by a CUDA graph; they have no gradient on "triton".
+"""The public calls of the head: its convolutions and what surrounds them. All can be held by a CUDA graph; they have no gradient on "triton".
 
 backend: "auto", "triton" or "reference".
 """
@@ -58,6 +58,48 @@ def head_maps(hidden: Tensor, weight: Tensor, bias: Tensor, side: int, backend: 
     _same_device("head_maps", hidden, (weight, bias))
     candidates = {"triton": lambda: triton.unsupported_channels(hidden, weight, bias), "reference": reference.unsupported}
     return _kernel("head_maps", backend, candidates, hidden).head_maps(hidden, weight, bias, side)
+
+
+def head_convolution(x: Tensor, weight: Tensor, bias: Tensor, groups: int, side: int, backend: str = "auto") -> Tensor:
+    """relu(3 x 3 convolution + bias) with zeros around: [B, F * F, C] -> [B, F * F, N], cells row by row.
+
+    weight [N, 3, 3, C / groups] and bias [N], of x's dtype (float32, bfloat16 or float16): each group of outputs reads channels of its own.
+    ValueError for shapes and devices, TypeError for dtypes.
+    """
+    _check_convolution("head_convolution", x, weight, bias, groups, side)
+    candidates = {"triton": lambda: triton.unsupported_convolution(x, weight, bias), "reference": reference.unsupported}
+    return _kernel("head_convolution", backend, candidates, x).head_convolution(x, weight, bias, groups, side)
+
+
+def head_convolution_with_maps(
+    x: Tensor, weight: Tensor, bias: Tensor, last_weight: Tensor, last_bias: Tensor, side: int, backend: str = "auto"
+) -> tuple[Tensor, Tensor, Tensor]:
+    """`head_convolution` of the three branches, score, offset and size, and `head_maps` of what it gives.
+
+    last_weight float32 [5, N], zero outside a row's own branch, and last_bias float32 [5]. "triton": at most 64 channels a branch.
+    """
+    _check_convolution("head_convolution_with_maps", x, weight, bias, reference.BRANCHES, side)
+    if last_weight.shape != (5, weight.shape[0]) or last_bias.shape != (5,) or {last_weight.dtype, last_bias.dtype} != {torch.float32}:
+        given = f"{tuple(last_weight.shape)} {last_weight.dtype}, {tuple(last_bias.shape)} {last_bias.dtype}"
+        raise ValueError(f"head_convolution_with_maps: expected float32 last_weight [5, {weight.shape[0]}] and last_bias [5], got {given}")
+    _same_device("head_convolution_with_maps", x, (last_weight, last_bias))
+    candidates = {
+        "triton": lambda: triton.unsupported_convolution(x, weight, bias, last_weight, last_bias),
+        "reference": reference.unsupported,
+    }
+    chosen = _kernel("head_convolution_with_maps", backend, candidates, x)
+    return chosen.head_convolution_with_maps(x, weight, bias, last_weight, last_bias, side)
+
+
+def _check_convolution(op: str, x: Tensor, weight: Tensor, bias: Tensor, groups: int, side: int) -> None:
+    shapes = ", ".join(str(tuple(tensor.shape)) for tensor in (x, weight, bias))
+    if x.dim() != 3 or x.shape[1] != side * side or weight.dim() != 4 or weight.shape[1:3] != (3, 3) or bias.shape != weight.shape[:1]:
+        raise ValueError(f"{op}: expected x [B, {side * side}, C], weight [N, 3, 3, K] and bias [N], got {shapes}")
+    if groups < 1 or weight.shape[0] % groups or x.shape[2] != groups * weight.shape[3]:
+        raise ValueError(f"{op}: {groups} groups must divide N and each read K of C = groups * K channels, got {shapes}")
+    if x.dtype not in _DTYPES or {weight.dtype, bias.dtype} != {x.dtype}:
+        raise TypeError(f"{op}: x, weight and bias must be float32, bfloat16 or float16 alike, got {x.dtype}, {weight.dtype}, {bias.dtype}")
+    _same_device(op, x, (weight, bias))
 
 
 def _same_device(op: str, first: Tensor, others: tuple[Tensor, ...]) -> None:

@@ -1,4 +1,4 @@
-"""The head's features and maps in plain PyTorch."""
+"""The head's features, convolutions and maps in plain PyTorch."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+BRANCHES = 3
 FLOOR = 1e-4  # of a probability, and of its distance from 1 (public code)
 
 
@@ -29,3 +30,17 @@ def head_maps(hidden: Tensor, weight: Tensor, bias: Tensor, side: int) -> tuple[
     score, offset, size = logits.unflatten(2, (side, side)).split((1, 2, 2), dim=1)
     score, size = (values.sigmoid().clamp(FLOOR, 1 - FLOOR) for values in (score, size))
     return score, size, offset.contiguous()
+
+
+def head_convolution(x: Tensor, weight: Tensor, bias: Tensor, groups: int, side: int) -> Tensor:
+    """[B, F * F, C] -> [B, F * F, N]."""
+    image = x.unflatten(1, (side, side)).permute(0, 3, 1, 2)
+    out = functional.conv2d(image, weight.permute(0, 3, 1, 2), bias, padding=1, groups=groups).relu()
+    return out.permute(0, 2, 3, 1).flatten(1, 2)
+
+
+def head_convolution_with_maps(
+    x: Tensor, weight: Tensor, bias: Tensor, last_weight: Tensor, last_bias: Tensor, side: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    """[B, F * F, C] -> score, size, offset."""
+    return head_maps(head_convolution(x, weight, bias, BRANCHES, side), last_weight, last_bias, side)

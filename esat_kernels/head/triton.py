@@ -1,4 +1,4 @@
-"""The head's features and maps by the Triton kernels. Triton is imported at the first call."""
+"""The head by the Triton kernels. Triton is imported at the first call."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from torch import Tensor
 
 from esat_kernels import _triton
 from esat_kernels._triton import cdiv, power_of_two
+from esat_kernels.head.triton_tiles import LARGEST_LAST, convolution_tiles
 
 FEATURE_ROWS, FEATURE_BLOCK_N, FEATURE_WARPS = 4, 256, 4
 MAP_CELLS, MAP_WARPS = 16, 4
@@ -27,6 +28,14 @@ def unsupported_channels(hidden: Tensor, *others: Tensor) -> str | None:
     reason = _triton.unsupported(hidden, *others)
     if reason is None and hidden.shape[2] > LARGEST_CHANNELS:
         reason = f"there must be at most {LARGEST_CHANNELS} channels, got {hidden.shape[2]}"
+    return reason
+
+
+def unsupported_convolution(x: Tensor, weight: Tensor, bias: Tensor, *last: Tensor) -> str | None:
+    """Why the convolution's kernel cannot take these tensors, or None."""
+    reason = _triton.unsupported(x, weight, bias, *last)
+    if reason is None and last and weight.shape[0] > 3 * LARGEST_LAST:
+        reason = f"the last convolution may have at most {LARGEST_LAST} channels a branch, got {weight.shape[0] // 3}"
     return reason
 
 
@@ -68,3 +77,46 @@ def head_maps(hidden: Tensor, weight: Tensor, bias: Tensor, side: int) -> tuple[
 @head_maps.register_fake
 def _maps(hidden, weight, bias, side):  # type: ignore[no-untyped-def]
     return tuple(hidden.new_empty(hidden.shape[0], maps, side, side, dtype=torch.float32) for maps in (1, 2, 2))
+
+
+@torch.library.custom_op("esat::head_convolution", mutates_args=())
+def head_convolution(x: Tensor, weight: Tensor, bias: Tensor, groups: int, side: int) -> Tensor:
+    """As the reference, in one launch."""
+    out = x.new_empty(*x.shape[:2], weight.shape[0])
+    _convolve(x, weight, bias, out, groups, side, None, None, (None, None, None))
+    return out
+
+
+@head_convolution.register_fake
+def _(x, weight, bias, groups, side):  # type: ignore[no-untyped-def]
+    return x.new_empty(*x.shape[:2], weight.shape[0])
+
+
+@torch.library.custom_op("esat::head_convolution_with_maps", mutates_args=())
+def head_convolution_with_maps(
+    x: Tensor, weight: Tensor, bias: Tensor, last_weight: Tensor, last_bias: Tensor, side: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    """As the reference, in one launch."""
+    maps = _maps_of_last(x, weight, bias, last_weight, last_bias, side)
+    _convolve(x, weight, bias, None, 3, side, last_weight, last_bias, maps)
+    return maps
+
+
+@head_convolution_with_maps.register_fake
+def _maps_of_last(x, weight, bias, last_weight, last_bias, side):  # type: ignore[no-untyped-def]
+    return tuple(x.new_empty(x.shape[0], maps, side, side, dtype=torch.float32) for maps in (1, 2, 2))
+
+
+def _convolve(x, weight, bias, out, groups, side, last_weight, last_bias, maps):  # type: ignore[no-untyped-def]
+    from esat_kernels.head.triton_kernels import convolution_kernel
+
+    x, weight, bias = x.contiguous(), weight.contiguous(), bias.contiguous()
+    rows, columns, inner = x.shape[0] * x.shape[1], weight.shape[0] // groups, weight.shape[3]
+    tiles = convolution_tiles(rows, columns, groups, inner, x.dtype, _triton.multiprocessors(x.device), whole=out is None)
+    last = [None if tensor is None else tensor.contiguous() for tensor in (last_weight, last_bias)]
+    with _triton.on_device_of(x):
+        convolution_kernel[(cdiv(rows, tiles.block_m), cdiv(columns, tiles.block_n), groups)](
+            x, weight, bias, out, *last, *maps, rows, inner, columns,
+            GROUPS=groups, SIDE=side, BLOCK_M=tiles.block_m, BLOCK_N=tiles.block_n, BLOCK_K=tiles.block_k, WHOLE_K=inner % tiles.block_k == 0,
+            num_warps=tiles.num_warps, num_stages=tiles.num_stages, enable_fp_fusion=True,
+        )  # fmt: skip

@@ -8,8 +8,9 @@ import torch
 from torch import Tensor
 
 from esat_kernels import _device, _dispatch
+from esat_kernels._triton import power_of_two
 from esat_kernels.linear import reference, triton
-from esat_kernels.linear.common import Squares
+from esat_kernels.linear.common import Centred, Squares, group_width
 
 _DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
@@ -75,6 +76,98 @@ def linear_with_squares(
     )
     of = triton if chosen == "triton" else reference
     return of.linear_with_squares(x, weight, bias, norm_eps, x.dtype if dtype is None else dtype, first, width, groups)
+
+
+def linear_into(
+    out: Tensor,
+    x: Tensor | Centred,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    *,
+    group_sums: Tensor | None = None,
+    norm_eps: float | None = None,
+    activation: str | None = None,
+    residual: Tensor | None = None,
+    squares: Tensor | None = None,
+    first: int = 0,
+    width: int = 1,
+    leave: Centred | None = None,
+    backend: str = "auto",
+) -> None:
+    """`linear` into memory that is there, of a batch whose items may lie apart: x [B, n, K] and residual [B, n, N] -> out [B, n, N].
+
+    x: with `norm_eps` what an earlier call left of the stream, and `group_sums` are those of weight, by the function of that name; without it
+    the rows themselves. leave: memory from `centred_memory(out)`, in which the next product finds the normalised rows of out.
+    squares: float32 [B * n, groups], which gets the sums that `linear_with_squares` leaves, of groups of `width` columns from `first` on.
+    backend: "auto", "triton" (no gradient; a weight in bfloat16 where rows are normalised or squares left) or "reference". ValueError for shapes,
+    devices and numbers, TypeError for dtypes.
+    """
+    rows, statistics = (x.rows, x.statistics) if isinstance(x, Centred) else (x, None)
+    if out.dim() != 3 or rows.dim() != 3 or out.shape[:2] != rows.shape[:2]:
+        raise ValueError(f"linear_into: expected x [B, n, K] and out [B, n, N], got {tuple(rows.shape)} and {tuple(out.shape)}")
+    shape = (rows.shape[0] * rows.shape[1], weight.shape[0])
+    flat_residual = None if residual is None else residual[0, :1].expand(shape[0], -1)
+    if residual is not None and residual.shape != out.shape:
+        raise ValueError(f"linear_into: residual must be {tuple(out.shape)}, got {tuple(residual.shape)}")
+    _check(rows[0, :1].expand(shape[0], -1), weight, bias, norm_eps, activation, flat_residual, out.dtype)
+    if out.shape[2] != shape[1] or out.stride(2) != 1 or out.device != rows.device:
+        raise ValueError(f"linear_into: out must be {(*rows.shape[:2], shape[1])} on {rows.device} with rows adjacent in themselves")
+    if (statistics is None) != (norm_eps is None) or (statistics is None) != (group_sums is None):
+        raise ValueError("linear_into: a Centred x, norm_eps and group_sums belong together")
+    if statistics is not None and group_sums is not None and group_sums.shape[:2] != (2, shape[1]):
+        raise ValueError(f"linear_into: group_sums must be [2, {shape[1]}, groups], got {tuple(group_sums.shape)}")
+    if squares is not None and (
+        squares.shape[0] != shape[0] or width < 1 or first < 0 or first + width * squares.shape[1] > shape[1] or not squares.is_contiguous()
+    ):
+        raise ValueError(
+            f"linear_into: squares of groups of {width} columns from {first} on must be [{shape[0]}, groups], within {shape[1]} columns"
+        )
+    if leave is not None and leave.rows.shape != out.shape:
+        raise ValueError(f"linear_into: what is left must be of {tuple(out.shape)}, got {tuple(leave.rows.shape)}")
+    wanted = Squares(first, width, 0 if squares is None else squares.shape[1])
+    chosen = _dispatch.choose(
+        "linear",
+        backend,
+        {
+            "triton": lambda: (
+                triton.unsupported(rows, weight, bias, residual)
+                or (None if squares is None else triton.squares_unsupported(weight, wanted))
+                or (triton.centred_unsupported(weight) if statistics is not None or leave is not None else None)
+            ),
+            "reference": lambda: reference.unsupported(rows),
+        },
+        auto=(*_device.verified_backends(rows.device), "reference"),
+    )
+    of = triton if chosen == "triton" else reference
+    centred, left = (None, None) if leave is None else leave
+    eps = 0.0 if norm_eps is None else norm_eps
+    of.linear_into(out, rows, weight, bias, residual, activation, statistics, group_sums, eps, squares, first, width, centred, left)
+
+
+def centred_memory(out: Tensor) -> Centred | None:
+    """Memory for what a product leaves of out [B, n, N]; None if N is no multiple of 16."""
+    width = group_width(out.shape[2])
+    if not width:
+        return None
+    batch, count, columns = out.shape
+    return Centred(
+        out.new_empty(batch, count, columns, dtype=torch.bfloat16),
+        out.new_empty(3, batch * count, columns // width, dtype=torch.float32),
+    )
+
+
+def group_sums(weight: Tensor) -> Tensor:
+    """For each row of weight [N, K] the sums of its groups of columns, in two parts that add up: bfloat16 [2, N, G], zeros behind the K / width-th.
+
+    G is a power of two and at least 16: a kernel multiplies by them on the matrix units. ValueError if K is no multiple of 16.
+    """
+    width = group_width(weight.shape[1])
+    if not width:
+        raise ValueError(f"group_sums: the columns of weight must be a multiple of 16, got {tuple(weight.shape)}")
+    sums = weight.float().unflatten(1, (-1, width)).sum(2)
+    sums = torch.nn.functional.pad(sums, (0, max(16, power_of_two(sums.shape[1])) - sums.shape[1]))
+    rounded = sums.bfloat16()
+    return torch.stack([rounded, (sums - rounded.float()).bfloat16()])
 
 
 def _check(

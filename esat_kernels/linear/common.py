@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from torch import Tensor
+
 
 class Squares(NamedTuple):
     """Which sums of squares a product leaves: of `groups` groups of `width` columns, the first group at column `first`."""
@@ -11,3 +13,25 @@ class Squares(NamedTuple):
     first: int
     width: int
     groups: int
+
+
+class Centred(NamedTuple):
+    """A stream x [B, n, K] as a product reads it whose LayerNorm is algebra: what `linear_into` leaves, and takes in place of x.
+
+    For each row, and each group of `width` adjacent columns, the product in front chooses an origin o near the group's mean.
+    """
+
+    rows: Tensor  # bfloat16 [B, n, K], contiguous: x - o
+    statistics: Tensor  # float32 [3, B * n, K / width], contiguous: o, the group's mean less o, the sum of squared distances from the mean
+
+    @property
+    def width(self) -> int:
+        return self.rows.shape[2] // self.statistics.shape[2]
+
+
+GROUP_WIDTHS = (64, 32, 16)
+
+
+def group_width(columns: int) -> int:
+    """Columns of a group in a stream of so many columns: the widest that divides them, 0 if none does."""
+    return next((width for width in GROUP_WIDTHS if columns % width == 0), 0)

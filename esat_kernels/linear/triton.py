@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import torch
 from torch import Tensor
 
@@ -11,7 +13,6 @@ from esat_kernels.linear import triton_tiles as tiling
 from esat_kernels.linear.common import Squares
 from esat_kernels.linear.triton_tiles import Tiles
 
-_NO_SQUARES = Squares(0, 1, 0)
 SQUARES_WIDTHS = (16, 32, 64)  # which every tile of a 16-bit product holds whole
 _MAX_ROWS = 2**31 - 2**8  # row numbers are 32-bit, offsets 64-bit
 
@@ -31,6 +32,13 @@ def squares_unsupported(weight: Tensor, squares: Squares) -> str | None:
         return "sums of squares need a weight in bfloat16 or float16"
     if squares.width not in SQUARES_WIDTHS or squares.first % squares.width:
         return f"sums of squares need groups of 16, 32 or 64 columns that start at a multiple of it, got {squares}"
+    return None
+
+
+def centred_unsupported(weight: Tensor) -> str | None:
+    """Why rows cannot be normalised between products with this weight, or None."""
+    if weight.dtype != torch.bfloat16:  # a row less its origins, which is not divided by its deviation yet, may leave float16's range
+        return f"rows that are normalised between products need weights in bfloat16, got {weight.dtype}"
     return None
 
 
@@ -66,6 +74,34 @@ def _(x, weight, bias, norm_eps, dtype, first, width, groups):  # type: ignore[n
     return x.new_empty(x.shape[0], weight.shape[0], dtype=dtype), x.new_empty(x.shape[0], groups, dtype=torch.float32)
 
 
+@torch.library.custom_op("esat::linear_into", mutates_args=("out", "squares", "centred", "left"))
+def linear_into(
+    out: Tensor,
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    residual: Tensor | None,
+    activation: str | None,
+    statistics: Tensor | None,
+    group_sums: Tensor | None,
+    eps: float,
+    squares: Tensor | None,
+    first: int,
+    width: int,
+    centred: Tensor | None,
+    left: Tensor | None,
+) -> None:
+    """As the reference."""
+    work = Work(x, weight, out, bias, activation, residual, squares, first, width, statistics, group_sums, eps, centred, left)
+    with _triton.on_device_of(x):
+        launch(work, _tiles(x.shape[0] * x.shape[1], x, weight))
+
+
+@linear_into.register_fake
+def _(out, x, weight, bias, residual, activation, statistics, group_sums, eps, squares, first, width, centred, left):  # type: ignore[no-untyped-def]
+    return None
+
+
 def _linear(
     x: Tensor,
     weight: Tensor,
@@ -79,10 +115,20 @@ def _linear(
     with _triton.on_device_of(x):
         if norm_eps is not None:  # by itself: every column of tiles would read the wide stream again, and normalise it again
             x = normalise(x, norm_eps, weight.dtype)
-        rows, inner, columns = *x.shape, weight.shape[0]
-        processors, device, shared = _triton.multiprocessors(x.device), _tuned.device_name(x.device), _triton.shared_memory(x.device)
-        tiles = tiling.product_tiles(rows, inner, columns, x.dtype, weight.dtype, processors, device, shared)
-        return run_with_squares(x, weight, bias, activation, residual, dtype, tiles, squares)
+        out = x.new_empty(x.shape[0], weight.shape[0], dtype=dtype)
+        first, width, groups = squares or (0, 1, 0)
+        found = x.new_empty(x.shape[0], groups, dtype=torch.float32)
+        added = None if residual is None else residual[None]
+        launch(
+            Work(x[None], weight, out[None], bias, activation, added, found if squares else None, first, width),
+            _tiles(x.shape[0], x, weight),
+        )
+        return out, found
+
+
+def _tiles(rows: int, x: Tensor, weight: Tensor) -> Tiles:
+    processors, device, shared = _triton.multiprocessors(x.device), _tuned.device_name(x.device), _triton.shared_memory(x.device)
+    return tiling.product_tiles(rows, weight.shape[1], weight.shape[0], x.dtype, weight.dtype, processors, device, shared)
 
 
 def normalise(x: Tensor, eps: float, dtype: torch.dtype) -> Tensor:
@@ -98,6 +144,26 @@ def normalise(x: Tensor, eps: float, dtype: torch.dtype) -> Tensor:
     return out
 
 
+@dataclasses.dataclass(frozen=True)
+class Work:
+    """One product: x [B, n, K] weight [N, K]^T into out [B, n, N], with what stands around it. Rows are adjacent in themselves, strides are free."""
+
+    x: Tensor
+    weight: Tensor
+    out: Tensor
+    bias: Tensor | None = None
+    activation: str | None = None
+    residual: Tensor | None = None  # [B, n, N]
+    squares: Tensor | None = None  # float32 [B * n, groups] of `width` columns from `first` on
+    first: int = 0
+    width: int = 1
+    statistics: Tensor | None = None  # of the stream whose `Centred.rows` x is
+    group_sums: Tensor | None = None
+    eps: float = 0.0
+    centred: Tensor | None = None  # what to leave of out
+    left: Tensor | None = None
+
+
 def run(
     x: Tensor,
     weight: Tensor,
@@ -107,60 +173,40 @@ def run(
     dtype: torch.dtype,
     tiles: Tiles,
 ) -> Tensor:
-    """activation(x weight^T + bias) + residual with these tiles."""
-    return run_with_squares(x, weight, bias, activation, residual, dtype, tiles, None)[0]
+    """activation(x weight^T + bias) + residual with these tiles: [M, K], [N, K] -> [M, N]."""
+    out = x.new_empty(x.shape[0], weight.shape[0], dtype=dtype)
+    launch(Work(x[None], weight, out[None], bias, activation, None if residual is None else residual[None]), tiles)
+    return out
 
 
-def run_with_squares(
-    x: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
-    activation: str | None,
-    residual: Tensor | None,
-    dtype: torch.dtype,
-    tiles: Tiles,
-    squares: Squares | None,
-) -> tuple[Tensor, Tensor]:
-    """`run`, and the sums of squares float32 [M, groups], [M, 0] without `squares`."""
-    from esat_kernels.linear.triton_kernels import sum_kernel
+def launch(work: Work, tiles: Tiles) -> None:
+    """With these tiles; what stands behind a split product is left to the kernel that sums its parts."""
+    from esat_kernels.linear.triton_kernels import product_kernel, sum_kernel
 
-    rows, columns = x.shape[0], weight.shape[0]
-    out = x.new_empty(rows, columns, dtype=dtype)
-    first, width, groups = squares or _NO_SQUARES
-    found = x.new_empty(rows, groups, dtype=torch.float32)
-    if tiles.splits == 1:
-        _product(x, weight, bias, residual, out, found if squares else None, squares or _NO_SQUARES, activation, tiles)
-        return out, found
-    # What stands behind the product is left to the sum: one kernel serves all split products.
-    parts = x.new_empty(tiles.splits, rows, columns, dtype=torch.float32)
-    _product(x, weight, None, None, parts, None, _NO_SQUARES, None, tiles)
-    sum_kernel[(cdiv(rows, tiling.SUM_BLOCK_M), cdiv(columns, tiling.SUM_BLOCK_N))](
-        parts, bias, residual, out, found if squares else None, 0 if residual is None else residual.stride(0), rows, columns, first,
-        ACTIVATION=activation, WIDTH=width, GROUPS=groups, SPLITS=tiles.splits,
-        BLOCK_M=tiling.SUM_BLOCK_M, BLOCK_N=tiling.SUM_BLOCK_N, num_warps=tiling.SUM_WARPS, enable_fp_fusion=True,
-    )  # fmt: skip
-    return out, found
-
-
-def _product(
-    x: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
-    residual: Tensor | None,
-    out: Tensor,
-    found: Tensor | None,
-    squares: Squares,
-    activation: str | None,
-    tiles: Tiles,
-) -> None:
-    """The launch: into out [M, N], or the parts' sums into float32 [splits, M, N]."""
-    from esat_kernels.linear.triton_kernels import product_kernel
-
-    rows, inner, columns = *x.shape, weight.shape[0]
+    x, weight, out, residual, norm = work.x, work.weight, work.out, work.residual, work.statistics
+    item_rows, inner, columns = *x.shape[1:], weight.shape[0]
+    rows = x.shape[0] * item_rows
+    split = tiles.splits > 1
+    target = x.new_empty(tiles.splits, rows, columns, dtype=torch.float32) if split else out
+    behind = (work.bias, residual, out, work.squares, work.centred, work.left)
+    strides = (*((0, 0) if residual is None else residual.stride()[:2]), *out.stride()[:2])
+    constants = {
+        "WIDTH": work.width,
+        "GROUPS": 0 if work.squares is None else work.squares.shape[1],
+        "LEFT_WIDTH": 1 if work.left is None else columns // work.left.shape[2],
+        "SPLITS": tiles.splits,
+        "enable_fp_fusion": True,
+    }
     product_kernel[(cdiv(rows, tiles.block_m) * cdiv(columns, tiles.block_n), tiles.splits)](
-        x, weight, bias, residual, out, found, x.stride(0), weight.stride(0), 0 if residual is None else residual.stride(0),
-        rows, inner, columns, squares.first,
-        ACTIVATION=activation, WIDTH=squares.width, GROUPS=squares.groups, SPLITS=tiles.splits, WHOLE_K=inner % tiles.block_k == 0,
+        x, weight, *((None, None, target, None) if split else behind[:4]), norm, work.group_sums, *((None, None) if split else behind[4:]),
+        *x.stride()[:2], weight.stride(0), *strides, rows, item_rows, inner, columns, work.first, work.eps,
+        ACTIVATION=None if split else work.activation, NORM_WIDTH=1 if norm is None else inner // norm.shape[2],
+        NORM_GROUPS=1 if work.group_sums is None else work.group_sums.shape[2], WHOLE_K=inner % tiles.block_k == 0,
         BLOCK_M=tiles.block_m, BLOCK_N=tiles.block_n, BLOCK_K=tiles.block_k,
-        num_warps=tiles.num_warps, num_stages=tiles.num_stages, enable_fp_fusion=True,
+        num_warps=tiles.num_warps, num_stages=tiles.num_stages, **constants,
     )  # fmt: skip
+    if split:
+        sum_kernel[(cdiv(rows, tiling.SUM_BLOCK_M), cdiv(columns, tiling.SUM_BLOCK_N))](
+            target, *behind, *strides, rows, item_rows, columns, work.first,
+            ACTIVATION=work.activation, BLOCK_M=tiling.SUM_BLOCK_M, BLOCK_N=tiling.SUM_BLOCK_N, num_warps=tiling.SUM_WARPS, **constants,
+        )  # fmt: skip

@@ -2,7 +2,9 @@
 # ruff: noqa: N803  (the compile-time arguments of a Triton kernel are written in capitals)
 """norm(x), and activation(x weight^T + bias) + residual, in Triton.
 
-Sums are float32; where the inner dimension is split, its parts meet in a fixed order.
+Sums are float32; where the inner dimension is split, its parts meet in a fixed order. LayerNorm between two products is algebra, without a
+kernel of its own: the product in front leaves each row less an origin for every group of columns, x - o, with the origins and what the
+groups' statistics need; the one behind adds what all weights of a group make of o - mean, and divides by the deviation.
 """
 
 from __future__ import annotations
@@ -45,13 +47,60 @@ def normalise_kernel(x_ptr, out_ptr, x_stride_m, rows, inner, eps, BLOCK_M: tl.c
 
 
 @triton.jit
-def _finish(
-    sums, bias_ptr, residual_ptr, out_ptr, squares_ptr, row, first, rows, columns, residual_stride_m, squares_first,
-    ACTIVATION: tl.constexpr, WIDTH: tl.constexpr, GROUPS: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
+def _leave_centred(
+    values, centred_ptr, left_ptr, row, first, rows, columns, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, WIDTH: tl.constexpr
 ):  # fmt: skip
-    """Bias, activation and residual in float32, rounded once into out [rows, columns] contiguous: rows `row`, columns from `first` on.
+    """Of values [BLOCK_M, BLOCK_N] float32 at row [BLOCK_M, 1] and columns from `first` on what `Centred` names, into centred [rows, columns]
+    and left float32 [3, rows, columns / WIDTH].
+
+    An origin is the mean as summed in float32, which under a large mean is not the mean to the last digit: what it lacks is a number of its own.
+    """
+    groups = columns // WIDTH
+    wide = tl.reshape(values, [BLOCK_M, BLOCK_N // WIDTH, WIDTH])
+    origin = tl.sum(wide, 2) / WIDTH
+    wide -= origin[:, :, None]
+    total = tl.sum(wide, 2)
+    squares = tl.sum(wide * wide, 2) - total * (total / WIDTH)
+    column = first + tl.arange(0, BLOCK_N)[None, :]
+    centred = tl.reshape(wide, [BLOCK_M, BLOCK_N]).to(centred_ptr.dtype.element_ty)
+    tl.store(centred_ptr + row * columns + column, centred, mask=(row < rows) & (column < columns))
+    group = first // WIDTH + tl.arange(0, BLOCK_N // WIDTH)[None, :]
+    left_ptr += row * groups + group
+    inside = (row < rows) & (group < groups)
+    tl.store(left_ptr, origin, mask=inside)
+    tl.store(left_ptr + rows.to(tl.int64) * groups, total / WIDTH, mask=inside)
+    tl.store(left_ptr + 2 * rows.to(tl.int64) * groups, squares, mask=inside)
+
+
+@triton.jit
+def _apply_left(left_ptr, row, rows, inner, eps, WIDTH: tl.constexpr, GROUPS: tl.constexpr):
+    """Of rows `row` [BLOCK_M], from what `_leave_centred` left of their stream [rows, inner]: origin - mean [BLOCK_M, GROUPS] of each group, zero
+    beyond the last, and 1 / sqrt(variance + eps) [BLOCK_M]. Everything is taken from the first origin on, so that a large mean costs no digits.
+    """
+    groups = inner // WIDTH
+    group = tl.arange(0, GROUPS)[None, :]
+    inside = group < groups
+    left_ptr += tl.minimum(row, rows - 1).to(tl.int64)[:, None] * groups
+    origin = tl.where(inside, tl.load(left_ptr + group, mask=inside, other=0.0) - tl.load(left_ptr), 0.0)
+    mean = origin + tl.load(left_ptr + rows.to(tl.int64) * groups + group, mask=inside, other=0.0)
+    squares = tl.load(left_ptr + 2 * rows.to(tl.int64) * groups + group, mask=inside, other=0.0)
+    row_mean = (tl.sum(mean, 1) / groups)[:, None]
+    shift = tl.where(inside, mean - row_mean, 0.0)
+    variance = tl.sum(squares + shift * shift * WIDTH, 1) / inner
+    return tl.where(inside, origin - row_mean, 0.0), tl.rsqrt(variance + eps)
+
+
+@triton.jit
+def _finish(
+    sums, bias_ptr, residual_ptr, out_ptr, squares_ptr, centred_ptr, left_ptr, row, first, rows, item_rows, columns,
+    residual_stride_b, residual_stride_m, out_stride_b, out_stride_m, squares_first, ACTIVATION: tl.constexpr, WIDTH: tl.constexpr,
+    GROUPS: tl.constexpr, LEFT_WIDTH: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
+):  # fmt: skip
+    """Bias, activation and residual in float32, rounded once into out [rows, columns]: rows `row`, columns from `first` on. Every item_rows rows of
+    residual and out are an item, a stride_b behind the one before.
 
     squares_ptr, if not None: float32 [rows, GROUPS], the sums of squares of GROUPS groups of WIDTH columns of out, from squares_first on.
+    centred_ptr, if not None: `_leave_centred` for groups of LEFT_WIDTH columns.
     """
     column = first + tl.arange(0, BLOCK_N)
     inside = (row[:, None] < rows) & (column[None, :] < columns)
@@ -61,11 +110,14 @@ def _finish(
         sums = 0.5 * sums * (1.0 + tl.erf(sums * SQRT_HALF))
     elif ACTIVATION == "relu":
         sums = tl.where(sums < 0.0, 0.0, sums)  # NaN stays
-    row = row.to(tl.int64)[:, None]
+    item = row // item_rows
+    place = (row - item * item_rows).to(tl.int64)[:, None]
+    item, row = item.to(tl.int64)[:, None], row.to(tl.int64)[:, None]
     if residual_ptr is not None:
-        sums += tl.load(residual_ptr + row * residual_stride_m + column[None, :], mask=inside, other=0.0).to(tl.float32)
+        residual = residual_ptr + item * residual_stride_b + place * residual_stride_m
+        sums += tl.load(residual + column[None, :], mask=inside, other=0.0).to(tl.float32)
     rounded = sums.to(out_ptr.dtype.element_ty)
-    tl.store(out_ptr + row * columns + column[None, :], rounded, mask=inside)
+    tl.store(out_ptr + item * out_stride_b + place * out_stride_m + column[None, :], rounded, mask=inside)
     if squares_ptr is not None:  # noqa: SIM102  (known when this is compiled, the next one is not)
         if (first + BLOCK_N > squares_first) & (first < squares_first + GROUPS * WIDTH):
             wide = rounded.to(tl.float32)
@@ -73,29 +125,56 @@ def _finish(
             start = first - squares_first + WIDTH * tl.arange(0, BLOCK_N // WIDTH)[None, :]
             of_out = (row < rows) & (start >= 0) & (start < GROUPS * WIDTH)
             tl.store(squares_ptr + row * GROUPS + start // WIDTH, groups, mask=of_out)
+    if centred_ptr is not None:
+        _leave_centred(rounded.to(tl.float32), centred_ptr, left_ptr, row, first, rows, columns, BLOCK_M, BLOCK_N, LEFT_WIDTH)
 
 
-@triton.jit(do_not_specialize=["rows"])
+@triton.jit
+def _halves(values, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr):
+    """Left and right columns of [BLOCK_M, BLOCK_N]."""
+    return tl.split(tl.permute(tl.reshape(values, [BLOCK_M, 2, BLOCK_N // 2]), [0, 2, 1]))
+
+
+@triton.jit(do_not_specialize=["rows", "item_rows"])
 def product_kernel(
-    x_ptr, weight_ptr, bias_ptr, residual_ptr, out_ptr, squares_ptr, x_stride_m, weight_stride_n, residual_stride_m, rows, inner, columns,
-    squares_first, ACTIVATION: tl.constexpr, WIDTH: tl.constexpr, GROUPS: tl.constexpr, SPLITS: tl.constexpr, WHOLE_K: tl.constexpr,
+    x_ptr, weight_ptr, bias_ptr, residual_ptr, out_ptr, squares_ptr, norm_ptr, group_sums_ptr, centred_ptr, left_ptr,
+    x_stride_b, x_stride_m, weight_stride_n, residual_stride_b, residual_stride_m, out_stride_b, out_stride_m,
+    rows, item_rows, inner, columns, squares_first, eps, ACTIVATION: tl.constexpr, WIDTH: tl.constexpr, GROUPS: tl.constexpr,
+    NORM_WIDTH: tl.constexpr, NORM_GROUPS: tl.constexpr, LEFT_WIDTH: tl.constexpr, SPLITS: tl.constexpr, WHOLE_K: tl.constexpr,
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
 ):  # fmt: skip
     """Grid (cdiv(rows, BLOCK_M) * cdiv(columns, BLOCK_N), SPLITS). Programs that follow each other share a tile of the weight.
 
-    SPLITS == 1: out is the result, and squares are as in `_finish`. Otherwise out is float32 [SPLITS, rows, columns], the parts' sums, for
-    `sum_kernel` to finish.
+    SPLITS == 1: out is the result, and squares, centred and left are as in `_finish`. Otherwise out is float32 [SPLITS, rows, columns], the parts'
+    sums, for `sum_kernel` to finish. Of x too every item_rows rows are an item.
+    norm_ptr, if not None: x is `centred`, and this is `left` of its stream, whose groups have NORM_WIDTH columns. group_sums, in 16 bits [2,
+    columns, NORM_GROUPS]: the sums of a row's weights in each group, rounded, and what the rounding left.
     WHOLE_K: inner is a multiple of BLOCK_K.
     """
     row_tiles = tl.cdiv(rows, BLOCK_M)
     row = (tl.program_id(0) % row_tiles) * BLOCK_M + tl.arange(0, BLOCK_M)
     column = (tl.program_id(0) // row_tiles) * BLOCK_N + tl.arange(0, BLOCK_N)
     # Rows and columns beyond the last repeat it: no masks in the loop, and they are not stored.
-    x = x_ptr + tl.minimum(row, rows - 1).to(tl.int64) * x_stride_m
+    source = tl.minimum(row, rows - 1)
+    item = source // item_rows
+    x = x_ptr + item.to(tl.int64) * x_stride_b + (source - item * item_rows).to(tl.int64) * x_stride_m
     weight = weight_ptr + tl.minimum(column, columns - 1).to(tl.int64) * weight_stride_n
     part = tl.cdiv(tl.cdiv(inner, BLOCK_K), SPLITS) * BLOCK_K
     start = tl.program_id(1) * part
     sums = tl.zeros([BLOCK_M, BLOCK_N], tl.float32)
+    if norm_ptr is not None:
+        shift, scale = _apply_left(norm_ptr, row, rows, inner, eps, NORM_WIDTH, NORM_GROUPS)
+        if SPLITS > 1:  # the first part adds it
+            shift = tl.where(tl.program_id(1) == 0, shift, 0.0)
+        # On the matrix units, in two halves each: what is left out is 2 ** -16 of it.
+        group_sums = (
+            group_sums_ptr + tl.minimum(column, columns - 1).to(tl.int64)[None, :] * NORM_GROUPS + tl.arange(0, NORM_GROUPS)[:, None]
+        )
+        rounded = tl.load(group_sums)
+        high = shift.to(rounded.dtype)
+        sums = tl.dot(high, tl.load(group_sums + columns * NORM_GROUPS), sums)
+        sums = tl.dot((shift - high.to(tl.float32)).to(rounded.dtype), rounded, sums)
+        sums = tl.dot(high, rounded, sums)
     for first in range(start, tl.minimum(start + part, inner), BLOCK_K):
         k = first + tl.arange(0, BLOCK_K)
         if WHOLE_K:
@@ -105,31 +184,45 @@ def product_kernel(
             x_tile = tl.load(x[:, None] + k[None, :], mask=k[None, :] < inner, other=0.0)
             weight_tile = tl.load(weight[None, :] + k[:, None], mask=k[:, None] < inner, other=0.0)
         sums = tl.dot(x_tile.to(weight_tile.dtype), weight_tile, sums, input_precision="ieee")
+    if norm_ptr is not None:
+        sums *= scale[:, None]
     first = (tl.program_id(0) // row_tiles) * BLOCK_N
-    if SPLITS == 1 and BLOCK_N > 128:  # in halves, which need half the registers
-        left, right = tl.split(tl.permute(tl.reshape(sums, [BLOCK_M, 2, BLOCK_N // 2]), [0, 2, 1]))
+    width: tl.constexpr = min(BLOCK_N, 128 if centred_ptr is None else 64)  # columns at a time, so that registers suffice
+    if SPLITS > 1:
+        out_ptr += tl.program_id(1).to(tl.int64) * rows * columns
         _finish(
-            left, bias_ptr, residual_ptr, out_ptr, squares_ptr, row, first, rows, columns, residual_stride_m, squares_first,
-            ACTIVATION, WIDTH, GROUPS, BLOCK_M, BLOCK_N // 2,
+            sums, None, None, out_ptr, None, None, None, row, first, rows, rows, columns, 0, 0, 0, columns, 0, None, WIDTH, GROUPS, LEFT_WIDTH,
+            BLOCK_M, BLOCK_N,
         )  # fmt: skip
+    elif width == BLOCK_N:
         _finish(
-            right, bias_ptr, residual_ptr, out_ptr, squares_ptr, row, first + BLOCK_N // 2, rows, columns, residual_stride_m, squares_first,
-            ACTIVATION, WIDTH, GROUPS, BLOCK_M, BLOCK_N // 2,
-        )  # fmt: skip
-    elif SPLITS == 1:
-        _finish(
-            sums, bias_ptr, residual_ptr, out_ptr, squares_ptr, row, first, rows, columns, residual_stride_m, squares_first,
-            ACTIVATION, WIDTH, GROUPS, BLOCK_M, BLOCK_N,
+            sums, bias_ptr, residual_ptr, out_ptr, squares_ptr, centred_ptr, left_ptr, row, first, rows, item_rows,
+            columns, residual_stride_b, residual_stride_m, out_stride_b, out_stride_m, squares_first, ACTIVATION, WIDTH, GROUPS, LEFT_WIDTH,
+            BLOCK_M, width,
         )  # fmt: skip
     else:
-        out_ptr += tl.program_id(1).to(tl.int64) * rows * columns
-        _finish(sums, None, None, out_ptr, None, row, first, rows, columns, 0, 0, None, WIDTH, GROUPS, BLOCK_M, BLOCK_N)
+        for half in tl.static_range(2):
+            side = _halves(sums, BLOCK_M, BLOCK_N)[half]
+            if 2 * width == BLOCK_N:
+                _finish(
+                    side, bias_ptr, residual_ptr, out_ptr, squares_ptr, centred_ptr, left_ptr, row, first + half * width, rows, item_rows,
+                    columns, residual_stride_b, residual_stride_m, out_stride_b, out_stride_m, squares_first, ACTIVATION, WIDTH, GROUPS, LEFT_WIDTH,
+                    BLOCK_M, width,
+                )  # fmt: skip
+            else:
+                for quarter in tl.static_range(2):
+                    _finish(
+                        _halves(side, BLOCK_M, BLOCK_N // 2)[quarter], bias_ptr, residual_ptr, out_ptr, squares_ptr, centred_ptr, left_ptr, row,
+                        first + (2 * half + quarter) * width, rows, item_rows, columns, residual_stride_b, residual_stride_m, out_stride_b,
+                        out_stride_m, squares_first, ACTIVATION, WIDTH, GROUPS, LEFT_WIDTH, BLOCK_M, width,
+                    )  # fmt: skip
 
 
-@triton.jit(do_not_specialize=["rows"])
+@triton.jit(do_not_specialize=["rows", "item_rows"])
 def sum_kernel(
-    parts_ptr, bias_ptr, residual_ptr, out_ptr, squares_ptr, residual_stride_m, rows, columns, squares_first,
-    ACTIVATION: tl.constexpr, WIDTH: tl.constexpr, GROUPS: tl.constexpr, SPLITS: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
+    parts_ptr, bias_ptr, residual_ptr, out_ptr, squares_ptr, centred_ptr, left_ptr, residual_stride_b, residual_stride_m, out_stride_b,
+    out_stride_m, rows, item_rows, columns, squares_first, ACTIVATION: tl.constexpr, WIDTH: tl.constexpr, GROUPS: tl.constexpr,
+    LEFT_WIDTH: tl.constexpr, SPLITS: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
 ):  # fmt: skip
     """Grid (cdiv(rows, BLOCK_M), cdiv(columns, BLOCK_N)): the parts float32 [SPLITS, rows, columns] in their order, and what follows the product."""
     row = tl.program_id(0) * BLOCK_M + tl.arange(0, BLOCK_M)
@@ -141,6 +234,6 @@ def sum_kernel(
     for part in tl.static_range(SPLITS):
         sums += tl.load(parts_ptr + part * rows.to(tl.int64) * columns + at, mask=inside, other=0.0)
     _finish(
-        sums, bias_ptr, residual_ptr, out_ptr, squares_ptr, row, first, rows, columns, residual_stride_m, squares_first,
-        ACTIVATION, WIDTH, GROUPS, BLOCK_M, BLOCK_N,
+        sums, bias_ptr, residual_ptr, out_ptr, squares_ptr, centred_ptr, left_ptr, row, first, rows, item_rows, columns, residual_stride_b,
+        residual_stride_m, out_stride_b, out_stride_m, squares_first, ACTIVATION, WIDTH, GROUPS, LEFT_WIDTH, BLOCK_M, BLOCK_N,
     )  # fmt: skip

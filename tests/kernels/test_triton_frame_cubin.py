@@ -92,6 +92,12 @@ def test_gather_and_scatter(architecture, dtype):
 
 
 NO_SQUARES = {"squares_ptr": None, "squares_first": 0, "WIDTH": 1, "GROUPS": 0}
+ALONE = {
+    **dict.fromkeys(("norm_ptr", "group_sums_ptr", "centred_ptr", "left_ptr")),
+    **dict.fromkeys(("NORM_WIDTH", "NORM_GROUPS", "LEFT_WIDTH"), 1),
+}
+BEHIND = {"residual_ptr": None, "NORM_WIDTH": 64, "NORM_GROUPS": 16}  # a product whose rows are normalised
+IN_FRONT = {"ACTIVATION": None, "LEFT_WIDTH": 64}  # one that leaves what such a product needs
 KEY_NORMS = {"squares_first": 768, "WIDTH": 64, "GROUPS": 12, "ACTIVATION": None}
 
 
@@ -99,12 +105,13 @@ def product(architecture, tiles, stream, dtype, **changes):
     """The product with everything around it; `stream` is the dtype of x and the residual."""
     from esat_kernels.linear.triton_kernels import product_kernel
 
-    constants = {"ACTIVATION": "gelu", "SPLITS": tiles.splits, "WHOLE_K": True, **NO_SQUARES}
+    constants = {"ACTIVATION": "gelu", "SPLITS": tiles.splits, "WHOLE_K": True, **NO_SQUARES, **ALONE}
     constants |= {"BLOCK_M": tiles.block_m, "BLOCK_N": tiles.block_n, "BLOCK_K": tiles.block_k, **changes}
-    types = {"x_ptr": f"*{stream}", "residual_ptr": "*fp32", "bias_ptr": "*fp32", "squares_ptr": "*fp32"}
-    types["out_ptr"] = "*fp32" if tiles.splits > 1 else f"*{dtype}"
-    if "GROUPS" in changes:
-        del constants["squares_ptr"]
+    types = {"x_ptr": f"*{stream}", **dict.fromkeys(("residual_ptr", "bias_ptr", "squares_ptr", "norm_ptr", "left_ptr"), "*fp32")}
+    types |= {"eps": "fp32", "out_ptr": "*fp32" if tiles.splits > 1 or "LEFT_WIDTH" in changes else f"*{dtype}"}
+    given = {"GROUPS": ("squares_ptr",), "NORM_GROUPS": ("norm_ptr", "group_sums_ptr"), "LEFT_WIDTH": ("centred_ptr", "left_ptr")}
+    for name in [pointer for change in changes for pointer in given.get(change, ())]:
+        del constants[name]
     found = compiled(product_kernel, architecture, constants, tiles.num_warps, tiles.num_stages, dtype, types)
     matrix = found.facts.instructions["HMMA"] + found.facts.instructions["HGMMA"]
     assert (matrix > 0) == (dtype != "fp32")
@@ -122,6 +129,13 @@ def test_key_norms_of_every_tile(architecture):
     for tiles in triton_tiles.candidates(768, torch.bfloat16, torch.bfloat16):
         if tiles.splits == 1:
             product(architecture, tiles, "bf16", "bf16", **KEY_NORMS)
+
+
+@pytest.mark.parametrize("around", [BEHIND, {**KEY_NORMS, **BEHIND}, IN_FRONT], ids=["gelu", "qkv", "in front"])
+def test_norms_between_products_of_every_bf16_tile(architecture, around):
+    for tiles in triton_tiles.candidates(768, torch.bfloat16, torch.bfloat16):
+        if tiles.splits == 1:
+            product(architecture, tiles, "bf16", "bf16", **around)
 
 
 def test_a_float32_stream_in_the_tallest_tile(architecture):
@@ -149,8 +163,17 @@ def test_sum_and_normalise(architecture):
     from esat_kernels.linear.triton_kernels import normalise_kernel, sum_kernel
 
     constants = {"ACTIVATION": "gelu", "SPLITS": 4, "BLOCK_M": triton_tiles.SUM_BLOCK_M, "BLOCK_N": triton_tiles.SUM_BLOCK_N}
-    compiled(sum_kernel, architecture, {**constants, **NO_SQUARES}, triton_tiles.SUM_WARPS, dtype="fp32")
-    compiled(sum_kernel, architecture, {**constants, **KEY_NORMS}, triton_tiles.SUM_WARPS, dtype="fp32")
+    alone = {name: value for name, value in ALONE.items() if name in sum_kernel.arg_names}
+    compiled(sum_kernel, architecture, {**constants, **NO_SQUARES, **alone}, triton_tiles.SUM_WARPS, dtype="fp32")
+    compiled(sum_kernel, architecture, {**constants, **alone, **KEY_NORMS}, triton_tiles.SUM_WARPS, dtype="fp32")
+    compiled(
+        sum_kernel,
+        architecture,
+        {**constants, **NO_SQUARES, **IN_FRONT},
+        triton_tiles.SUM_WARPS,
+        dtype="fp32",
+        types={"centred_ptr": "*bf16"},
+    )
     constants = {"BLOCK_M": triton_tiles.NORMALISE_BLOCK_M, "BLOCK_K": triton_tiles.NORMALISE_BLOCK_K}
     types = {"x_ptr": "*fp32", "eps": "fp32"}
     compiled(normalise_kernel, architecture, constants, triton_tiles.NORMALISE_WARPS, types=types)

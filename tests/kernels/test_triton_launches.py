@@ -10,6 +10,7 @@ import importlib.util
 import pytest
 import torch
 
+import esat_kernels
 from benchmarks.sass import find_tool
 from esat_kernels.attention import triton as attention
 from esat_kernels.attention.common import Forces, Scores
@@ -119,3 +120,34 @@ def test_the_head(launched, batch, count, side, dim, channels, dtype):
     head.head_features(tokens, tokens[0, 0], tokens[0, 0], 1e-6, kept, side * side, dtype)
     head.head_features(tokens, tokens[0, 0], tokens[0, 0], 1e-6, None, count, dtype)
     head.head_maps(torch.zeros(batch, side * side, channels, dtype=dtype), torch.zeros(5, channels), torch.zeros(5), side)
+
+
+@pytest.mark.parametrize(("batch", "side", "dim", "width"), [(1, 24, 768, 256), (1, 16, 384, 128), (2, 1, 8, 8)])
+@pytest.mark.parametrize("dtype", [BFLOAT16, FLOAT32])
+def test_the_head_s_convolutions(launched, batch, side, dim, width, dtype):
+    widths = [dim, width, width // 2, width // 4, width // 8]
+    x = torch.zeros(batch, side * side, dim, dtype=dtype)
+    for layer in range(3):
+        groups, outputs = (3 if layer else 1), 3 * widths[layer + 1]
+        weight, bias = torch.zeros(outputs, 3, 3, widths[layer], dtype=dtype), torch.zeros(outputs, dtype=dtype)
+        x = head.head_convolution(x, weight, bias, groups, side)
+    weight, bias = torch.zeros(3 * widths[4], 3, 3, widths[3], dtype=dtype), torch.zeros(3 * widths[4], dtype=dtype)
+    head.head_convolution_with_maps(x, weight, bias, torch.zeros(5, 3 * widths[4]), torch.zeros(5), side)
+    assert [launch.name for launch in launched] == ["convolution_kernel"] * 4
+    for launch in launched:
+        (facts,) = cubin.inspect(launch.compiled.asm["cubin"]).values()
+        assert facts.stack == 0, "registers spill"
+        assert (facts.instructions["HMMA"] + facts.instructions["HGMMA"] > 0) == (dtype == BFLOAT16)
+
+
+@pytest.mark.parametrize(("batch", "count", "inner", "columns"), [(1, 720, 768, 2304), (2, 61, 64, 192), (1, 1, 16, 16)])
+def test_products_around_a_norm(launched, batch, count, inner, columns):
+    stream, x = torch.zeros(batch, count, inner), torch.zeros(batch, count, 64, dtype=BFLOAT16)
+    centred, weight = esat_kernels.centred_memory(stream), torch.zeros(columns, inner, dtype=BFLOAT16)
+    out, norms = torch.zeros(batch, count, columns, dtype=BFLOAT16), torch.zeros(batch * count, 1)
+    for residual in (stream, stream[:1].expand(batch, -1, -1)):
+        before = (stream, x, torch.zeros(inner, 64, dtype=BFLOAT16), torch.zeros(inner).bfloat16(), residual, None)
+        linear.linear_into(*before, None, None, 0.0, None, 0, 1, *centred)
+    for squares in (None, norms):
+        behind = (out, centred.rows, weight, torch.zeros(columns).bfloat16(), None, "gelu")
+        linear.linear_into(*behind, centred.statistics, esat_kernels.group_sums(weight), 1e-6, squares, 0, 16, None, None)

@@ -14,6 +14,7 @@ from esat_kernels.crop import triton as crop
 from esat_kernels.decode import triton as decode
 from esat_kernels.elimination import triton as elimination
 from esat_kernels.head import triton as head
+from esat_kernels.head import triton_tiles as head_tiles
 from esat_kernels.linear import triton as linear
 from esat_kernels.linear import triton_tiles
 from esat_kernels.linear.triton_tiles import Tiles
@@ -258,6 +259,82 @@ def test_a_large_mean_does_not_cancel():
     within_budget({name: given[name] for name in ("x", "weight")}, 1e-6)
 
 
+def normed_between(tiles, monkeypatch, stream: Tensor, columns: int, activation: str | None = None) -> None:
+    """A product leaves `stream` [B, n, K], the next one multiplies its normalised rows: within the budget of rounding them."""
+    monkeypatch.setattr(triton_tiles, "product_tiles", lambda *_: tiles)
+    batch, count, inner = stream.shape
+    generator = torch.Generator().manual_seed(columns)
+    weight = (torch.randn(columns, inner, generator=generator) * inner**-0.5).bfloat16()
+    bias = torch.randn(columns, generator=generator)
+    x = torch.randn(batch, count, 32, generator=generator).bfloat16()
+    before = (torch.randn(inner, 32, generator=generator) / 32).bfloat16()
+    x, before, stream, weight, bias = device(x, before, stream, weight, bias)
+    wide = torch.full((batch, count + 3, inner + 16), math.nan, device=DEVICE)
+    left = wide[:, 3:, :inner]  # items lie apart, and so do rows
+    centred = esat_kernels.centred_memory(left)
+    esat_kernels.linear_into(left, x, before, residual=stream, leave=centred, backend="triton")
+    assert torch.equal(left.flatten(0, 1), esat_kernels.linear(x.flatten(0, 1), before, residual=stream.flatten(0, 1), backend="triton"))
+    assert wide[:, :3].isnan().all()
+    assert wide[:, :, inner:].isnan().all()
+    out = torch.empty(batch, count, columns, dtype=BFLOAT16, device=DEVICE)
+    sums = esat_kernels.group_sums(weight)
+    esat_kernels.linear_into(out, centred, weight, bias, group_sums=sums, norm_eps=1e-6, activation=activation, backend="triton")
+    rows = left.flatten(0, 1).cpu()
+    weight, bias = weight.cpu(), bias.cpu()
+    ideal = esat_kernels.linear(rows, weight, bias, norm_eps=1e-6, activation=activation, dtype=BFLOAT16, backend="reference")
+    exact = torch.nn.functional.layer_norm(rows.double(), (inner,), eps=1e-6) @ weight.double().T + bias.double()
+    exact = torch.nn.functional.gelu(exact) if activation else exact
+    budget = testing.compare(out.flatten(0, 1).cpu(), ideal, exact)
+    assert budget.max_error <= budget.max_allowed, budget
+    assert budget.mean_error <= budget.mean_allowed, budget
+
+
+@pytest.mark.parametrize(("splits", "block_n", "inner"), [(1, 64, 96), (1, 256, 320), (3, 64, 384), (2, 128, 144)])
+def test_a_norm_between_two_products(splits, block_n, inner, monkeypatch):
+    stream = operands(2 * 19, inner, 8)["x"].view(2, 19, inner)
+    normed_between(Tiles(16, block_n, 32, splits, 4, 2), monkeypatch, stream, 72, "gelu")
+
+
+def test_a_large_mean_does_not_cancel_between_two_products(monkeypatch):
+    stream = operands(20, 384, 8)["x"].view(1, 20, 384) / 60
+    normed_between(Tiles(16, 64, 32, 1, 4, 2), monkeypatch, stream + 3000, 40)
+    normed_between(Tiles(16, 64, 32, 1, 4, 2), monkeypatch, stream + torch.linspace(-50, 50, 384).round(), 40)
+
+
+def test_a_residual_of_all_items_and_the_norms_of_keys_behind_a_norm(monkeypatch):
+    monkeypatch.setattr(triton_tiles, "product_tiles", lambda *_: Tiles(16, 64, 32, 1, 4, 2))
+    generator = torch.Generator().manual_seed(1)
+    x, weight, added = (torch.randn(*shape, generator=generator) for shape in ((2, 9, 24), (64, 24), (9, 64)))
+    x, weight, added = device(x.bfloat16(), weight.bfloat16(), added)
+    stream = torch.empty(2, 9, 64, device=DEVICE)
+    centred = esat_kernels.centred_memory(stream)
+    esat_kernels.linear_into(stream, x, weight, residual=added.expand(2, -1, -1), leave=centred, backend="triton")
+    alone = esat_kernels.linear(x.flatten(0, 1), weight, residual=added.repeat(2, 1), backend="triton")
+    assert torch.equal(stream.flatten(0, 1), alone)
+    qkv = torch.randn(96, 64, generator=generator).bfloat16().to(DEVICE)
+    out, norms = torch.empty(2, 9, 96, dtype=BFLOAT16, device=DEVICE), torch.empty(18, 2, device=DEVICE)
+    sums = esat_kernels.group_sums(qkv)
+    esat_kernels.linear_into(out, centred, qkv, group_sums=sums, norm_eps=1e-6, squares=norms, first=32, width=16, backend="triton")
+    keys = out.flatten(0, 1)[:, 32:64].double().unflatten(1, (2, 16))
+    torch.testing.assert_close(norms.double(), keys.square().sum(2), rtol=1e-6, atol=0)
+
+
+def test_what_is_no_number_stays_visible_behind_a_norm(monkeypatch):
+    monkeypatch.setattr(triton_tiles, "product_tiles", lambda *_: Tiles(16, 64, 32, 1, 4, 2))
+    stream = torch.randn(1, 4, 128)
+    stream[0, 1, 70], stream[0, 2, 3] = math.nan, math.inf
+    one, stream = device(torch.zeros(1, 4, 16).bfloat16(), stream)
+    left = torch.empty_like(stream)
+    centred = esat_kernels.centred_memory(left)
+    esat_kernels.linear_into(
+        left, one, torch.zeros(128, 16, dtype=BFLOAT16, device=DEVICE), residual=stream, leave=centred, backend="triton"
+    )
+    weight = torch.ones(16, 128, dtype=BFLOAT16, device=DEVICE)
+    out = torch.empty(1, 4, 16, device=DEVICE)
+    esat_kernels.linear_into(out, centred, weight, group_sums=esat_kernels.group_sums(weight), norm_eps=1e-6, backend="triton")
+    assert out[0].isnan().all(1).tolist() == [False, True, True, False]
+
+
 def test_rows_that_lie_apart():
     given = operands(20, 64, 48, BFLOAT16)
     wide = {name: torch.full((t.shape[0], t.shape[1] + 16), math.nan, dtype=t.dtype) for name, t in given.items() if name != "bias"}
@@ -289,6 +366,58 @@ def test_the_head_s_features(count, length, channels, dtype):
         assert torch.equal(results[0] == 0, results[1] == 0)
 
 
+def convolution_operands(batch: int, side: int, groups: int, inputs: int, outputs: int, dtype: torch.dtype) -> list[Tensor]:
+    """x [B, side * side, groups * inputs], weight [groups * outputs, 3, 3, inputs] and bias on the device."""
+    generator = torch.Generator().manual_seed(side)
+    x = torch.randn(batch, side * side, groups * inputs, generator=generator)
+    weight = torch.randn(groups * outputs, 3, 3, inputs, generator=generator) * (9 * inputs) ** -0.5
+    return device(*(tensor.to(dtype) for tensor in (x, weight, torch.randn(groups * outputs, generator=generator))))
+
+
+@pytest.mark.parametrize(
+    ("side", "groups", "inputs", "outputs", "dtype"),
+    [(1, 1, 3, 5, FLOAT32), (5, 3, 20, 70, BFLOAT16), (7, 3, 16, 9, FLOAT16), (6, 1, 96, 130, BFLOAT16), (2, 3, 64, 16, BFLOAT16)],
+)
+def test_the_head_s_convolutions(side, groups, inputs, outputs, dtype):
+    x, weight, bias = convolution_operands(2, side, groups, inputs, outputs, dtype)
+    x[0, 0, 0] = math.nan
+    ours, expected = (esat_kernels.head_convolution(x, weight, bias, groups, side, backend=backend) for backend in ("triton", "reference"))
+    wide = [tensor.float() for tensor in (x, weight, bias)]
+    exact = esat_kernels.head_convolution(*wide, groups, side, backend="reference").to(dtype)
+    assert ours.dtype == expected.dtype == dtype
+    torch.testing.assert_close(ours, exact, rtol=2**-7 if dtype == BFLOAT16 else 2**-10, atol=1e-5, equal_nan=True)
+    assert ours.isnan().any()
+
+
+@pytest.mark.parametrize("tiles", head_tiles.candidates(64, 64, BFLOAT16, False), ids=str)
+def test_every_tile_of_the_head_s_convolutions(tiles, monkeypatch):
+    monkeypatch.setattr(head, "convolution_tiles", lambda *_, **__: tiles)
+    operands = convolution_operands(1, 9, 1, 2 * tiles.block_k, tiles.block_n + 8, BFLOAT16)
+    ours = esat_kernels.head_convolution(*operands, 1, 9, backend="triton")
+    exact = esat_kernels.head_convolution(*(t.float() for t in operands), 1, 9, backend="reference").bfloat16()
+    torch.testing.assert_close(ours, exact, rtol=2**-7, atol=1e-5)
+
+
+@pytest.mark.parametrize(("side", "inputs", "outputs", "dtype"), [(5, 20, 10, FLOAT32), (7, 64, 32, BFLOAT16), (4, 16, 64, FLOAT16)])
+def test_the_head_s_maps_behind_its_last_convolution(side, inputs, outputs, dtype):
+    """The channels between the two are rounded as where they are stored."""
+    x, weight, bias = convolution_operands(2, side, 3, inputs, outputs, dtype)
+    rows = torch.tensor([0, 1, 1, 2, 2]).repeat_interleave(outputs).view(5, outputs)
+    own = torch.zeros(5, 3, outputs).scatter(1, rows[:, None], torch.randn(5, 1, outputs)).flatten(1)
+    own, last_bias = device(own, torch.randn(5))
+    found = esat_kernels.head_convolution_with_maps(x, weight, bias, own, last_bias, side, backend="triton")
+    hidden = esat_kernels.head_convolution(x, weight, bias, 3, side, backend="triton")
+    expected = esat_kernels.head_maps(hidden, own, last_bias, side, backend="reference")
+    for ours, theirs in zip(found, expected, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-4, equal_nan=True)
+        assert ours.shape == theirs.shape
+    x[1, 3, 2 * inputs] = math.nan  # of the last branch alone
+    score, size, offset = esat_kernels.head_convolution_with_maps(x, weight, bias, own, last_bias, side, backend="triton")
+    assert size.isnan().any()
+    assert not score.isnan().any()
+    assert not offset.isnan().any()
+
+
 @pytest.mark.parametrize(("side", "channels", "dtype"), [(1, 3, FLOAT32), (7, 96, BFLOAT16), (6, 6, FLOAT16)])
 def test_the_head_s_maps(side, channels, dtype):
     generator = torch.Generator().manual_seed(side)
@@ -317,8 +446,29 @@ def test_the_operators_keep_their_promises():
         (elimination.eliminate_tokens, (scores, 2, tokens, tokens.bfloat16(), 2, torch.arange(6).view(1, 6))),
         (head.head_features, (torch.rand(1, 2, 8), torch.rand(8), torch.rand(8), 1e-6, kept, 6, BFLOAT16)),
         (head.head_maps, (torch.rand(1, 4, 8), torch.rand(5, 8), torch.rand(5), 2)),
+        (head.head_convolution, (torch.rand(1, 4, 24), torch.rand(6, 3, 3, 8), torch.rand(6), 3, 2)),
+        (head.head_convolution_with_maps, (*(torch.rand(*shape) for shape in ((1, 4, 24), (6, 3, 3, 8), (6,), (5, 6), (5,))), 2)),
         (linear.linear, (given["x"], given["weight"], given["bias"], 1e-6, "gelu", given["residual"], BFLOAT16)),
         (linear.linear, (given["x"], given["weight"], None, None, None, None, FLOAT32)),
+        (
+            linear.linear_into,
+            (
+                torch.empty(1, 3, 96, dtype=BFLOAT16),
+                wide["x"][None],
+                wide["weight"],
+                wide["bias"],
+                None,
+                "gelu",
+                None,
+                None,
+                0.0,
+                torch.empty(3, 2),
+                32,
+                16,
+                torch.empty(1, 3, 96, dtype=BFLOAT16),
+                torch.empty(3, 3, 3),
+            ),
+        ),
         (linear.linear_with_squares, (*(wide[name] for name in ("x", "weight", "bias")), 1e-6, BFLOAT16, 32, 16, 2)),
     ]
     for operator, arguments in calls:

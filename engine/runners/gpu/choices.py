@@ -11,19 +11,22 @@ import torch
 import esat_kernels
 
 Implementation = Literal["fused", "library"]
+Convolutions = Literal["own", "cudnn", "library"]
 
 
 @dataclasses.dataclass(frozen=True)
 class Choices:
     """products: "MxNxK" -> implementation; a shape that is not listed is "fused" up to so many rows M, "library" above.
 
+    convolutions: the head's. "own": `esat_kernels.head_convolution`, one launch each; "cudnn": cuDNN's call with bias and ReLU; "library":
+    PyTorch's three around cuDNN.
     The defaults are a guess: one kernel with everything fused where a product is small, cuBLASLt where it is large.
     """
 
     verified: bool = False
     fused_up_to_rows: int = 1024
     products: Mapping[str, Implementation] = dataclasses.field(default_factory=dict)
-    fused_convolutions: bool = False  # cuDNN's convolution with bias and ReLU in one call instead of PyTorch's three
+    convolutions: Convolutions = "own"
 
     def of_product(self, rows: int, outputs: int, inputs: int) -> Implementation:
         """ "fused": `esat_kernels.linear` with LayerNorm, activation and residual inside; "library": PyTorch's calls around cuBLASLt."""

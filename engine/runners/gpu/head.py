@@ -1,4 +1,4 @@
-"""The centre head of the GPU engine: all branches in the same four convolutions, their last 1 x 1 ones as one float32 product.
+"""The centre head of the GPU engine: all branches in the same four convolutions, their last 1 x 1 ones in float32 behind the fourth.
 
 Offset and size are computed everywhere although the box is read at one cell: their share of a frame is 4 % of its arithmetic, and a window
 around that cell would be computed after the maximum is known, in many launches of very small kernels.
@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 import esat_kernels
+from engine.runners.gpu.choices import Convolutions
 from engine.runners.gpu.weights import Convolution, HeadWeights
 
 
@@ -24,15 +25,26 @@ class Maps(NamedTuple):
 
 
 class Head:
-    """features [B, F * F, dim] -> maps. fused: cuDNN's convolution with bias and ReLU in one call."""
+    """features [B, F * F, dim] -> maps. convolutions: what computes them, as in `Choices`."""
 
-    def __init__(self, weights: HeadWeights, side: int, fused: bool, backend: str):
+    def __init__(self, weights: HeadWeights, side: int, convolutions: Convolutions, backend: str):
         self._weights = weights
         self._side = side
-        self._fused, self._backend = fused, backend
+        self._convolutions, self._backend = convolutions, backend
         self._without_cudnn: set[int] = set()  # convolutions, by their number
 
     def __call__(self, features: Tensor) -> Maps:
+        return self._own(features) if self._convolutions == "own" else self._by_libraries(features)
+
+    def _own(self, hidden: Tensor) -> Maps:
+        weights, side, backend = self._weights, self._side, self._backend
+        *first, last = [(one.weight.permute(0, 2, 3, 1), one.bias, one.groups) for one in weights.convolutions]
+        for weight, bias, groups in first:
+            hidden = esat_kernels.head_convolution(hidden, weight, bias, groups, side, backend)
+        found = esat_kernels.head_convolution_with_maps(hidden, *last[:2], weights.last_weight, weights.last_bias, side, backend)
+        return Maps(*found)
+
+    def _by_libraries(self, features: Tensor) -> Maps:
         batch, cells, channels = features.shape
         side = self._side
         image = features.view(batch, side, side, channels).permute(0, 3, 1, 2)  # channels last, no copy
@@ -46,7 +58,7 @@ class Head:
         first call, which no graph captures."""
         if index not in self._without_cudnn:
             try:
-                return self._by_library(image, convolution, self._fused)
+                return self._by_library(image, convolution, self._convolutions == "cudnn")
             except RuntimeError as error:
                 if isinstance(error, torch.OutOfMemoryError) or not any(word in str(error).lower() for word in ("cudnn", "find an engine")):
                     raise

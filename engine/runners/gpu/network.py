@@ -16,7 +16,7 @@ from torch.profiler import record_function
 import esat_kernels
 from engine.runners.gpu.choices import choices_for
 from engine.runners.gpu.head import Head, Maps
-from engine.runners.gpu.products import NORM_EPS, Product
+from engine.runners.gpu.products import NORM_EPS, Stream
 from engine.runners.gpu.weights import fold_weights
 from engine.weights.io import Weights
 
@@ -57,13 +57,13 @@ class GpuNetwork:
         self.device, self.dtype, self.kernels = device, dtype, kernels
         choices = choices_for(device)
         self._weights = fold_weights(weights.state_dict, config, device, dtype, choices, kernels.operations)
-        self._head = Head(self._weights.head, config.search_grid, choices.fused_convolutions, kernels.operations)
+        self._head = Head(self._weights.head, config.search_grid, choices.convolutions, kernels.operations)
         self.patch_values = 3 * config.patch_size**2
 
     def encode_template(self, patches: Tensor) -> Template:
         """patches [num_template, 768] in the network's dtype."""
-        tokens = self._weights.patch(patches, self._weights.template_position)
-        return Template(tokens, self._weights.layers[0].qkv(tokens))
+        stream = self._weights.patch.stream(patches[None], self._weights.template_position[None])
+        return Template(stream.tokens[0], self._weights.layers[0].qkv(stream)[0])
 
     def inputs(self, batch: int) -> Template:
         """Memory for `run`, zeroed: tokens float32 [B, N, dim] and qkv [B, N, 3 dim], whose first num_template rows are the templates'."""
@@ -80,8 +80,9 @@ class GpuNetwork:
         first = config.num_template
         tokens, qkv = inputs
         with record_function("embed"):
-            self._into(self._weights.patch, patches, tokens[:, first:], self._weights.search_position)
-            self._into(layers[0].qkv, tokens[:, first:], qkv[:, first:])
+            position = self._weights.search_position.expand(len(patches), -1, -1)
+            search = self._weights.patch.stream(patches, position, tokens[:, first:])
+            layers[0].qkv(search, out=qkv[:, first:])
         kept: Tensor | None = None
         norms: Tensor | None = None  # of this layer's keys, where the product before has left them
         for index, (layer, keep) in enumerate(zip(layers, config.search_tokens_per_layer(), strict=True)):
@@ -97,22 +98,19 @@ class GpuNetwork:
             if last:  # the head reads search tokens only
                 attended, tokens = attended[:, first:], tokens[:, first:]
             with record_function("projection and MLP"):
-                tokens = layer.projection(attended, tokens)
-                tokens = layer.mlp_out(layer.mlp_in(tokens), tokens)
+                stream = layer.projection.stream(attended, tokens)
+                hidden = layer.mlp_in(stream)
+                stream = Stream(layer.mlp_out(hidden, stream.tokens)) if last else layer.mlp_out.stream(hidden, stream.tokens)
+                tokens = stream.tokens
             if not last:
                 with record_function("qkv"):
                     if self.kernels.attention == "cuda":  # others make the norms from the keys that they read anyway
-                        qkv, norms = layers[index + 1].qkv.with_key_norms(tokens, config.heads)
+                        qkv, norms = layers[index + 1].qkv.with_key_norms(stream, config.heads)
                     else:
-                        qkv = layers[index + 1].qkv(tokens)
+                        qkv = layers[index + 1].qkv(stream)
         with record_function("head"):
             features = self._features(tokens, kept)
             return Seen(self._head(features), kept, features)
-
-    def _into(self, product: Product, x: Tensor, out: Tensor, residual: Tensor | None = None) -> None:
-        """The product into a part of the static memory."""
-        added = None if residual is None else residual.expand(x.shape[0], -1, -1)
-        out.copy_(product(x, added))
 
     def _attend(self, qkv: Tensor, with_scores: bool, norms: Tensor | None) -> tuple[Tensor, Tensor]:
         """qkv [B, N, 3 dim], |k|^2 [B, H, N] where it is known -> [B, N, dim], and if asked for the elimination scores [B, N - num_template]

@@ -16,7 +16,7 @@ from engine.runners.gpu.weights import fold_weights
 from tests.engine.runners.gpu import models
 
 CPU = torch.device("cpu")
-FUSED, LIBRARY = Choices(False, 1 << 30, {}, False), Choices(False, 0, {}, False)
+FUSED, LIBRARY = Choices(False, 1 << 30), Choices(False, 0, {}, "library")
 
 
 def images(config: ModelConfig, batch: int):
@@ -72,14 +72,15 @@ def test_half_precision_is_no_further_from_float32_than_autocast(dtype):
         assert ours <= 1.2 * theirs
 
 
-def test_the_head_equals_the_models_head():
+@pytest.mark.parametrize("convolutions", ["own", "library"])
+def test_the_head_equals_the_models_head(convolutions):
     weights = models.weights()
     config = weights.config
     head = weights.model("reference").box_head
     features = torch.randn(2, config.num_search, config.dim, generator=torch.Generator().manual_seed(1))
     folded = fold_weights(weights.state_dict, config, CPU, torch.float32, LIBRARY, "reference")
     with torch.no_grad():
-        found = Head(folded.head, config.search_grid, False, "reference")(features)
+        found = Head(folded.head, config.search_grid, convolutions, "reference")(features)
         score, size, offset = head(features.transpose(1, 2).unflatten(2, (config.search_grid, config.search_grid)))
     for map_, expected in zip(found, (score, size, offset), strict=True):
         torch.testing.assert_close(map_, expected, rtol=1e-5, atol=1e-5)
@@ -89,7 +90,7 @@ def _head_and_features():
     weights = models.weights()
     folded = fold_weights(weights.state_dict, weights.config, CPU, torch.float32, LIBRARY, "reference").head
     features = torch.randn(1, weights.config.num_search, weights.config.dim, generator=torch.Generator().manual_seed(1))
-    return Head(folded, weights.config.search_grid, False, "reference"), features
+    return Head(folded, weights.config.search_grid, "library", "reference"), features
 
 
 def test_a_convolution_without_an_engine_in_cudnn_runs_by_pytorch(monkeypatch):
@@ -150,7 +151,7 @@ def test_a_residual_does_not_change_in_place():
 
 
 def test_choices_are_by_shape_then_by_rows():
-    choices = Choices(True, 100, {"343x768x768": "fused", "50x768x768": "library"}, False)
+    choices = Choices(True, 100, {"343x768x768": "fused", "50x768x768": "library"})
     assert [choices.of_product(rows, 768, 768) for rows in (343, 50, 100, 101)] == ["fused", "library", "fused", "library"]
     assert not choices_for(CPU).verified  # the default is a guess
 
