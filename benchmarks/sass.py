@@ -1,6 +1,7 @@
-"""Issue slots of the CUDA attention kernel's inner loop, counted in its machine code: `python -m benchmarks.sass`.
+"""Issue slots of the CUDA attention kernels' inner loop, counted in their machine code: `python -m benchmarks.sass`.
 
-In each round of the loop a warp multiplies 16 queries with a tile of 64 keys. Every instruction takes one issue slot of its scheduler; some
+In each round of the loop a warp multiplies 16 queries with a tile of 64 keys; of the Hopper kernel, together with the three others of its
+warpgroup. Every instruction takes one issue slot of its scheduler; some
 hold their unit for longer (`CYCLES`). Needs nvcc and cuobjdump (Triton's package has one), no GPU.
 """
 
@@ -20,7 +21,7 @@ ROOT = Path(__file__).resolve().parent.parent
 ARCHITECTURES = ("80", "90a")
 
 # Cycles for which an instruction of a warp holds its unit: one of the four of a multiprocessor, but the whole one's shared memory. From the
-# throughputs in NVIDIA's programming guide; mma.sync on sm_90 has about 62 % of the rate of wgmma.
+# throughputs in NVIDIA's programming guide; mma.sync on sm_90 has about 62 % of the rate of wgmma, whose 64 x 64 x 16 take all four matrix units.
 CYCLES: dict[str, dict[str, dict[str, float]]] = {
     "80": {
         "matrix": {"HMMA": 8},
@@ -29,18 +30,19 @@ CYCLES: dict[str, dict[str, dict[str, float]]] = {
         "shared / 4": {"LDSM": 16, "LDS": 4, "LDGSTS": 16},
     },
     "90a": {
-        "matrix": {"HMMA": 6.5},
+        "matrix": {"HMMA": 6.5, "HGMMA": 32},
         "special": {"MUFU": 8},
         "fp32": {"FFMA": 1, "FMUL": 1, "FADD": 1, "IMAD": 2},
-        "shared / 4": {"LDSM": 16, "LDS": 4, "LDGSTS": 16},
+        "shared / 4": {"LDSM": 16, "LDS": 4, "LDGSTS": 16, "HGMMA": 16},
     },
 }
 CLASSES = {
-    "products": ("HMMA", "LDSM"),
+    "products": ("HMMA", "HGMMA", "WARPGROUP", "LDSM"),
     "softmax": ("FFMA", "FMUL", "FADD", "FMNMX", "FSETP", "FSEL", "MUFU", "F2FP", "LDS", "LEA"),
     "copies": ("LDGSTS", "LDGDEPBAR", "DEPBAR", "VIADDMNMX", "IMNMX"),
-    "control": ("BAR", "BRA", "BSSY", "BSYNC", "WARPSYNC", "VOTE", "ISETP", "PLOP3", "NOP"),
+    "control": ("BAR", "BRA", "BSSY", "BSYNC", "WARPSYNC", "VOTE", "ISETP", "PLOP3", "NOP", "SYNCS"),
 }
+MATRIX = ("HMMA", "HGMMA")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -90,11 +92,11 @@ def find_tool(name: str) -> str | None:
     return found
 
 
-def compile_kernels(architecture: str, folder: Path) -> Path:
-    """attention_sm80.cu as a cubin in `folder`."""
-    path = folder / f"attention_{architecture}.cubin"
+def compile_kernels(architecture: str, folder: Path, name: str = "attention_sm80") -> Path:
+    """A file of csrc/attention as a cubin in `folder`."""
+    path = folder / f"{name}_{architecture}.cubin"
     code = f"-gencode=arch=compute_{architecture},code=sm_{architecture}"
-    source = ROOT / "csrc" / "attention" / "attention_sm80.cu"
+    source = ROOT / "csrc" / "attention" / f"{name}.cu"
     nvcc = find_tool("nvcc")
     if nvcc is None:
         raise FileNotFoundError("nvcc is neither on the PATH nor in /usr/local/cuda")
@@ -121,25 +123,26 @@ def functions(cubin: Path) -> dict[str, list[Instruction]]:
     return found
 
 
-def rounds(code: Sequence[Instruction]) -> dict[tuple[int, int], Round]:
-    """(copies, products) -> the shortest way through the body of the innermost loop with matrix instructions that has so many of both."""
+def rounds(code: Sequence[Instruction], counted: str = "LDGSTS") -> dict[tuple[int, int], Round]:
+    """(instructions `counted`, products) -> the shortest way through the body of the innermost loop with matrix instructions that has so many."""
     index = {instruction.address: i for i, instruction in enumerate(code)}
     loops = [(index[each.target], i) for i, each in enumerate(code) if each.target is not None and each.target <= each.address]
-    start, end = max(loops, key=lambda loop: (sum(code[i].opcode == "HMMA" for i in range(loop[0], loop[1] + 1)), loop[0]))
+    # The shortest of those with the most: a wait that is repeated may stand behind the loop and jump back into it.
+    start, end = max(loops, key=lambda loop: (sum(code[i].opcode == "HMMA" for i in range(loop[0], loop[1] + 1)), loop[0] - loop[1]))
     ways: dict[
         int, dict[tuple[int, int], tuple[int, int]]
-    ] = {}  # instruction -> (copies, products) from there on -> slots, next instruction
+    ] = {}  # instruction -> (counted, products) from there on -> slots, next instruction
     for i in range(end, start - 1, -1):
         here = code[i]
         after = [] if i == end else [i + 1]
         if i != end and here.target is not None:
             inside = here.address < here.target <= code[end].address
             after = [*(after if here.conditional else []), *([index[here.target]] if inside else [])]
-        copies, products = int(here.opcode == "LDGSTS"), int(here.opcode == "HMMA")
-        ways[i] = {(copies, products): (1, i)} if i == end else {}
+        some, products = int(here.opcode == counted), int(here.opcode in MATRIX)
+        ways[i] = {(some, products): (1, i)} if i == end else {}
         for following in after:
-            for (more_copies, more_products), (slots, _) in ways[following].items():
-                key = (copies + more_copies, products + more_products)
+            for (more, more_products), (slots, _) in ways[following].items():
+                key = (some + more, products + more_products)
                 ways[i][key] = min(ways[i].get(key, (1 << 30, 0)), (slots + 1, following))
     found = {}
     for key in ways[start]:
@@ -147,11 +150,16 @@ def rounds(code: Sequence[Instruction]) -> dict[tuple[int, int], Round]:
         while i != end:
             here = code[i]
             following = ways[i][left][1]
-            left = (left[0] - (here.opcode == "LDGSTS"), left[1] - (here.opcode == "HMMA"))
+            left = (left[0] - (here.opcode == counted), left[1] - (here.opcode in MATRIX))
             i = following
             way.append(code[i])
         found[key] = Round(tuple(way))
     return found
+
+
+HOPPER_PRODUCTS = 4 + 4 + 4  # wgmma of a tile: q k^T, P v; mma.sync: the sums of P
+HOPPER_AGAIN = 4 * 8 + 4  # mma.sync of a warp that does a tile again
+SCORES = 64 * 16 // 32  # of a tile, for each thread
 
 
 def products(head_dim: int) -> int:
@@ -180,17 +188,44 @@ def instances(cubin: Path) -> dict[tuple[int, bool, int], list[Instruction]]:
     return dict(sorted(found.items()))
 
 
+def hopper_instances(cubin: Path) -> dict[tuple[bool, int], list[Instruction]]:
+    """(attraction, warpgroups with queries) -> machine code."""
+    found = {}
+    for name, code in functions(cubin).items():
+        if match := re.search(r"fda_forward_sm90_kernelILb([01])ELi(\d+)E", name):
+            found[match[1] == "1", int(match[2])] = code
+    return dict(sorted(found.items()))
+
+
+def hopper_rounds(code: Sequence[Instruction], attract: bool) -> tuple[Round, Round]:
+    """The usual round, and the one that also does the tile again with its exact maximum."""
+    ways = rounds(code, "MUFU")
+    exponentials = SCORES * (2 if attract else 1)
+    again = [(special, done) for special, done in ways if done == HOPPER_PRODUCTS + HOPPER_AGAIN and special >= 2 * exponentials]
+    return ways[exponentials, HOPPER_PRODUCTS], ways[min(again)]
+
+
+def _line(way: Round, architecture: str) -> str:
+    parts = ", ".join(f"{name} {count}" for name, count in way.classes().items())
+    units = ", ".join(f"{name} {cycles:.0f}" for name, cycles in way.cycles(architecture).items())
+    return f"{way.slots} slots ({parts}); cycles: {units}"
+
+
 def main() -> None:
     for architecture in ARCHITECTURES:
         with tempfile.TemporaryDirectory() as folder:
             code = instances(compile_kernels(architecture, Path(folder)))
         for (head_dim, attract, warps), instructions in code.items():
             way = usual(instructions, head_dim)
-            parts = ", ".join(f"{name} {count}" for name, count in way.classes().items())
-            units = ", ".join(f"{name} {cycles:.0f}" for name, cycles in way.cycles(architecture).items())
             kind = "FDA" if attract else "plain"
             again = exact(instructions, head_dim).slots
-            print(f"sm_{architecture} D {head_dim} {kind} rows {16 * warps}: {way.slots} slots ({parts}); cycles: {units}; exact {again}")
+            print(f"sm_{architecture} D {head_dim} {kind} rows {16 * warps}: {_line(way, architecture)}; exact {again}")
+    with tempfile.TemporaryDirectory() as folder:
+        hopper = hopper_instances(compile_kernels("90a", Path(folder), "attention_sm90"))
+    for (attract, groups), instructions in hopper.items():
+        way, again = hopper_rounds(instructions, attract)
+        kind = "FDA" if attract else "plain"
+        print(f"sm_90a wgmma D 64 {kind} rows {64 * groups}: {_line(way, '90a')}; exact {again.slots}")
 
 
 if __name__ == "__main__":

@@ -53,8 +53,9 @@ def write(path: Path, content: dict[str, Any]) -> None:
 # Stages: is it right and fast at all; what a frame costs and where; the rest.
 STAGES: dict[str, tuple[Part, ...]] = {
     "a": (
-        Part("library", "build", "the CUDA library is loaded; nvcc builds it if it is missing or of other sources", 20, leaves=LIBRARY),
-        Part("attention", "attention", "CUDA and Triton attention right, and timed against every plain SDPA backend, at four sizes", 40),
+        Part("library", "build", "the CUDA library is loaded; nvcc builds it if it is missing or of other sources", 15, leaves=LIBRARY),
+        Part("attention", "attention", "CUDA and Triton attention right, and timed against every plain SDPA backend, at four sizes", 33),
+        Part("hopper", "hopper", "on a Hopper GPU its own CUDA attention kernel: right, and timed beside the other ones", 12),
     ),
     "b": (
         Part("compile", "warm", "Triton compiles the kernels of an esat-384 frame, in several processes", 25, ("--frame",), TRITON_CACHE),

@@ -28,8 +28,8 @@ using EncodeTiled = CUresult (*)(CUtensorMap*, CUtensorMapDataType, cuuint32_t, 
                                  const cuuint32_t*, const cuuint32_t*, CUtensorMapInterleave, CUtensorMapSwizzle, CUtensorMapL2promotion,
                                  CUtensorMapFloatOOBfill);
 
-// The driver's function, asked for here so that the library need not be linked with the driver's.
-EncodeTiled encode_tiled() {
+// The driver's function, asked for so that the library need not be linked with the driver's.
+EncodeTiled find_encode_tiled() {
   void* function = nullptr;
   cudaDriverEntryPointQueryResult found = cudaDriverEntryPointSymbolNotFound;
   check(cudaGetDriverEntryPointByVersion("cuTensorMapEncodeTiled", &function, 12000, cudaEnableDefault, &found), "cuTensorMapEncodeTiled");
@@ -45,10 +45,11 @@ CUtensorMap tensor_map(const void* address, const Strides& strides, const Forwar
                               call.tokens == 1 ? sm90::kRowBytes : cuuint64_t(2 * strides.token),
                               call.batch == 1 ? sm90::kRowBytes : cuuint64_t(2 * strides.batch)};
   const cuuint32_t box[] = {sm90::kHeadDim, 1, sm90::kKeysPerTile, 1}, ones[] = {1, 1, 1, 1};
+  static const EncodeTiled encode_tiled = find_encode_tiled();
   CUtensorMap map;
-  const CUresult status = encode_tiled()(&map, CU_TENSOR_MAP_DATA_TYPE_BFLOAT16, 4, const_cast<void*>(address), sizes, steps, box, ones,
-                                         CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_128B, CU_TENSOR_MAP_L2_PROMOTION_L2_128B,
-                                         CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
+  const CUresult status = encode_tiled(&map, CU_TENSOR_MAP_DATA_TYPE_BFLOAT16, 4, const_cast<void*>(address), sizes, steps, box, ones,
+                                       CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_128B, CU_TENSOR_MAP_L2_PROMOTION_L2_128B,
+                                       CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
   if (status != CUDA_SUCCESS) throw std::runtime_error("attention: tensor map of the " + what + ": error " + std::to_string(status));
   return map;
 }

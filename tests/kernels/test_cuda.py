@@ -37,6 +37,7 @@ GOOD: dict[str, Any] = {
     "num_template": 8,
     "template_token": -1,
     "rows": 0,
+    "kernel": "sm_80",
 }
 
 
@@ -55,7 +56,7 @@ def launch(call: dict[str, Any]) -> None:
     for name in ("query", "key", "value", "out"):
         setattr(made, name, call["address"])
         setattr(made, f"{name}_strides", cuda.Strides(*call["strides"]))
-    cuda.launch(made, head_dim, call["rows"], 0)
+    cuda.launch(made, head_dim, call["rows"], 0, call["kernel"])
 
 
 def test_the_structures_are_those_of_the_header():
@@ -113,6 +114,11 @@ def test_a_library_for_other_calls_is_refused(monkeypatch):
         ({"constants": (0.1, 0.1, 0.1, 0.0)}, ValueError, "scale must be positive"),
         ({"rows": 40}, ValueError, "rows must be 32, 48, 64 or 80"),
         ({"rows": 96}, ValueError, "rows must be 32, 48, 64 or 80"),
+        ({"kernel": "sm_90a", "rows": 80}, ValueError, "rows must be 128 or 192 on sm_90a"),
+        ({"kernel": "sm_90a", "shape": (1, 2, 40, 32)}, ValueError, "the head dimension must be 64 on sm_90a"),
+        ({"kernel": "sm_90a", "address": 4104}, ValueError, "addresses and strides must be multiples of 16 bytes"),
+        ({"kernel": "sm_90a", "strides": (5120, 64, 0)}, ValueError, "strides of keys and values must be positive"),
+        ({"kernel": "sm_90a", "strides": (5120, -64, 128)}, ValueError, "strides of keys and values must be positive"),
     ],
 )
 def test_the_launcher_refuses(change, error, message):
@@ -122,7 +128,10 @@ def test_the_launcher_refuses(change, error, message):
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device, and the addresses are not real")
-@pytest.mark.parametrize(("change", "step"), [({}, "device"), ({"rows": 32}, "74240 bytes of shared memory for head dimension 64")])
+@pytest.mark.parametrize(
+    ("change", "step"),
+    [({}, "device"), ({"rows": 32}, "74240 bytes of shared memory for head dimension 64"), ({"kernel": "sm_90a", "rows": 128}, "device")],
+)
 def test_an_error_of_cuda_is_raised_every_time(change, step):
     for _ in range(2):
         with pytest.raises(RuntimeError, match=f"attention: {step}: "):

@@ -1,4 +1,4 @@
-"""The CUDA attention kernel's machine code, compiled here by nvcc for sm_80 and sm_90a."""
+"""The CUDA attention kernels' machine code, compiled here by nvcc for sm_80 and sm_90a."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ from tests.require import require
 
 pytestmark = pytest.mark.cubin
 
-SCORES = 64 * 16 // 32  # scores of one key tile that a thread computes
 ROWS = {2: 32, 3: 48, 4: 64, 5: 80}
 KINDS = ((32, True), (64, True), (64, False))
 
@@ -67,8 +66,63 @@ def test_issue_slots_of_a_tile(compiled):
     for (head_dim, attract, warps), code in sass.instances(path).items():
         usual = sass.usual(code, head_dim)
         assert usual.count("HMMA") == sass.products(head_dim)
-        assert usual.count("MUFU") == SCORES * (2 if attract else 1)
+        assert usual.count("MUFU") == sass.SCORES * (2 if attract else 1)
         assert usual.count("BAR") == 1
         assert usual.count("LDSM") == 2 * 4 * (head_dim // 16)
         assert usual.slots <= BOUNDS[attract], (architecture, head_dim, attract, warps, usual.classes())
         assert sass.exact(code, head_dim).slots > usual.slots + 250  # another way altogether
+
+
+HOPPER_INSTANCES = {(attract, groups) for attract in (True, False) for groups in (2, 3)}
+HOPPER_BOUNDS = {True: 345, False: 200}  # slots
+
+
+@pytest.fixture(scope="module")
+def hopper(tmp_path_factory):
+    """The Hopper kernel's cubin."""
+    for tool in ("nvcc", "cuobjdump"):
+        require("nvcc", None if sass.find_tool(tool) else f"no {tool}")
+    return sass.compile_kernels("90a", tmp_path_factory.mktemp("cubin"), "attention_sm90")
+
+
+def test_the_hopper_kernel_s_products_run_on_their_own(hopper):
+    """Where the compiler cannot prove that nothing touches a product's registers, it waits behind each one."""
+    kernels = cubin.inspect(hopper)
+    assert len(kernels) == len(HOPPER_INSTANCES)
+    for kernel in kernels.values():
+        assert kernel.stack == 0
+        assert kernel.instructions["LDL"] + kernel.instructions["STL"] == 0
+        assert kernel.instructions["HGMMA"] == 4 + 4 + 4  # of the loop, and the last product with values
+        assert kernel.instructions["WARPGROUP"] == 2 + 3  # fences, and waits of the source
+        assert kernel.instructions["USETMAXREG"] == 2
+        assert kernel.instructions["UTMALDG"] >= 4
+        assert kernel.instructions["LDGSTS"] == 0
+
+
+def test_the_hopper_kernel_s_issue_slots(hopper):
+    instances = sass.hopper_instances(hopper)
+    assert set(instances) == HOPPER_INSTANCES
+    for (attract, groups), code in instances.items():
+        usual, again = sass.hopper_rounds(code, attract)
+        assert usual.count("HGMMA") == 8
+        assert usual.count("HMMA") == 4
+        assert usual.count("BAR") == 0
+        assert usual.slots <= HOPPER_BOUNDS[attract], (attract, groups, usual.classes())
+        assert again.slots > usual.slots + 250
+
+
+def test_other_architectures_carry_no_code_of_the_hopper_kernel(tmp_path):
+    for tool in ("nvcc", "cuobjdump"):
+        require("nvcc", None if sass.find_tool(tool) else f"no {tool}")
+    for kernel in cubin.inspect(sass.compile_kernels("80", tmp_path, "attention_sm90")).values():
+        assert kernel.instructions["MUFU"] + kernel.instructions["HMMA"] == 0
+
+
+def test_the_kernels_around_spill_nothing(tmp_path):
+    for tool in ("nvcc", "cuobjdump"):
+        require("nvcc", None if sass.find_tool(tool) else f"no {tool}")
+    kernels = cubin.inspect(sass.compile_kernels("80", tmp_path, "attention_steps"))
+    assert len(kernels) == 3
+    for kernel in kernels.values():
+        assert kernel.stack == 0
+        assert kernel.instructions["LDL"] + kernel.instructions["STL"] == 0

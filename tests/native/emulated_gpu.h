@@ -205,6 +205,15 @@ inline void fiber_main() {
   swapcontext(&self().context, &running->scheduler);
 }
 
+[[gnu::noinline]] inline void prepare(Thread& fiber) {
+  fiber.stack.resize(64 * 1024);
+  getcontext(&fiber.context);
+  fiber.context.uc_stack.ss_sp = fiber.stack.data();
+  fiber.context.uc_stack.ss_size = fiber.stack.size();
+  fiber.context.uc_link = nullptr;
+  makecontext(&fiber.context, fiber_main, 0);
+}
+
 inline void prepare(Block& made, int column, int row, int threads, std::size_t shared_bytes) {
   made.threads = threads;
   made.column = column;
@@ -214,14 +223,7 @@ inline void prepare(Block& made, int column, int row, int threads, std::size_t s
   made.shared_bytes = shared_bytes;
   made.warps.resize(threads / 32);
   made.fibers.resize(threads);
-  for (Thread& fiber : made.fibers) {
-    fiber.stack.resize(64 * 1024);
-    getcontext(&fiber.context);
-    fiber.context.uc_stack.ss_sp = fiber.stack.data();
-    fiber.context.uc_stack.ss_size = fiber.stack.size();
-    fiber.context.uc_link = nullptr;
-    makecontext(&fiber.context, fiber_main, 0);
-  }
+  for (Thread& fiber : made.fibers) prepare(fiber);
 }
 
 // Runs `blocks` to their end, the threads in an order drawn from `seed`, and the blocks from times that are. std::logic_error for misuse or

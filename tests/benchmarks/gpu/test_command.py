@@ -110,7 +110,7 @@ for name in {[*modules, *tests, "tests.conftest"]}: importlib.import_module(name
 
 
 def test_an_unknown_part_is_named(call):
-    for option, known in (("--parts", "library, attention, compile"), ("--stages", "a, b, c")):
+    for option, known in (("--parts", "library, attention, hopper"), ("--stages", "a, b, c")):
         done = call(option, "polish")
         assert done.returncode == 2
         assert f"unknown {option[2:]} polish: expected some of {known}" in done.stderr
