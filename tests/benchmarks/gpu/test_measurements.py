@@ -15,7 +15,7 @@ from conformance import golden as golden_files
 from conformance.findings import Target
 from engine.runners.gpu.frame import FramePlan
 from engine.runners.gpu.network import GpuNetwork, Kernels
-from engine.runners.gpu.products import Product
+from engine.runners.gpu.products import Product, Stream
 from engine.runners.gpu.runner import GpuRunner
 from engine.runners.gpu.streams import HostStreams
 from tests.conftest import REPOSITORY
@@ -107,10 +107,11 @@ def test_every_product_of_a_frame_is_measured(monkeypatch):
     seen = set()
     product = Product.__call__
 
-    def spy(self, x, residual=None):
+    def spy(self, x, residual=None, out=None):
         outputs, width = self._weight.shape
-        seen.add((x.numel() // width, outputs, width, self._norm, self._gelu, residual is not None))
-        return product(self, x, residual)
+        tokens = x.tokens if isinstance(x, Stream) else x
+        seen.add((tokens.numel() // width, outputs, width, self._norm, self._activation == "gelu", residual is not None))
+        return product(self, x, residual, out)
 
     network = GpuNetwork(weights, torch.device("cpu"), torch.float32, Kernels.of("reference"))
     plan = FramePlan(network, HostStreams(), [2])
