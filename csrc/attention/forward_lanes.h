@@ -155,7 +155,7 @@ template <class Lanes, int NV>
 KeyTile score(const Problem& problem, const Head& head, const ForwardWorkspace& work, std::int64_t start) {
   constexpr int kLanes = NV * Simd::kWidth;
   const std::int64_t left = problem.tokens - start, keys = left < kKeyBlock ? left : kKeyBlock;
-  product<NV, false, Lanes>(head.keys + start * head.key_stride, head.key_stride, 1, Rows{work.queries, kLanes}, round_up(keys, kRowsStep),
+  product<NV, false, Lanes>(head.keys + start * head.key_stride, head.key_stride, One{}, Lines<NV>{work.queries}, round_up(keys, kRowsStep),
                             problem.head_dim / Lanes::kCount, Rows{work.scores, kLanes});
   return KeyTile{work.key_bias + start, work.key_distance + start, work.least_norms + start / kGroup, keys};
 }
@@ -189,7 +189,7 @@ void attend(const Constants& constants, const Problem& problem, const Head& head
       for (std::int64_t j = 0; j < keys.count; ++j) work.row[start + j] = work.scores[j * kLanes + record];
     }
     Lanes::template probabilities<NV, Attraction>(constants, keys, work.scores, rows, counters);
-    product<NV, true, Lanes>(head.values + start / Lanes::kCount * head.value_stride, 1, head.value_stride, Rows{work.scores, kLanes},
+    product<NV, true, Lanes>(head.values + start / Lanes::kCount * head.value_stride, One{}, head.value_stride, Lines<NV>{work.scores},
                              problem.head_dim, (keys.count + Lanes::kCount - 1) / Lanes::kCount, Rows{work.out, kLanes});
   }
 }

@@ -3,6 +3,9 @@
 #pragma once
 
 #include <cstdint>
+#include <type_traits>
+
+#include "common/add_products.h"
 
 namespace esat::attention {
 namespace {
@@ -29,10 +32,49 @@ struct Rows {
   std::int64_t stride;
 };
 
+// A distance that is known to the compiler: with two that are not, addresses take more registers than there are.
+using One = std::integral_constant<std::int64_t, 1>;
+
+// The same of NV vectors, one after the other.
+template <int NV>
+struct Lines {
+  float* start;
+  static constexpr std::int64_t stride = NV * Simd::kWidth;
+};
+
+#if defined(__AVX2__) && !defined(__AVX512F__)
+// The steps of product_tile until fewer than kUnrolled are left; moves a and place on.
+template <int R, int NV, class Row, class Step>
+[[gnu::always_inline]] inline void add_steps(const float*& a, Row a_row, Step a_step, const float*& place, std::int64_t steps,
+                                             Simd::Vector (&sum)[R][NV]) {
+  constexpr std::int64_t kStride = Lines<NV>::stride;
+  const float* far = a + R / 2 * a_row;
+#pragma GCC unroll 1
+  for (const float* end = place + steps / kUnrolled * (kUnrolled * kStride); place != end; place += kUnrolled * kStride) {
+    // Pointers that g++ cannot see through: it would keep each address in a register of its own, of which there are too few.
+    if constexpr (!std::is_same_v<Row, One>) asm("" : "+r"(far));
+#pragma GCC unroll 8
+    for (int u = 0; u < kUnrolled; ++u) {
+      const float *near_values = a + u * a_step, *far_values = far + u * a_step;
+      if constexpr (!std::is_same_v<Step, One>) {
+        asm("" : "+r"(near_values));
+        far_values = near_values + R / 2 * a_row;
+      }
+      Simd::Vector line[NV];
+#pragma GCC unroll 4
+      for (int n = 0; n < NV; ++n) line[n] = Simd::load(place + u * kStride + n * Simd::kWidth);
+#pragma GCC unroll 8
+      for (int r = 0; r < R; ++r) add_products(sum[r], r < R / 2 ? near_values + r * a_row : far_values + (r - R / 2) * a_row, line);
+    }
+    a += kUnrolled * a_step;
+    far += kUnrolled * a_step;
+  }
+}
+#endif
+
 // C[r][lane] (+)= sum over steps t of A[r a_row + t a_step] * B[t][lane] for R rows and NV vectors of lanes.
-template <int R, int NV, bool Add, class Lanes>
-[[gnu::always_inline]] inline void product_tile(const float* a, std::int64_t a_row, std::int64_t a_step, Rows b, std::int64_t steps,
-                                                Rows c) {
+template <int R, int NV, bool Add, class Lanes, class Row, class Step, class B>
+[[gnu::always_inline]] inline void product_tile(const float* a, Row a_row, Step a_step, B b, std::int64_t steps, Rows c) {
   using Vector = Simd::Vector;
   Vector sum[R][NV];
 #pragma GCC unroll 8
@@ -40,8 +82,12 @@ template <int R, int NV, bool Add, class Lanes>
 #pragma GCC unroll 4
     for (int n = 0; n < NV; ++n) sum[r][n] = Add ? Simd::load(c.start + r * c.stride + n * Simd::kWidth) : Simd::zero();
   }
+  const float* place = b.start;
+#if defined(__AVX2__) && !defined(__AVX512F__)
+  if constexpr (R > 1 && NV > 1 && std::is_same_v<B, Lines<NV>>) add_steps(a, a_row, a_step, place, steps, sum);
+#endif
 #pragma GCC unroll 1
-  for (const float *place = b.start, *end = b.start + steps * b.stride; place != end; place += b.stride, a += a_step) {
+  for (const float* end = b.start + steps * b.stride; place != end; place += b.stride, a += a_step) {
     Vector line[NV];
 #pragma GCC unroll 4
     for (int n = 0; n < NV; ++n) line[n] = Simd::load(place + n * Simd::kWidth);
@@ -65,9 +111,8 @@ constexpr int kTileRows = Simd::kRows * NV < 8 ? 8 / NV : Simd::kRows;
 constexpr std::int64_t kRowsStep = 8;  // a multiple of every kTileRows
 
 // The same for any number of rows. A function of its own: what lives around a call must not take registers from the tile.
-template <int NV, bool Add, class Lanes = Singles>
-[[gnu::noinline]] void product(const float* a, std::int64_t a_row, std::int64_t a_step, Rows b, std::int64_t rows, std::int64_t steps,
-                               Rows c) {
+template <int NV, bool Add, class Lanes = Singles, class Row, class Step, class B>
+[[gnu::noinline]] void product(const float* a, Row a_row, Step a_step, B b, std::int64_t rows, std::int64_t steps, Rows c) {
   constexpr int kStep = kTileRows<NV>;
   std::int64_t r = 0;
   for (; r + kStep <= rows; r += kStep) {

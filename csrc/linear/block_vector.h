@@ -2,6 +2,7 @@
 // dimension; each step loads two vectors of the weight and broadcasts one value (for bf16 a pair, for int8 four) of each row.
 #pragma once
 
+#include "common/add_products.h"
 #include "linear/prefetch.h"
 
 namespace esat::linear {
@@ -59,6 +60,25 @@ struct Lanes<int8> {
 template <class T>
 constexpr int kBlockColumns = 2 * Simd::kWidth;
 
+#if defined(__AVX2__) && !defined(__AVX512F__)
+// A step of float32: sums += a [Rows][kTileDepth] * weight [kTileDepth][kPanel / 2], two vectors of it.
+template <int Rows>
+inline void add_step(const float* a, std::ptrdiff_t row_stride, const float* weight, Simd::Vector (&sums)[Rows][2]) {
+  const float* const end = a + kTileDepth<float>;
+#pragma GCC unroll 1
+  for (const float* far = a + 3 * row_stride; a != end; a += kUnrolled, far += kUnrolled, weight += kUnrolled * (kPanel / 2)) {
+    asm("" : "+r"(far));  // two pointers and a stride reach six rows; g++ would make six pointers
+#pragma GCC unroll 8
+    for (int k = 0; k < kUnrolled; ++k) {
+      const float* line = weight + k * (kPanel / 2);
+      const Simd::Vector b[2] = {Simd::load(line), Simd::load(line + Simd::kWidth)};
+#pragma GCC unroll 16
+      for (int r = 0; r < Rows; ++r) add_products(sums[r], (r < 3 ? a + r * row_stride : far + (r - 3) * row_stride) + k, b);
+    }
+  }
+}
+#endif
+
 // Sums of Rows rows and the 2 Simd::kWidth columns from `column` on -> sums [Rows][kPanel]. Addresses in units of 32 bits.
 template <class T, int Rows>
 void block(const float* activation, std::ptrdiff_t row_stride, const Product<T>& product, const float* weight, int column, float* sums,
@@ -69,27 +89,31 @@ void block(const float* activation, std::ptrdiff_t row_stride, const Product<T>&
   // Two vectors are neighbours within a half of the panel, or the same lanes of both halves.
   constexpr int kSecond = Simd::kWidth == kHalf ? kDepth * kHalf : Simd::kWidth;
   weight += column / kHalf * kDepth * kHalf + column % kHalf;
-  Simd::Vector low[Rows], high[Rows];
+  Simd::Vector all[Rows][2];
 #pragma GCC unroll 16
-  for (int r = 0; r < Rows; ++r) low[r] = high[r] = Simd::zero();
+  for (int r = 0; r < Rows; ++r) all[r][0] = all[r][1] = Simd::zero();
   for (int step = 0; step < product.steps; ++step, weight += kPanelStep<T> / kLane) {
     const float* a = activation + product.step_offset[step] / kLane;
+    if constexpr (kUnrolled > 1 && std::is_same_v<T, float>) {
+      add_step(a, row_stride, weight, all);
+    } else {
 #pragma GCC unroll 1  // g++ would unroll a block of one row as a whole, more than registers hold
-    for (int k = 0; k < kDepth; ++k) {
-      const float* b = weight + k * kHalf;
+      for (int k = 0; k < kDepth; ++k) {
+        const float* b = weight + k * kHalf;
 #pragma GCC unroll 16
-      for (int r = 0; r < Rows; ++r) {
-        const float value = a[r * row_stride + k];
-        low[r] = Lanes<T>::mac(low[r], value, b);
-        high[r] = Lanes<T>::mac(high[r], value, b + kSecond);
+        for (int r = 0; r < Rows; ++r) {
+          const float value = a[r * row_stride + k];
+          all[r][0] = Lanes<T>::mac(all[r][0], value, b);
+          all[r][1] = Lanes<T>::mac(all[r][1], value, b + kSecond);
+        }
       }
     }
     prefetch.lines(lines_per_step);
   }
 #pragma GCC unroll 16
   for (int r = 0; r < Rows; ++r) {
-    Simd::store(sums + r * kPanel, low[r]);
-    Simd::store(sums + r * kPanel + Simd::kWidth, high[r]);
+    Simd::store(sums + r * kPanel, all[r][0]);
+    Simd::store(sums + r * kPanel + Simd::kWidth, all[r][1]);
   }
 }
 

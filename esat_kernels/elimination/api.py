@@ -6,6 +6,8 @@ or "reference". Calls of the last two can be held by a CUDA graph.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+
 import torch
 from torch import Tensor
 
@@ -79,6 +81,30 @@ def gather_tokens(tokens: Tensor, kept: Tensor, num_template: int, backend: str 
         if kernel is native
         else out.copy_(kernel.gather_tokens(tokens, kept, num_template))
     )
+
+
+def plan_elimination(scores: Tensor, kept: Tensor, pairs: Sequence[tuple[Tensor, Tensor]], num_template: int) -> Callable[[], object]:
+    """`select_tokens` and `gather_tokens` by the CPU kernels on memory that is given once: each call of the result reads what then lies in
+    `scores` and in the first tensor of each pair, and writes `kept` and the second ones.
+
+    It costs calls of the compiled library and nothing else: everything is checked here, and the result keeps all alive. scores float32
+    [B, n], kept contiguous int64 [B, keep], pairs [B, num_template + n, C] and contiguous [B, num_template + keep, C] of the same dtype, apart
+    in memory. No gradient. ValueError and TypeError as there; NotImplementedError where the kernels cannot run.
+    """
+    _check_selection(scores, kept.shape[-1], "plan_elimination")
+    if kept.dtype != torch.int64 or kept.dim() != 2 or kept.shape[0] != scores.shape[0] or not kept.is_contiguous():
+        raise ValueError(f"plan_elimination: kept must be contiguous int64 [{scores.shape[0]}, keep], got {kept.dtype} {tuple(kept.shape)}")
+    reasons = [native.unsupported_scores(scores)]
+    for tokens, out in pairs:
+        _check(tokens, kept, "plan_elimination")
+        if tokens.shape[1] != num_template + scores.shape[1]:
+            raise ValueError(f"plan_elimination: expected {num_template + scores.shape[1]} tokens, got {tokens.shape[1]}")
+        _dispatch.check_out("plan_elimination", out, (tokens.shape[0], num_template + kept.shape[1], tokens.shape[2]), tokens)
+        if not out.is_contiguous() or tokens.stride(-1) != 1 or scores.stride(-1) != 1:
+            raise ValueError("plan_elimination: outputs must be contiguous, and the last dimension of inputs adjacent in memory")
+        reasons.append(native.unsupported_tokens(tokens, kept))
+    _dispatch.choose("plan_elimination", "cpu", {"cpu": lambda: next(filter(None, reasons), None)}, auto=())
+    return native.plan(scores, kept, pairs, num_template)
 
 
 def scatter_tokens(tokens: Tensor, kept: Tensor, length: int, backend: str = "auto") -> Tensor:

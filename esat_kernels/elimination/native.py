@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable, Sequence
+
 import torch
 from torch import Tensor
 
@@ -32,23 +35,44 @@ def _rows(tensor: Tensor) -> Tensor:
 def select_tokens(scores: Tensor, keep: int) -> Tensor:
     """As the reference: int64 [B, keep]."""
     scores = _rows(scores)
-    batch, count = scores.shape
-    kept = torch.empty(batch, keep, dtype=torch.int64)
-    _native.library().select_tokens(scores.data_ptr(), scores.stride(0), batch, count, keep, kept.data_ptr())
+    kept = torch.empty(scores.shape[0], keep, dtype=torch.int64)
+    _native.library().select_tokens(*_selection(scores, kept))
     return kept
+
+
+def _selection(scores: Tensor, kept: Tensor) -> tuple[int, ...]:
+    return scores.data_ptr(), scores.stride(0), *scores.shape, kept.shape[1], kept.data_ptr()
 
 
 def gather_tokens(tokens: Tensor, kept: Tensor, num_template: int, out: Tensor | None = None) -> Tensor:
     """As the reference, into contiguous memory. IndexError for a position outside the search tokens."""
     tokens, kept = _rows(tokens), kept.contiguous()
+    out = tokens.new_empty(tokens.shape[0], num_template + kept.shape[1], tokens.shape[2]) if out is None else out
+    _native.library().gather_tokens(*_gathering(tokens, kept, num_template, out))
+    return out
+
+
+def _gathering(tokens: Tensor, kept: Tensor, num_template: int, out: Tensor) -> tuple[int, ...]:
     batch, count, channels = tokens.shape
     width = tokens.element_size()
-    out = tokens.new_empty(batch, num_template + kept.shape[1], channels) if out is None else out
-    _native.library().gather_tokens(
+    return (
         *(tokens.data_ptr(), tokens.stride(0) * width, tokens.stride(1) * width, channels * width),
         *(batch, num_template, count - num_template, kept.data_ptr(), kept.shape[1], out.data_ptr()),
     )
-    return out
+
+
+def plan(scores: Tensor, kept: Tensor, pairs: Sequence[tuple[Tensor, Tensor]], num_template: int) -> Callable[[], object]:
+    """A call that selects into `kept` and gathers each pair's first tensor into its second. Nothing is checked."""
+    calls = [functools.partial(_native.library().select_tokens, *_selection(scores, kept))]
+    calls += [functools.partial(_native.library().gather_tokens, *_gathering(tokens, kept, num_template, out)) for tokens, out in pairs]
+    call = functools.partial(_run, calls)
+    call.memory = scores, kept, tuple(pairs)  # type: ignore[attr-defined]  # lives as long as the call
+    return call
+
+
+def _run(calls: Sequence[Callable[[], object]]) -> None:
+    for call in calls:
+        call()
 
 
 def scatter_tokens(tokens: Tensor, kept: Tensor, length: int) -> Tensor:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+import functools
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -98,10 +99,18 @@ class Encoder:
     def finish_layer(self, layer: int, attended: Tensor, tokens: Tensor, next_qkv: Tensor | None, count: int, first: int = 0) -> None:
         """tokens float32 [N, dim] += projection(attended [N, dim]), tokens += MLP(LayerNorm(tokens)), and next_qkv [N, 3 dim], unless None, of
         the layer behind. Only rows from `first` on, whole tiles."""
+        self.plan_finish_layer(layer, attended, tokens, next_qkv, count, first)()
+
+    def plan_finish_layer(
+        self, layer: int, attended: Tensor, tokens: Tensor, next_qkv: Tensor | None, count: int, first: int = 0
+    ) -> Callable[[], object]:
+        """`finish_layer` on memory that is given once: everything is checked here, and each call of the result costs one of the compiled
+        library. The result keeps all alive."""
         rows = self._rows(layer if next_qkv is None else layer + 1, count)
         if not 0 <= first < count or first % TILE_ROWS:
             raise ValueError(f"finish_layer: first must be a multiple of {TILE_ROWS} below {count}, got {first}")
-        self._native.finish_layer(
+        call = functools.partial(
+            self._native.finish_layer,
             layer,
             address("finish_layer", attended, self._dtype, rows, self._dim),
             address("finish_layer", tokens, torch.float32, rows, self._dim),
@@ -109,6 +118,8 @@ class Encoder:
             count,
             0 if next_qkv is None else address("finish_layer", next_qkv, self._dtype, rows, 3 * self._dim),
         )
+        call.memory = self, attended, tokens, next_qkv  # type: ignore[attr-defined]  # lives as long as the call
+        return call
 
     def normalise(self, tokens: Tensor, places: Tensor, out: Tensor) -> None:
         """Row places[i] of out [N, dim] = last LayerNorm(tokens float32 [n, dim])[i]; places int32 [n] within 0 .. N - 1."""

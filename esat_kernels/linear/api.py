@@ -106,10 +106,10 @@ def linear_into(
     if out.dim() != 3 or rows.dim() != 3 or out.shape[:2] != rows.shape[:2]:
         raise ValueError(f"linear_into: expected x [B, n, K] and out [B, n, N], got {tuple(rows.shape)} and {tuple(out.shape)}")
     shape = (rows.shape[0] * rows.shape[1], weight.shape[0])
-    flat = [None if tensor is None else tensor[0, :1].expand(shape[0], -1) for tensor in (rows, residual)]
+    flat_residual = None if residual is None else residual[0, :1].expand(shape[0], -1)
     if residual is not None and residual.shape != out.shape:
         raise ValueError(f"linear_into: residual must be {tuple(out.shape)}, got {tuple(residual.shape)}")
-    _check(flat[0], weight, bias, norm_eps, activation, flat[1], out.dtype)
+    _check(rows[0, :1].expand(shape[0], -1), weight, bias, norm_eps, activation, flat_residual, out.dtype)
     if out.shape[2] != shape[1] or out.stride(2) != 1 or out.device != rows.device:
         raise ValueError(f"linear_into: out must be {(*rows.shape[:2], shape[1])} on {rows.device} with rows adjacent in themselves")
     if (statistics is None) != (norm_eps is None) or (statistics is None) != (group_sums is None):

@@ -227,3 +227,43 @@ def test_scores_of_another_dtype_use_the_reference(dtype: torch.dtype) -> None:
     assert torch.equal(esat_kernels.select_tokens(scores, 7), reference.select_tokens(scores, 7))
     with pytest.raises(NotImplementedError, match="scores must be float32, got torch"):
         esat_kernels.select_tokens(scores, 7, backend="cpu")
+
+
+def test_a_planned_elimination_reads_its_memory_anew() -> None:
+    scores, kept = torch.zeros(2, 30), torch.zeros(2, 11, dtype=torch.int64)
+    whole = torch.zeros(2, 39, 24)
+    tokens, attended = whole[:, :, :8], torch.zeros(2, 39, 5, dtype=torch.bfloat16)
+    outs = torch.zeros(2, 20, 8), torch.zeros(2, 20, 5, dtype=torch.bfloat16)
+    call = esat_kernels.plan_elimination(scores, kept, [(tokens, outs[0]), (attended, outs[1])], 9)
+    for _ in range(2):
+        for tensor in (scores, whole, attended):
+            tensor.normal_()
+        call()
+        assert torch.equal(kept, reference.select_tokens(scores, 11))
+        for tensor, out in zip((tokens, attended), outs, strict=True):
+            assert torch.equal(out, reference.gather_tokens(tensor, kept, 9))
+
+
+def _plan(**changes: object) -> object:
+    arguments = {"scores": torch.zeros(1, 30), "kept": torch.zeros(1, 11, dtype=torch.int64), "num_template": 9}
+    pair = (changes.pop("tokens", torch.zeros(1, 39, 8)), changes.pop("out", torch.zeros(1, 20, 8)))
+    return esat_kernels.plan_elimination(**(arguments | {"pairs": [pair]} | changes))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("changes", "error", "message"),
+    [
+        ({"kept": torch.zeros(1, 31, dtype=torch.int64)}, ValueError, r"keep must lie in \[1, 30\], got 31"),
+        ({"kept": torch.zeros(1, 11)}, ValueError, r"contiguous int64 \[1, keep\], got torch.float32"),
+        ({"kept": torch.zeros(2, 11, dtype=torch.int64)}, ValueError, r"contiguous int64 \[1, keep\], got torch.int64 \(2, 11\)"),
+        ({"tokens": torch.zeros(1, 38, 8)}, ValueError, "expected 39 tokens, got 38"),
+        ({"out": torch.zeros(1, 21, 8)}, ValueError, "out must be"),
+        ({"out": torch.zeros(1, 20, 16)[:, :, ::2]}, ValueError, "outputs must be contiguous"),
+        ({"tokens": torch.zeros(1, 39, 16)[:, :, ::2]}, ValueError, "adjacent in memory"),
+        ({"scores": torch.zeros(1, 30, dtype=torch.float64)}, NotImplementedError, "float32"),
+    ],
+)
+def test_plans_that_cannot_be(changes: dict[str, object], error: type[Exception], message: str) -> None:
+    _plan()
+    with pytest.raises(error, match=message):
+        _plan(**changes)

@@ -39,10 +39,10 @@ class Layer(NamedTuple):
     """What a frame does in one layer, and with which buffers."""
 
     attend: Callable[[], object]
-    scores: Tensor | None  # [1, search tokens] of the attention, where tokens are eliminated
-    gathers: list[tuple[Tensor, Tensor]]  # [1, tokens, dim] before and after the elimination
-    attended: Tensor  # rows [tokens, dim] behind it
-    tokens: Tensor  # rows [tokens, dim] behind it
+    eliminate: Callable[[], object] | None
+    kept: Tensor  # int64 [1, search tokens behind the elimination]: their places among those before it
+    finish: Callable[[], object]
+    tokens: Tensor  # rows [tokens, dim] behind the layer
     num_tokens: int  # of these rows
 
 
@@ -115,19 +115,25 @@ class CpuNetwork:
         """An elimination leaves one pair of buffers for the other."""
         config = self.config
         first, count = config.num_template, config.num_template + config.num_search
-        (tokens, other), (attended, gathered), layers = self._tokens, self._attended, []
+        (tokens, other), (attended, gathered) = self._tokens, self._attended
+        layers: list[Layer] = []
         for keep in config.search_tokens_per_layer():
             heads = (count, -1, config.heads, config.head_dim)
             q, k, v = self._qkv[:count].view(heads).permute(1, 2, 0, 3).unsqueeze(1)  # each [1, heads, count, head_dim]
             out = attended[:count].view(heads).permute(1, 2, 0, 3)
-            eliminate = first + keep < count
-            scores = self._scores[:, : count - first] if eliminate else None
+            eliminates = first + keep < count
+            scores = self._scores[:, : count - first] if eliminates else None
             attend = esat_kernels.plan_attention(q, k, v, out, scores, first, config.template_token, **config.forces)
-            pairs = [(attended, gathered), (tokens, other)] if eliminate else []
-            gathers = [(source[None, :count], target[None, : first + keep]) for source, target in pairs]
-            if eliminate:
+            kept, eliminate = torch.zeros(1, keep, dtype=torch.int64), None
+            if scores is not None:
+                pairs = [(source[None, :count], target[None, : first + keep]) for source, target in ((attended, gathered), (tokens, other))]
+                eliminate = esat_kernels.plan_elimination(scores, kept, pairs, first)
                 tokens, other, count = other, tokens, first + keep
-            layers.append(Layer(attend, scores, gathers, gathered if eliminate else attended, tokens, count))
+            last = len(layers) == config.depth - 1
+            finish = self._encoder.plan_finish_layer(
+                *(len(layers), gathered if eliminates else attended, tokens, None if last else self._qkv, count, first if last else 0)
+            )
+            layers.append(Layer(attend, eliminate, kept, finish, tokens, count))
         return layers
 
     def encode_template(self, patches: Tensor) -> Template:
@@ -153,20 +159,15 @@ class CpuNetwork:
         mark("layers")
         positions = torch.arange(config.num_search)
         self.survivors = []
-        for index, layer in enumerate(self._layers):
+        for layer in self._layers:
             layer.attend()
             mark("attention")
-            if layer.scores is not None:
-                kept = esat_kernels.select_tokens(layer.scores, layer.num_tokens - first)
-                for source, target in layer.gathers:
-                    esat_kernels.gather_tokens(source, kept, first, out=target)
-                positions = positions[kept[0]]
+            if layer.eliminate is not None:
+                layer.eliminate()
+                positions = positions[layer.kept[0]]
                 self.survivors.append(positions)
                 mark("elimination")
-            last = index == config.depth - 1
-            self._encoder.finish_layer(
-                index, layer.attended, layer.tokens, None if last else self._qkv, layer.num_tokens, first if last else 0
-            )
+            layer.finish()
             mark("layers")
         self.head.features.zero_()  # the tokens go back to their places in the head's map
         self._encoder.normalise(layer.tokens[first : layer.num_tokens], self.head.places[positions].to(torch.int32), self.head.features)
