@@ -115,7 +115,7 @@ def markdown(rows: Sequence[Row], choice: Mapping[str, Any], about: Mapping[str,
     ]
     if any(one.clips == "whole" for one in rows):
         parts += ["## Whole sequences from the first frame", markdown_table(*table(rows, "whole")).strip()]
-    for kind, title in (("starts", "Sequence by sequence, several starts"), ("whole", "Sequence by sequence, whole")):
+    for kind, title in (("starts", f"Sequence by sequence, from frames {starts}"), ("whole", "Sequence by sequence, whole")):
         if any(one.clips == kind for one in rows):
             parts += [f"## {title}", markdown_table(*sequence_table(rows, kind)).strip()]
     return "\n\n".join(parts) + "\n"

@@ -40,7 +40,7 @@ def sheet(
         known = settings.augment.groups
         if unknown := [name for name in only.split(",") if name not in known]:
             raise ConfigError(f"--only must be of {', '.join(known)}, got {', '.join(unknown)}")
-        groups = {name: known[name] for name in only.split(",")}
+        groups = {name: known[name] or 1.0 for name in only.split(",")}
         settings = settings.replace(augment=dataclasses.replace(settings.augment, groups=groups))
     pool = read_data(settings)
     maker = PairMaker(pool, settings.model, settings.augment, settings.seed)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Collection
 from pathlib import Path
 
 from engine.training.config import TrainConfig
@@ -15,9 +17,14 @@ def read_data(config: TrainConfig) -> Pool:
         from engine.training.layouts import read_layouts  # it needs the video library, which a machine that trains on shards may lack
 
         return read_layouts(config.layouts)
-    folder = Path(config.data)
-    return (
-        read_packed(folder)
-        if is_packed(folder)
-        else read_pool(folder, Path(config.pseudo) if config.pseudo else None, config.augment.groups)
-    )
+    folder, groups = Path(config.data), config.augment.groups
+    pseudo = Path(config.pseudo) if config.pseudo else None
+    pool = read_packed(folder) if is_packed(folder) else read_pool(folder, pseudo, groups)
+    return dataclasses.replace(pool, notes=(*pool.notes, *_parts_apart(pool, groups)))
+
+
+def _parts_apart(pool: Pool, groups: Collection[str]) -> list[str]:
+    """What to say of parts of groups, "video2:fod", that the configuration and the data do not share: their weights then fall to others."""
+    asked, there = ({name for name in names if ":" in name} for names in (groups, pool.clips))
+    said = [f"no clip belongs to the group {name} of the configuration" for name in sorted(asked - there)]
+    return said + [f"the group {name} of the data has no weight in the configuration: it is left out" for name in sorted(there - asked)]

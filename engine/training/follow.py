@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from engine.errors import DatasetError
+from engine.errors import DatasetError, EsatError
 
 Follow = Callable[[Iterable[np.ndarray], np.ndarray], Iterable[np.ndarray]]
 """Frames and the first one's box -> a box x, y, w, h for each frame, the first one's too, one after the other as they are asked for."""
@@ -50,9 +50,15 @@ def harness(path: Path, name: str = HARNESS_CLASS) -> Follow:
 
     def follow(frames: Iterable[np.ndarray], box: np.ndarray) -> Iterator[np.ndarray]:
         trackers: list[Any] = []
-        return _follow(
+        boxes = _follow(
             frames, box, lambda frame, start: trackers.append(tracker_class(frame, start)), lambda frame: trackers[0].update(frame)
         )
+        try:
+            yield from boxes
+        except EsatError:  # of the frames
+            raise
+        except Exception as error:
+            raise DatasetError(f"the tracker {path} failed: {type(error).__name__}: {error}") from error
 
     return follow
 

@@ -14,14 +14,14 @@ from engine.errors import ConfigError
 from engine.training import paint_cpu
 from engine.training.looks import draw_looks
 from engine.training.recipe import Crop, Recipe
-from engine.training.scene import Picture, Scenes
+from engine.training.scene import ABSENT, Picture, Scenes
 from engine.training.settings import AugmentConfig
 from engine.training.sources import Clip, Pool, Still
 
 Generator = np.random.Generator
 Painter = Callable[[Sequence[Crop]], Tensor]
 _LONG_TRACK = 100  # frames from which on a track counts no more than others
-_ABSENT = ("hidden", "beside", "elsewhere")  # how a target can be missing
+_TRIES = 8
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,6 +34,10 @@ class _Object:
     second_box: np.ndarray
     moving: bool
     look_alikes: list[tuple[Still, np.ndarray]]
+
+    def shares(self, picture: Picture, moving: bool) -> bool:
+        """Whether the object may be in `picture`: it is the same one, or both are of one video."""
+        return picture[0] is self.first[0] and (moving or picture[1] == self.first[1])
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,18 +87,27 @@ class PairMaker:
         """Pair number `index`. The same for the same seed, whatever was drawn before."""
         rng = np.random.default_rng((self.seed, index))
         seen = self._draw(rng)
-        absent = str(rng.choice(_ABSENT)) if rng.random() < self.config.absent else None
+        absent = str(rng.choice(ABSENT)) if rng.random() < self.config.absent else None
         template = self._scenes.template(seen.first, seen.first_box, seen.moving, rng)
         if absent == "elsewhere":
-            seen, absent = self._draw(rng), None
-            present = False
-        else:
-            present = absent is None
+            other = self._other(seen, rng)
+            seen, absent = (seen, "beside") if other is None else (other, absent)
         search, box = self._scenes.search(seen.second, seen.second_box, seen.moving, seen.look_alikes, rng, absent)
         looks = draw_looks(self.config, self.model, rng)
         if looks[1].flip:
             box = np.array([1 - box[0], *box[1:]])
-        return Recipe(Crop(self.model.template_size, template, looks[0]), Crop(self.model.search_size, search, looks[1]), box, present)
+        return Recipe(
+            Crop(self.model.template_size, template, looks[0]), Crop(self.model.search_size, search, looks[1]), box, absent is None
+        )
+
+    def _other(self, seen: _Object, rng: Generator) -> _Object | None:
+        """An object of a picture or a video that does not show the one that was `seen`; None if some draws give none."""
+        for _ in range(_TRIES):
+            other = self._draw(rng)
+            if not seen.shares(other.second, other.moving):
+                alike = [(still, box) for still, box in other.look_alikes if not seen.shares((still.pictures, still.index), other.moving)]
+                return dataclasses.replace(other, look_alikes=alike)
+        return None
 
     def _draw(self, rng: Generator) -> _Object:
         """An object of the pool, by the groups' weights."""

@@ -5,7 +5,8 @@
 The file of starts has the columns clip, frame, x, y, w, h (pixels of a 640-pixel-wide frame). `--tracker` is a Python file with a class of the
 interface `Class(image, box)` and `update(image) -> box`; `--weights` a preset's name or a .safetensors file for the product's public loop. With
 both, their labels are merged (`merge`). OUT receives NAME.K.txt, one x,y,w,h a line and frame in the video's pixels, `nan` where unsure;
-OUT/TEACHER the same of each teacher, which is read if it is there, so that an interrupted run goes on; and OUT/teachers.tsv, a line a track.
+OUT/TEACHER the same of each teacher, which is read if it is there, so that an interrupted run goes on (take another folder for other starts, or
+after a change of the tracker); and OUT/teachers.tsv, a line a track.
 """
 
 from __future__ import annotations
@@ -109,12 +110,16 @@ def read_starts(path: Path) -> list[Start]:
             for line, row in enumerate(csv.DictReader(file), 2):
                 try:
                     box, frame = np.array([float(row[key]) for key in ("x", "y", "w", "h")]), int(row["frame"])
+                    if frame < 0 or not np.isfinite(box).all() or (box[2:] <= 0).any():
+                        raise ValueError
                     number = counts[row["clip"]] = counts.get(row["clip"], -1) + 1
                 except (LookupError, TypeError, ValueError) as error:
-                    raise DatasetError(f"{path}, line {line}: expected clip, frame, x, y, w, h, got {row}") from error
+                    raise DatasetError(
+                        f"{path}, line {line}: expected clip, frame, x, y, w, h, a box with sides above 0, got {row}"
+                    ) from error
                 starts.append(Start(row["clip"], number, frame, box))
-    except OSError as error:
-        raise DatasetError(f"cannot read {path}: {error.strerror}") from error
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise DatasetError(f"cannot read {path}: {error}") from error
     if not starts:
         raise DatasetError(f"{path}: expected lines of clip, frame, x, y, w, h, found none")
     return starts
@@ -138,7 +143,9 @@ def label_clips(
                         frames, factor = read_video(videos / f"{clip}.mp4", _WIDTH)
                     if teacher not in opened:
                         opened[teacher] = open_teacher()
-                    boxes = label(frames, min(start.frame, len(frames) - 1), start.box, opened[teacher])
+                    if start.frame >= len(frames):
+                        raise DatasetError(f"{start.name} begins at frame {start.frame}, {clip}.mp4 has {len(frames)}")
+                    boxes = label(frames, start.frame, start.box, opened[teacher])
                     _write(path, boxes / factor)
                 found.append(read_boxes(path))
             if len({len(boxes) for boxes in found}) > 1:

@@ -15,6 +15,7 @@ from engine.training.sources import Pool, Still
 Generator = np.random.Generator
 Picture = tuple[Sequence[np.ndarray], int]
 LookAlikes = Sequence[tuple[Still, np.ndarray]]  # other objects: a picture and a box in it
+ABSENT = ("hidden", "beside", "elsewhere")  # how a target can be missing from the search region
 _SEEN = 0.4  # least part of a target's width or height that stays in the picture
 
 
@@ -39,7 +40,7 @@ class Scenes:
     ) -> tuple[tuple[Layer, ...], np.ndarray]:
         """A search crop and the target's box in it: cx, cy, w, h over its side.
 
-        `absent`: "hidden" puts something over the whole target, "beside" looks where it is not.
+        `absent`: "hidden" puts something over the whole target, "beside" looks where it is not; "elsewhere" says that this is another object.
         """
         config, size = self.config, self.model.search_size
         target = np.sqrt(box[2] * box[3])
@@ -49,13 +50,13 @@ class Scenes:
         linear = linear_map(size / (self.model.search_factor * jittered), turn, stretch)
         shift = (rng.random(2) - 0.5) * config.centre_jitter * jittered
         if absent == "beside":
-            shift = _far(box[2:], self.model.search_factor * jittered, rng)
+            shift = -np.linalg.solve(linear, _far(_extent(np.zeros(2), linear, box[2:], None)[2:], size, rng))
         layer = _layer(picture, linear, box[:2] + box[2:] / 2 + shift, size)
         middle = size / 2 - linear @ shift
         if not moving and rng.random() < config.bend:
             layer = dataclasses.replace(layer, bend=_bend(np.sqrt(np.linalg.det(linear)) * target, rng))
         placed = _extent(middle, linear, box[2:], layer.bend)
-        window = _window(placed, rng) if rng.random() < config.leaving else None
+        window = _window(placed, size, rng) if absent is None and rng.random() < config.leaving else None
         layer = dataclasses.replace(layer, window=window)
         layers: tuple[Layer, ...] = (layer,)
         if absent is None and rng.random() < config.composite:
@@ -64,13 +65,13 @@ class Scenes:
             layers = self._fill(layer, size, rng)
         if rng.random() < config.distractor:
             layers += tuple(dataclasses.replace(one, window=window) for one in self._distractors(size, placed, look_alikes, rng))
+        if window is not None:
+            placed = _clipped(placed, window)
         if absent == "hidden":
-            layers += (self._patch(size, placed[:2] + placed[2:] / 2, placed[2:] * rng.uniform(1.3, 2.0, 2), rng),)
+            layers += (self._patch(size, placed[:2] + placed[2:] / 2, placed[2:] * rng.uniform(1.5, 2.2, 2), rng),)
         elif rng.random() < config.occlusion:
             middle, extent = placed[:2] + placed[2:] * rng.random(2), placed[2:] * rng.uniform(0.3, 0.7, 2)
             layers += (self._patch(size, middle, extent, rng),)  # over at most about half of the target
-        if window is not None:
-            placed = _clipped(placed, window)
         return layers, np.concatenate([placed[:2] + placed[2:] / 2, placed[2:]]) / size
 
     def _fill(self, layer: Layer, size: int, rng: Generator) -> tuple[Layer, ...]:
@@ -138,13 +139,12 @@ def _place(
     return Layer(pictures, index, image, np.concatenate([linear, (middle - 0.5 - linear @ (origin - 0.5))[:, None]], 1))
 
 
-def _far(extent: np.ndarray, region: float, rng: Generator) -> np.ndarray:
-    """From the target's centre to that of a region of `region` pixels' side that holds nothing of it, in the picture's pixels."""
-    shift = rng.uniform(-0.9, 0.9, 2) * region
+def _far(extent: np.ndarray, size: int, rng: Generator) -> np.ndarray:
+    """From the middle of a crop of `size` pixels to the centre of a target, `extent` [2] in the crop, of which it shows nothing."""
+    away = rng.uniform(-0.9, 0.9, 2) * size
     axis = int(rng.integers(2))
-    reach = (region + extent.max() * 1.2) / 2
-    shift[axis] = rng.choice([-1.0, 1.0]) * reach * rng.uniform(1.0, 1.4)
-    return shift
+    away[axis] = rng.choice([-1.0, 1.0]) * (size + 1.2 * extent[axis]) / 2 * rng.uniform(1.0, 1.4)
+    return away
 
 
 def _bend(target: float, rng: Generator) -> Bend:
@@ -169,8 +169,9 @@ def _extent(middle: np.ndarray, linear: np.ndarray, sides: np.ndarray, bend: Ben
     return np.concatenate([low, high - low])
 
 
-def _window(placed: np.ndarray, rng: Generator) -> np.ndarray:
-    """The part of the plane, x1, y1, x2, y2, that the picture fills when one of its borders runs through the target."""
+def _window(placed: np.ndarray, size: int, rng: Generator) -> np.ndarray | None:
+    """The part of the plane, x1, y1, x2, y2, that the picture fills when one of its borders runs through the target. None if the middle of what
+    stays of the target is not in the crop."""
     axis = int(rng.integers(2))
     window = np.array([-np.inf, -np.inf, np.inf, np.inf])
     seen = rng.uniform(_SEEN, 1.0) * placed[2 + axis]
@@ -178,7 +179,9 @@ def _window(placed: np.ndarray, rng: Generator) -> np.ndarray:
         window[axis] = placed[axis] + placed[2 + axis] - seen
     else:
         window[2 + axis] = placed[axis] + seen
-    return window
+    left = _clipped(placed, window)
+    middle = left[:2] + left[2:] / 2
+    return window if ((middle >= 0) & (middle < size)).all() else None
 
 
 def _clipped(box: np.ndarray, window: np.ndarray) -> np.ndarray:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import functools
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import cv2
@@ -12,7 +13,7 @@ from torch import Tensor
 from engine.errors import ConfigError
 from engine.files import PendingFile
 from engine.training.pairs import Batch
-from engine.training.sources import Clip, Pool
+from engine.training.sources import Clip, Pool, Still
 
 _GAP = 4  # pixels between cells
 _PAPER = 32
@@ -44,7 +45,7 @@ def data_sheet(pool: Pool, per_group: int = 24, columns: int = 8) -> np.ndarray:
     parts = []
     for name, pictures in _pictures(pool).items():
         shown = [pictures[index] for index in _spread(len(pictures), per_group)]
-        cells = [_fit(_with_boxes(image, boxes)) for image, boxes in shown]
+        cells = [_fit(_with_boxes(*read())) for read in shown]
         grid = _grid(cells, columns)
         title = np.full((_LINE, grid.shape[1], 3), _PAPER, np.uint8)
         text = f"{name}: {len(shown)} of {len(pictures)} pictures or clips"
@@ -64,15 +65,21 @@ def picture_format(path: Path) -> str:
 
 def write_picture(path: Path, image: np.ndarray) -> None:
     """ConfigError as `picture_format`, SinkError."""
-    data = cv2.imencode(picture_format(path), image)[1].tobytes()
+    done, data = cv2.imencode(picture_format(path), image)
+    if not done:
+        raise ConfigError(f"{path}: {image.shape[1]} x {image.shape[0]} pixels are too many for {path.suffix}: draw fewer pairs, or a .png")
     with PendingFile(path) as pending:
-        pending.partial.write_bytes(data)
+        pending.partial.write_bytes(data.tobytes())
 
 
-def _pictures(pool: Pool) -> dict[str, list[tuple[np.ndarray, np.ndarray]]]:
-    """Every picture with its boxes by group; of tracks that share their frames one frame."""
-    groups = {name: [(still.image, still.boxes) for still in stills] for name, stills in pool.stills.items()}
-    return groups | {name: list(map(_best_frame, _videos(clips))) for name, clips in pool.clips.items()}
+def _pictures(pool: Pool) -> dict[str, list[Callable[[], tuple[np.ndarray, np.ndarray]]]]:
+    """What gives each picture with its boxes, by group; of tracks that share their frames one frame. Only what is shown is read."""
+    groups = {name: [functools.partial(_still, still) for still in stills] for name, stills in pool.stills.items()}
+    return groups | {name: [functools.partial(_best_frame, tracks) for tracks in _videos(clips)] for name, clips in pool.clips.items()}
+
+
+def _still(still: Still) -> tuple[np.ndarray, np.ndarray]:
+    return still.image, still.boxes
 
 
 def _videos(clips: Sequence[Clip]) -> Iterator[list[Clip]]:

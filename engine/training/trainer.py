@@ -133,14 +133,18 @@ class Trainer:
         self.optimizer.zero_grad(set_to_none=True)
         sums: dict[str, Tensor] = {}
         ratio = keep_ratio(self.step, config)
-        share = self._chunk / len(batch.boxes)
+        # Losses are means over the targets that are there: a part of the batch counts by how many it has, so that the split changes nothing.
+        there = torch.tensor(float(batch.present.sum()), device=self.device)
+        self.group.average([there])
+        targets = max(float(there), 1 / self.group.size)
         for start in range(0, len(batch.boxes), self._chunk):
             part = slice(start, start + self._chunk)
             template, search = (standardise(crops[part].to(self.device, non_blocking=True)) for crops in (batch.template, batch.search))
-            boxes = batch.boxes[part].to(self.device)
+            boxes, present = batch.boxes[part].to(self.device), batch.present[part]
+            share = max(int(present.sum()), 1) / targets
             with self._autocast():
                 prediction, position = self.model(template, search, ratio)
-            loss, terms = total_loss(prediction, position, boxes, config.model, config.losses, batch.present[part].to(self.device))
+            loss, terms = total_loss(prediction, position, boxes, config.model, config.losses, present.to(self.device))
             (loss * share).backward()
             for name, value in terms.items():
                 sums[name] = sums.get(name, 0) + share * value

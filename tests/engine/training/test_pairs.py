@@ -7,6 +7,10 @@ import numpy as np
 import pytest
 
 from engine.errors import ConfigError, DatasetError
+from engine.training.config import TrainConfig
+from engine.training.data import read_data
+from engine.training.packed import pack
+from engine.training.paint_cpu import paint_one, soft_mask
 from engine.training.pairs import PairMaker
 from engine.training.settings import AugmentConfig
 from engine.training.sources import Clip, Pool, read_pool, usable
@@ -82,23 +86,35 @@ def test_a_leaving_object_has_the_box_of_what_is_seen_of_it():
 
 
 def test_an_absent_object_is_not_in_the_search_region():
-    quiet = PLAIN | {"flip": 0.0, "leaving": 0.0}
-    config = AugmentConfig(groups={"coco": 1.0}, rotation=0, aspect=0, centre_jitter=1.0, absent=1.0, **quiet)
+    config = AugmentConfig(groups={"coco": 0.5, "video": 0.5}, centre_jitter=1.0, absent=1.0, **(PLAIN | {"flip": 0.0, "leaving": 1.0}))
     maker = PairMaker(small_pool(), TINY, config, seed=3)
-    kinds = {"nothing of it": 0, "another picture's object": 0}
-    for index in range(60):
+    kinds = {"hidden": 0, "beside": 0, "elsewhere": 0}
+    for index in range(90):
         batch, recipe = maker.batch(index, 1), maker.recipe(index)
         assert not recipe.present
         assert batch.present.tolist() == [False]
         distance = np.abs(batch.search[0].numpy().astype(int) - np.array(COLOUR[::-1])).sum(-1)
-        base = recipe.search.layers[0]
-        if len(recipe.search.layers) > 1:  # covered by a piece of another picture; in this pool that may show an object, too
-            assert recipe.search.layers[-1].cover is not None
-        elif base.image is recipe.template.layers[0].image and not (distance < 120).any():
-            kinds["nothing of it"] += 1
+        base, *above = recipe.search.layers
+        if above:
+            kinds["hidden"] += 1
+            x, y, w, h = (recipe.box - [recipe.box[2] / 2, recipe.box[3] / 2, 0, 0]) * 128
+            rows, columns = (slice(max(0, round(low)), max(0, round(low + side))) for low, side in ((y, h), (x, w)))
+            assert soft_mask(above[0].cover, 128)[rows, columns].min(initial=1.0) > 0.9
+        elif base.pictures is recipe.template.layers[0].pictures:
+            kinds["beside"] += 1
+            assert not (distance < 120).any()
         else:
-            kinds["another picture's object"] += 1
-    assert min(kinds.values()) > 5
+            kinds["elsewhere"] += 1
+    assert min(kinds.values()) > 10
+
+
+def test_an_object_that_no_other_picture_shows_is_looked_for_beside_itself():
+    pool = small_pool()
+    alone = Pool({}, {"video": [*pool.clips["video"], Clip(pool.clips["video"][0].frames, pool.clips["video"][0].boxes)]})
+    config = AugmentConfig(groups={"video": 1.0}, absent=1.0, **PLAIN)
+    for recipe in map(PairMaker(alone, TINY, config, 0).recipe, range(20)):
+        search = paint_one(recipe.search).astype(int)
+        assert len(recipe.search.layers) == 2 or not (np.abs(search - np.array(COLOUR[::-1])).sum(-1) < 120).any()
 
 
 def test_the_other_tracks_of_a_video_are_look_alikes():
@@ -199,6 +215,18 @@ def test_every_folder_of_pictures_and_clips_is_a_group(tmp_path):
     shutil.copytree(tmp_path / "train_images" / "coco", tmp_path / "train_images2" / "coco")
     with pytest.raises(DatasetError, match="two folders of pictures have the name coco"):
         read_pool(tmp_path)
+
+
+def test_parts_that_data_and_configuration_do_not_share_are_named(tmp_path):
+    trees.video(tmp_path / "train_video2", "fod_Bolt_00040")
+    trees.video(tmp_path / "train_video2", "otb_Deer")
+    config = TrainConfig(model=TINY, data=str(tmp_path), augment=AugmentConfig(groups={"video2": 1, "video2:fod": 0.1, "video2:fdo": 0.1}))
+    pool = read_data(config)
+    assert pool.notes == ("no clip belongs to the group video2:fdo of the configuration",)
+    pack(pool, tmp_path / "packed", TINY, config.augment, 8, 4)
+    whole = config.replace(data=str(tmp_path / "packed"), augment=AugmentConfig(groups={"video2": 1}))
+    assert read_data(whole).notes == ("the group video2:fod of the data has no weight in the configuration: it is left out",)
+    assert read_data(whole).describe() == {"video2": 6, "video2:fod": 6}
 
 
 def test_missing_data_says_what_is_needed_and_where(tmp_path):

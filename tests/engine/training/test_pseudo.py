@@ -152,8 +152,17 @@ def test_bad_input_is_a_line_and_exit_code_2(clips, capsys):
     (clips / "other.py").write_text("x = 1")
     assert "expected a class NanoTrack" in refused("--tracker", clips / "other.py")
     assert "cannot load a tracker from" in refused("--tracker", clips / "none.py")
+    (clips / "failing.py").write_text(
+        "class NanoTrack:\n    def __init__(self, image, box): pass\n    def update(self, image): raise KeyError('gone')"
+    )
+    assert "failing.py failed: KeyError: 'gone'" in refused("--tracker", clips / "failing.py")
     (clips / "starts.csv").write_text("clip,frame,x,y,w,h\na,0,1,2,3\n")
     assert "line 2: expected clip, frame, x, y, w, h" in refused("--tracker", clips / "peer.py")
+    for wrong in ("a,-1,1,2,3,4", "a,0,1,2,0,4", "a,0,nan,2,3,4"):
+        (clips / "starts.csv").write_text(f"clip,frame,x,y,w,h\n{wrong}\n")
+        assert "a box with sides above 0" in refused("--tracker", clips / "peer.py")
+    (clips / "starts.csv").write_bytes(b"clip,frame,x,y,w,h\n\xff\n")
+    assert "cannot read" in refused("--tracker", clips / "peer.py")
     (clips / "starts.csv").unlink()
     assert "cannot read" in refused("--tracker", clips / "peer.py")
     assert not (clips / "out").exists()

@@ -72,4 +72,6 @@ def test_other_names_than_pictures_are_refused(tmp_path):
         write_picture(tmp_path / "sheet.txt", np.zeros((4, 4, 3), np.uint8))
     write_picture(tmp_path / "sheet.png", np.full((4, 5, 3), 7, np.uint8))
     assert (cv2.imread(str(tmp_path / "sheet.png")) == 7).all()
+    with pytest.raises(ConfigError, match="draw fewer pairs"):
+        write_picture(tmp_path / "sheet.jpg", np.zeros((70_000, 2, 3), np.uint8))
     assert [path.name for path in tmp_path.iterdir()] == ["sheet.png"]

@@ -7,6 +7,7 @@ import random
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 from engine.errors import ConfigError, DeviceError, SinkError, WeightsError
 from engine.training.checkpoint import CHECKPOINT
@@ -134,6 +135,23 @@ def test_every_loss_falls(tmp_path):
         before, after = (np.mean([record[term] for record in part]) for part in (log[:4], log[-8:]))
         assert after < before, f"{term}: {before} -> {after}"
     assert np.mean([r["iou"] for r in log[-8:]]) > np.mean([r["iou"] for r in log[:4]])
+
+
+@pytest.mark.parametrize("absent", [0.0, 0.5, 0.9])
+def test_parts_of_a_batch_give_the_gradients_of_the_whole(tmp_path, absent):
+    augment = AugmentConfig(groups={"coco": 0.5, "video": 0.5}, absent=absent)
+    runs = [trainer(tmp_path / str(part), batch=8, micro_batch=part, augment=augment, clip=1e9) for part in (8, 1)]
+    for run in runs:
+        for module in run.model.modules():
+            if isinstance(module, nn.BatchNorm2d):
+                module.eval()  # its statistics are those of a part
+    batch = runs[0].pairs.batch(0, 8)
+    assert batch.present.all() == (absent == 0)
+    terms = [run.train_step(batch) for run in runs]
+    assert terms[0] == pytest.approx(terms[1], rel=1e-3, abs=1e-5)
+    for one, other in zip(*(run.model.parameters() for run in runs), strict=True):
+        if one.grad is not None:
+            assert torch.allclose(one.grad, other.grad, rtol=1e-2, atol=1e-4 * float(one.grad.abs().max()) + 1e-7)
 
 
 def test_frozen_layers_stay_until_their_step(tmp_path):
