@@ -57,6 +57,14 @@ class _Recorder(TorchDispatchMode):
     def note(self, kernel: str, count: int = 1) -> None:
         self.nodes += [Node(self.stages[-1] if self.stages else "frame", kernel)] * count
 
+    def _note_cuda_attention(self, call: dict[str, Any]) -> None:
+        """What `csrc/attention/attention_sm80.cu` launches: |k|^2 where nobody has made it, the attention, and the scores for elimination."""
+        if call.get("key_norms") is None and (call["alpha"] > 0 or call["beta"] > 0):
+            self.note("key norms (CUDA)")
+        self.note("attention (CUDA)")
+        if call["template_token"] >= 0:
+            self.note("scores (CUDA)")
+
     @contextlib.contextmanager
     def stage(self, name: str) -> Iterator[None]:
         """In place of torch.profiler.record_function, with which the engine names its parts."""
@@ -68,7 +76,9 @@ class _Recorder(TorchDispatchMode):
         kwargs = kwargs or {}
         namespace, name = func.namespace, func._schema.name.split("::")[1]
         if namespace == "esat" and name == "fda_attention" and self._backend == "cuda":
-            self.note("attention (CUDA)")
+            self._note_cuda_attention(
+                {parameter.name: value for parameter, value in zip(func._schema.arguments, args, strict=False)} | kwargs
+            )
         elif namespace == "esat":
             operator = torch._library.custom_ops.OPDEFS[f"esat::{name}"]
             with self:

@@ -53,9 +53,9 @@ def write(path: Path, content: dict[str, Any]) -> None:
 # Stages: is it right and fast at all; what a frame costs and where; the rest.
 STAGES: dict[str, tuple[Part, ...]] = {
     "a": (
-        Part("library", "build", "the CUDA library is loaded; nvcc builds it if it is missing or of other sources", 15, leaves=LIBRARY),
-        Part("attention", "attention", "CUDA and Triton attention right, and timed against every plain SDPA backend, at four sizes", 33),
-        Part("hopper", "hopper", "on a Hopper GPU its own CUDA attention kernel: right, and timed beside the other ones", 12),
+        Part("library", "build", "the CUDA library is loaded; nvcc builds it if it is missing or of other sources", 12, leaves=LIBRARY),
+        Part("attention", "attention", "CUDA and Triton attention right, and timed against every plain SDPA backend, at four sizes", 30),
+        Part("hopper", "hopper", "on a Hopper GPU its own CUDA attention kernel: right, and timed beside the other ones", 18),
     ),
     "b": (
         Part("compile", "warm", "Triton compiles the kernels of an esat-384 frame, in several processes", 25, ("--frame",), TRITON_CACHE),
@@ -65,16 +65,17 @@ STAGES: dict[str, tuple[Part, ...]] = {
     "c": (
         Part("compile-rest", "warm", "Triton compiles what the parts below run, in several processes", 45, ("--rest",), TRITON_CACHE),
         Part("products", "products", "every tile of each product, right and timed, beside cuBLASLt; likewise attention and the head", 65),
-        Part("dependent", "dependent", "a whole frame whose kernels are launched before the one in front is done: equal, and its time", 20),
         Part(
-            "tests", "tests", "the GPU tests: error budgets, gradients, graph replay equal to eager, the loop, 1000 equal repetitions", 75
+            "tests", "tests", "the GPU tests: error budgets, gradients, graph replay equal to eager, the loop, 1000 equal repetitions", 65
         ),
         Part("golden", "golden", "golden files of public code through the attention kernels and the engine", 20),
         Part("frames", "frame", "other models and batches, what FDA costs in a frame, PyTorch's eager model", 30, ("--rest",)),
         Part("pipeline", "pipeline", "1080p frames through the device-resident loop: pinned memory, NumPy arrays, targets, streams", 30),
         Part("targets", "targets", "several targets in one frame against separate trackers", 15),
-        Part("memcheck", "sanitize", "compute-sanitizer memcheck over small calls of every kernel", 35, ("--all", "memcheck")),
-        Part("racecheck", "sanitize", "racecheck; of the CUDA kernels alone it decides", 25, ("--all", "racecheck")),
+        Part("memcheck", "sanitize", "compute-sanitizer memcheck over small calls of every kernel", 30, ("--all", "memcheck")),
+        Part("racecheck", "sanitize", "racecheck; of the CUDA kernels alone it decides", 20, ("--all", "racecheck")),
+        # Last: where it pays, every kernel behind it would have to be compiled again.
+        Part("dependent", "dependent", "a whole frame whose kernels are launched before the one in front is done: equal, and its time", 40),
     ),
 }
 PARTS = tuple(part for stage in STAGES.values() for part in stage)

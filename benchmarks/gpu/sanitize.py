@@ -42,6 +42,9 @@ def calls(backend: str) -> None:
         else:
             for rows in cuda.HEIGHTS:
                 cuda.forward(q, k, v, case.forces, wanted, rows=rows)
+            if torch.cuda.get_device_capability() == (9, 0) and head_dim == 64:
+                for rows in cuda.HOPPER_HEIGHTS:
+                    cuda.forward(q, k, v, case.forces, wanted, rows=rows, kernel="sm_90a")
     torch.cuda.synchronize()
 
 

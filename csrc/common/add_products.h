@@ -13,13 +13,13 @@ constexpr int kUnrolled = 4;
 inline void add_products(__m256 (&sums)[2], const float* value, const __m256 (&b)[2]) {
   __m256 a;
   asm("vbroadcastss %[value], %[a]\n\tvfmadd231ps %[b0], %[a], %[s0]\n\tvfmadd231ps %[b1], %[a], %[s1]"
-      : [s0] "+x"(sums[0]), [s1] "+x"(sums[1]), [a] "=&x"(a)
+      : [s0] "+&x"(sums[0]), [s1] "+x"(sums[1]), [a] "=&x"(a)
       : [value] "m"(*value), [b0] "x"(b[0]), [b1] "x"(b[1]));
 }
 inline void add_products(__m256 (&sums)[3], const float* value, const __m256 (&b)[3]) {
   __m256 a;
   asm("vbroadcastss %[value], %[a]\n\tvfmadd231ps %[b0], %[a], %[s0]\n\tvfmadd231ps %[b1], %[a], %[s1]\n\tvfmadd231ps %[b2], %[a], %[s2]"
-      : [s0] "+x"(sums[0]), [s1] "+x"(sums[1]), [s2] "+x"(sums[2]), [a] "=&x"(a)
+      : [s0] "+&x"(sums[0]), [s1] "+&x"(sums[1]), [s2] "+x"(sums[2]), [a] "=&x"(a)
       : [value] "m"(*value), [b0] "x"(b[0]), [b1] "x"(b[1]), [b2] "x"(b[2]));
 }
 #else

@@ -106,7 +106,15 @@ def product(architecture, tiles, stream, dtype, **changes):
     """The product with everything around it; `stream` is the dtype of x and the residual."""
     from esat_kernels.linear.triton_kernels import product_kernel
 
-    constants = {"ACTIVATION": "gelu", "SPLITS": tiles.splits, "WHOLE_K": True, **NO_SQUARES, **ALONE}
+    constants = {
+        "ACTIVATION": "gelu",
+        "SPLITS": tiles.splits,
+        "WHOLE_K": True,
+        **NO_SQUARES,
+        **ALONE,
+        "DEPENDENT": False,
+        "PREFETCH": False,
+    }
     constants |= {"BLOCK_M": tiles.block_m, "BLOCK_N": tiles.block_n, "BLOCK_K": tiles.block_k, **changes}
     types = {"x_ptr": f"*{stream}", **dict.fromkeys(("residual_ptr", "bias_ptr", "squares_ptr", "norm_ptr", "left_ptr"), "*fp32")}
     types |= {"eps": "fp32", "out_ptr": "*fp32" if tiles.splits > 1 or "LEFT_WIDTH" in changes else f"*{dtype}"}
@@ -164,6 +172,7 @@ def test_sum_and_normalise(architecture):
     from esat_kernels.linear.triton_kernels import normalise_kernel, sum_kernel
 
     constants = {"ACTIVATION": "gelu", "SPLITS": 4, "BLOCK_M": triton_tiles.SUM_BLOCK_M, "BLOCK_N": triton_tiles.SUM_BLOCK_N}
+    constants["DEPENDENT"] = False
     alone = {name: value for name, value in ALONE.items() if name in sum_kernel.arg_names}
     compiled(sum_kernel, architecture, {**constants, **NO_SQUARES, **alone}, triton_tiles.SUM_WARPS, dtype="fp32")
     compiled(sum_kernel, architecture, {**constants, **alone, **KEY_NORMS}, triton_tiles.SUM_WARPS, dtype="fp32")
