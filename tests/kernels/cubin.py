@@ -80,6 +80,8 @@ def compile_triton(
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
 
+    unset = [parameter.name for parameter in kernel.params if parameter.is_constexpr and parameter.name not in constants]
+    assert not unset, f"{kernel.fn.__name__}: {unset} would be run-time arguments of another kernel"
     given = {**FLOATS, **dict.fromkeys(FLOAT32_POINTERS, "*fp32"), **(types or {})}
     signature, constexprs, attributes = {}, dict(constants), {}
     for index, name in enumerate(kernel.arg_names):
