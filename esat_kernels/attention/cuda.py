@@ -12,7 +12,10 @@ from esat_kernels.attention.common import Forces, Scores, address, empty_out, gp
 
 HEAD_DIMS = (32, 64)
 HEIGHTS = (32, 48, 64, 80)  # queries that a thread block may take
+HOPPER_HEIGHTS = (128, 192)  # that a cluster of two may take with sm_90a's own instructions
 MAX_TOKENS = 2048
+# A kernel that was named -> its function. sm_80's runs on everything newer too; sm_90a's on compute capability 9.0 alone, with D = 64.
+KERNELS = {"sm_80": "esat_fda_forward", "sm_90a": "esat_fda_forward_sm90"}
 
 
 class Strides(ctypes.Structure):
@@ -85,12 +88,20 @@ def unsupported(q: Tensor, k: Tensor, v: Tensor) -> str | None:
 
 
 def forward(
-    q: Tensor, k: Tensor, v: Tensor, forces: Forces, wanted: Scores, rows: int = 0, key_norms: Tensor | None = None
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    forces: Forces,
+    wanted: Scores,
+    rows: int = 0,
+    key_norms: Tensor | None = None,
+    kernel: str = "sm_80",
 ) -> tuple[Tensor, Tensor]:
     """out [B, H, N, D] (stored as [B, N, H, D]) and the wanted scores.
 
-    rows: queries per thread block, of `HEIGHTS`; 0 lets the launcher choose. key_norms: |k|^2 of the rounded keys, float32 [B, H, N] of any
-    strides; without them a kernel of their own makes them first. Inputs as `unsupported` allows them.
+    kernel: of `KERNELS`. rows: queries per thread block, of `HEIGHTS` or `HOPPER_HEIGHTS`; 0 lets the launcher choose. key_norms: |k|^2 of
+    the rounded keys, float32 [B, H, N] of any strides; without them a kernel of their own makes them first. Inputs as `unsupported` allows
+    them; sm_90a wants D = 64.
     """
     out, scores = empty_out(q), wanted.empty(q)
     batch, heads, tokens, head_dim = q.shape
@@ -107,12 +118,12 @@ def forward(
     if logits is not None:
         call.row_logits, call.scores = logits.data_ptr(), scores.data_ptr()
     with torch.cuda.device(q.device):
-        launch(call, head_dim, rows, torch.cuda.current_stream().cuda_stream)
+        launch(call, head_dim, rows, torch.cuda.current_stream().cuda_stream, kernel)
     return out, scores
 
 
-def launch(call: Forward, head_dim: int, rows: int, stream: int) -> None:
+def launch(call: Forward, head_dim: int, rows: int, stream: int, kernel: str = "sm_80") -> None:
     """The library's call on the current device. ValueError for what it refuses, RuntimeError for an error of CUDA."""
     if _LIBRARY is None:
         raise NotImplementedError(_REASON)
-    _cuda.check(_LIBRARY.esat_fda_forward(ctypes.byref(call), head_dim, rows, stream))
+    _cuda.check(getattr(_LIBRARY, KERNELS[kernel])(ctypes.byref(call), head_dim, rows, stream))
