@@ -46,7 +46,7 @@ def _open() -> tuple[ctypes.CDLL | None, str | None]:
     library = _cuda.library()
     try:
         size, own = int(library.esat_fda_forward_size()), ctypes.sizeof(Forward)
-        for name in KERNELS.values():
+        for name in KERNELS.values() if size == own else ():
             getattr(library, name).argtypes = [ctypes.POINTER(Forward), ctypes.c_int, ctypes.c_int, ctypes.c_void_p]
     except AttributeError as error:
         return None, f"not built: {_cuda.FILE.name} is of other sources ({error}); `make cuda` builds it"

@@ -90,6 +90,8 @@ def test_a_library_for_other_calls_is_refused(monkeypatch):
     monkeypatch.setattr(_cuda, "unavailable", lambda: None)
     monkeypatch.setattr(_cuda, "library", Library)
     assert re.match(r"not built: libesat_cuda\.so takes calls of \d+ bytes", cuda._open()[1] or "")
+    monkeypatch.setattr(Library, "esat_fda_forward_size", lambda _: ctypes.sizeof(cuda.Forward))  # a library from before a kernel was added
+    assert re.match(r"not built: libesat_cuda\.so is of other sources .*esat_fda_forward", cuda._open()[1] or "")
 
 
 @pytest.mark.parametrize(
