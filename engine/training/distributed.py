@@ -42,6 +42,14 @@ class Group:
         """Mean gradients, the same in every process."""
         self.average(value.grad for value in module.parameters() if value.grad is not None)
 
+    def mean(self, value: float, device: torch.device) -> float:
+        """The mean over the processes."""
+        if self.size == 1:
+            return value
+        there = torch.tensor(value, device=device)
+        self.average([there])
+        return float(there)
+
     def any(self, flag: bool, device: torch.device) -> bool:
         """Whether the flag is set in one of the processes."""
         if self.size == 1:

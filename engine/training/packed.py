@@ -26,7 +26,7 @@ from engine.config import ModelConfig
 from engine.errors import ConfigError, DatasetError
 from engine.files import PendingFile
 from engine.training.settings import AugmentConfig
-from engine.training.sources import Clip, Pool, Still, shrink, usable
+from engine.training.sources import Clip, Pool, Still, shrink, tracks_by_video, usable
 
 FORMAT = "esat-pack-1"
 PATTERN = "shard-*.safetensors"
@@ -109,10 +109,7 @@ def _stills(
 
 def _clips(pool: Pool, coding: Coding, step: int, threads: ThreadPoolExecutor) -> Iterator[Entry]:
     for group, clips in pool.clips.items():
-        videos: dict[int, list[Clip]] = {}
-        for clip in clips:
-            videos.setdefault(id(clip.frames), []).append(clip)
-        for video, tracks in enumerate(videos.values()):
+        for video, tracks in enumerate(tracks_by_video(clips).values()):
             count = min(len(track.boxes) for track in tracks)
             kept = np.arange(0, count, coding.step)
             factor = shrink(tracks[0].frames[0], coding.longest)[1]

@@ -16,7 +16,7 @@ from engine.training.looks import draw_looks
 from engine.training.recipe import Crop, Recipe
 from engine.training.scene import ABSENT, Picture, Scenes
 from engine.training.settings import AugmentConfig
-from engine.training.sources import Clip, Pool, Still
+from engine.training.sources import Clip, Pool, Still, tracks_by_video
 
 Generator = np.random.Generator
 Painter = Callable[[Sequence[Crop]], Tensor]
@@ -73,7 +73,7 @@ class PairMaker:
                     self._by_class.setdefault((name, int(stills[i].classes[j])), []).append((i, j))
         lengths = {name: np.array([min(len(clip.valid), _LONG_TRACK) for clip in clips], float) for name, clips in pool.clips.items()}
         self._clip_weights = {name: counts / counts.sum() for name, counts in lengths.items()}
-        self._neighbours = _tracks_of_one_video(pool)
+        self._neighbours = tracks_by_video(clip for clips in pool.clips.values() for clip in clips)
         self._scenes = Scenes(pool, model, config)
 
     def batch(self, step: int, size: int, part: slice = slice(None)) -> Batch:
@@ -141,12 +141,3 @@ class PairMaker:
 
 def _pick(items: list[tuple[int, int]], rng: Generator, count: int) -> list[tuple[int, int]]:
     return [items[rng.integers(len(items))] for _ in range(count)] if items else []
-
-
-def _tracks_of_one_video(pool: Pool) -> dict[int, list[Clip]]:
-    """The tracks that share their frames, by the frames' id."""
-    tracks: dict[int, list[Clip]] = {}
-    for clips in pool.clips.values():
-        for clip in clips:
-            tracks.setdefault(id(clip.frames), []).append(clip)
-    return tracks

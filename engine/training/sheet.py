@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import cv2
@@ -13,7 +13,7 @@ from torch import Tensor
 from engine.errors import ConfigError
 from engine.files import PendingFile
 from engine.training.pairs import Batch
-from engine.training.sources import Clip, Pool, Still
+from engine.training.sources import Clip, Pool, Still, tracks_by_video
 
 _GAP = 4  # pixels between cells
 _PAPER = 32
@@ -75,18 +75,13 @@ def write_picture(path: Path, image: np.ndarray) -> None:
 def _pictures(pool: Pool) -> dict[str, list[Callable[[], tuple[np.ndarray, np.ndarray]]]]:
     """What gives each picture with its boxes, by group; of tracks that share their frames one frame. Only what is shown is read."""
     groups = {name: [functools.partial(_still, still) for still in stills] for name, stills in pool.stills.items()}
-    return groups | {name: [functools.partial(_best_frame, tracks) for tracks in _videos(clips)] for name, clips in pool.clips.items()}
+    return groups | {
+        name: [functools.partial(_best_frame, tracks) for tracks in tracks_by_video(clips).values()] for name, clips in pool.clips.items()
+    }
 
 
 def _still(still: Still) -> tuple[np.ndarray, np.ndarray]:
     return still.image, still.boxes
-
-
-def _videos(clips: Sequence[Clip]) -> Iterator[list[Clip]]:
-    videos: dict[int, list[Clip]] = {}
-    for clip in clips:
-        videos.setdefault(id(clip.frames), []).append(clip)
-    return iter(videos.values())
 
 
 def _best_frame(tracks: Sequence[Clip]) -> tuple[np.ndarray, np.ndarray]:

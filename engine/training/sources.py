@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import csv
 import dataclasses
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 
 import cv2
@@ -83,6 +83,14 @@ class Pool:
         """Boxes in each group of stills, frames with a box in each group of clips."""
         counts = {name: sum(len(still.boxes) for still in stills) for name, stills in self.stills.items()}
         return counts | {name: sum(len(clip.valid) for clip in clips) for name, clips in self.clips.items()}
+
+
+def tracks_by_video(clips: Iterable[Clip]) -> dict[int, list[Clip]]:
+    """The tracks that share their frames, by the frames' id, in the order given."""
+    videos: dict[int, list[Clip]] = {}
+    for clip in clips:
+        videos.setdefault(id(clip.frames), []).append(clip)
+    return videos
 
 
 def usable(boxes: np.ndarray) -> np.ndarray:

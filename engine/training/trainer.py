@@ -134,9 +134,7 @@ class Trainer:
         sums: dict[str, Tensor] = {}
         ratio = keep_ratio(self.step, config)
         # Losses are means over the targets that are there: a part of the batch counts by how many it has, so that the split changes nothing.
-        there = torch.tensor(float(batch.present.sum()), device=self.device)
-        self.group.average([there])
-        targets = max(float(there), 1 / self.group.size)
+        targets = max(self.group.mean(float(batch.present.sum()), self.device), 1 / self.group.size)
         for start in range(0, len(batch.boxes), self._chunk):
             part = slice(start, start + self._chunk)
             template, search = (standardise(crops[part].to(self.device, non_blocking=True)) for crops in (batch.template, batch.search))
