@@ -61,7 +61,7 @@ struct Warp {
 
 struct Copy {
   unsigned char* shared;
-  const unsigned char* global;
+  const unsigned char* global;  // null: zeros
 };
 
 struct Thread {
@@ -297,16 +297,18 @@ inline void load_global(std::uint32_t (&pairs)[4], const void* from) {
   std::memcpy(pairs, from, 16);
 }
 
-inline void copy_async(Shared shared, const void* global) {
+inline void copy_async(Shared shared, const void* global, bool there) {
   emulation::need(reinterpret_cast<std::uintptr_t>(global) % 16 == 0, "global address is not a multiple of 16");
   unsigned char* to = emulation::at(shared, 16);
   std::memset(to, 0xff, 16);
-  emulation::self().copies.push_back({to, static_cast<const unsigned char*>(global)});
+  emulation::self().copies.push_back({to, there ? static_cast<const unsigned char*>(global) : nullptr});
 }
 inline void copy_commit() {}
 inline void copy_wait() {
   if (emulation::omitted.copy_wait) return;
-  for (const auto& copy : emulation::self().copies) std::memcpy(copy.shared, copy.global, 16);
+  for (const auto& copy : emulation::self().copies) {
+    copy.global != nullptr ? std::memcpy(copy.shared, copy.global, 16) : std::memset(copy.shared, 0, 16);
+  }
   emulation::self().copies.clear();
 }
 

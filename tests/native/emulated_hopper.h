@@ -292,21 +292,22 @@ void pin(float (&)[Rows][4]) {}
 template <int Rows>
 void pin(std::uint32_t (&)[Rows][4]) {}
 
-template <bool Across, bool Add>
-void multiply(float (&d)[8][4], const std::uint32_t (&a)[4], std::uint64_t b) {
+template <bool Across>
+void multiply(float (&d)[8][4], const std::uint32_t (&a)[4], std::uint64_t b, bool add) {
   auto& products = emulation::own_products();
   const int lane = emulation::block->current % 32;
   struct Operands {
     float (*d)[4];
     const std::uint32_t* a;
     std::uint64_t b;
+    bool add;
   };
   static std::map<std::pair<emulation::Warp*, int>, Operands> operands;
-  operands[{&emulation::warp(), lane}] = {d, a, b};
+  operands[{&emulation::warp(), lane}] = {d, a, b, add};
   emulation::meet(emulation::Kind::other, [&](emulation::Warp& warp) {
     emulation::need(products.fenced, "a product without a fence behind other uses of its registers");
     emulation::Product product{};
-    product.add = Add;
+    product.add = add;
     product.across = Across;
     product.b = b;
     product.early_left = emulation::state->random() % 2;
@@ -314,7 +315,7 @@ void multiply(float (&d)[8][4], const std::uint32_t (&a)[4], std::uint64_t b) {
     if (product.early_right) product.right = emulation::right_operand(emulation::block, b, Across);
     for (int l = 0; l < 32; ++l) {
       const Operands& own = operands[{&warp, l}];
-      emulation::need(own.b == b, "the lanes of a warp multiply different operands");
+      emulation::need(own.b == b && own.add == add, "the lanes of a warp multiply different operands");
       product.d[l] = own.d;
       product.a[l] = own.a;
       std::copy_n(own.a, 4, product.early_a[l]);
