@@ -16,7 +16,7 @@ ESAT_DEVICE int block_column() { return static_cast<int>(blockIdx.x); }
 ESAT_DEVICE int block_row() { return static_cast<int>(blockIdx.y); }
 
 ESAT_DEVICE unsigned char* shared_memory() {
-  extern __shared__ __align__(16) unsigned char memory[];
+  extern __shared__ __align__(1024) unsigned char memory[];  // what the Hopper kernel's tiles want
   return memory;
 }
 

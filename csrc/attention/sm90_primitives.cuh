@@ -80,8 +80,8 @@ ESAT_DEVICE void pin(std::uint32_t (&x)[Rows][4]) {
   for (int n = 0; n < Rows; ++n) asm volatile("" : "+r"(x[n][0]), "+r"(x[n][1]), "+r"(x[n][2]), "+r"(x[n][3])::"memory");
 }
 
-// d = a b, and + d with `add`, which the whole warpgroup agrees on, in bf16 with float32 sums: a 64 x 16, 16 rows of each warp; b 16 x 64 in
-// shared memory, Across if its columns are contiguous. What d was without `add` does not matter, not even a NaN.
+// d = a b, and + d with `add`, which the whole warpgroup agrees on, in bf16 with float32 sums: a 64 x 16, 16 rows of each warp; b 16 x 64
+// in shared memory, Across if its columns are contiguous. What d was without `add` does not matter, not even a NaN.
 template <bool Across>
 ESAT_DEVICE void multiply(float (&d)[8][4], const std::uint32_t (&a)[4], std::uint64_t b, bool add) {
   asm volatile(

@@ -223,7 +223,8 @@ inline long failed_votes(const Forward& forward, const Case& c) {
 // Every way into a tile that is done exactly. `tiles`: that the warps do of a case with 255 tokens, two each.
 inline void check_exact_tiles(const Forward& forward, int rows, int tiles) {
   CHECK_EQUAL(failed_votes(forward, {.tokens = 255, .rows = rows}), 0L);
-  // Sums that leave the range upwards: in every tile, in the last one alone, and in the first, whose reference the usual ones then take over.
+  // Sums that leave the range upwards: in every tile, in the last one alone, and in the first, whose reference the usual ones then take
+  // over.
   CHECK(failed_votes(forward, {.tokens = 255, .rows = rows, .length = 40.0f}) >= tiles / 2);
   CHECK(failed_votes(forward, {.tokens = 255, .rows = rows, .beta = 0.0f, .first_long = 192, .last_long = 255}) > 0);
   const long first = failed_votes(forward, {.tokens = 383, .rows = rows, .beta = 0.0f, .first_long = 0, .last_long = 64});

@@ -25,9 +25,11 @@
 
 namespace esat::sm80 {
 
-using Shared = std::uint32_t;  // bytes from the start of the block's shared memory
+using Shared = std::uint32_t;  // an address in the block's shared memory, in bytes
 
 namespace emulation {
+
+inline constexpr Shared kFirst = 1024;  // of the kernel's; what lies before is the system's, as on a device
 
 // Instructions to leave out, in every thread: the wait for copies, or the barriers number `index`, `index` + `every`, ... of a thread.
 struct Omission {
@@ -186,10 +188,13 @@ void meet(Kind kind, const Instruction& instruction) {
 }
 inline void meet(Kind kind) { meet(kind, execute); }
 
+inline unsigned char* shared_at(Block* of, Shared address, std::size_t bytes) {
+  need(address >= kFirst && address - kFirst + bytes <= of->shared_bytes, "outside of shared memory");
+  return of->shared + (address - kFirst);
+}
 inline unsigned char* at(Shared address, std::size_t bytes) {
-  need(address + bytes <= block->shared_bytes, "outside of shared memory");
   need(address % 16 == 0, "shared memory address is not a multiple of 16");
-  return block->shared + address;
+  return shared_at(block, address, bytes);
 }
 
 inline void fiber_main() {
@@ -284,7 +289,7 @@ inline int block_row() { return emulation::block->row; }
 inline unsigned char* shared_memory() { return emulation::block->shared; }
 
 inline Shared shared_address(const void* pointer) {
-  return static_cast<Shared>(static_cast<const unsigned char*>(pointer) - emulation::block->shared);
+  return emulation::kFirst + static_cast<Shared>(static_cast<const unsigned char*>(pointer) - emulation::block->shared);
 }
 
 template <class T>
