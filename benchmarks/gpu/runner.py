@@ -94,6 +94,8 @@ def _run(part: Part, folder: Path, facts: dict[str, object], seconds: float, gra
             code, ended = 124, f"stopped after {seconds:.0f} s"
         finally:
             stop(process, grace_s if process.poll() is None else 0)  # with what it has started: compilers, tests, the sanitizer
+    if process.poll() is None:
+        ended += ", did not end when it was killed"
     found = _read(path)
     found = {"part": part.name, **found, "ok": bool(found.get("ok")) and code == 0, "ended": ended}
     found |= {"seconds": round(time.monotonic() - started, 1), "clocks_after": machine.clocks(), **facts}
