@@ -69,6 +69,11 @@ def linear_fp8(
     of.linear_fp8(rows, scales, statistics, values, weight_scales, group_sums, bias, residual, activation, eps, out, *left)
 
 
+def fp8_unsupported(device: torch.device, *widths: int) -> str | None:
+    """Why `linear_fp8` cannot serve a network with products of so many inputs and outputs on this device, or None; on a CPU the reference does."""
+    return _device.fp8_unavailable(device) or fp8.unsupported(*widths)
+
+
 def _check(rows: Tensor, values: Tensor, plain_rows: bool, plain_weight: bool) -> None:
     """The operands of a product."""
     if rows.dim() != 3 or values.dim() != 2 or rows.shape[2] != values.shape[1] or min(*rows.shape, *values.shape) < 1:
