@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.kernels.machine_code import Instruction, innermost_loops
+from benchmarks.machine_code import innermost_loops
 from tests.require import require
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -82,11 +82,6 @@ def objects(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         return dict(pool.map(compiled, commands.values()))
 
 
-def writes(one: Instruction) -> bool:
-    """Whether the instruction stores: the last operand is where the result goes, but comparisons have none."""
-    return one.operands.endswith(")") and not one.name.startswith(("cmp", "test", "vcomi", "vucomi"))
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("source", SOURCES)
 def test_inner_loops_leave_the_stack_alone(objects: dict[str, Path], source: str) -> None:
@@ -98,7 +93,7 @@ def test_inner_loops_leave_the_stack_alone(objects: dict[str, Path], source: str
         for one in loop.stack:
             vector = VECTOR.search(one.operands) is not None
             tiles = not vector and re.search(TILES, source)
-            allowed = any(re.search(k.function, loop.function) and (k.vectors or not vector) for k in known) and not writes(one)
+            allowed = any(re.search(k.function, loop.function) and (k.vectors or not vector) for k in known) and not one.is_store
             if not (tiles or allowed):
                 wrong.append(f"{loop.function[:120]}: {one.address:x} {one.name} {one.operands}")
     assert not wrong, "\n".join(wrong)

@@ -13,6 +13,8 @@ _INSTRUCTION = re.compile(r"^\s*([0-9a-f]+):\t(?:[a-z]\w* )*?(\w+)(?:\s+(.*))?$"
 _TARGET = re.compile(r"^([0-9a-f]+) <")
 # Sums, products and conversions of vectors of floats, products of integers in vectors, products of tiles.
 _ARITHMETIC = re.compile(r"^v?(f?n?m?(add|sub|mul|div)\w*p[sd]|cvt\w*p[sd]|dpbf16ps|pdpbusds?|pmadd\w+|pmul\w+)$|^tdp\w+$")
+_PRODUCT = re.compile(r"^v?(fn?m(add|sub)\d*p[sd]|dpbf16ps|pdpbusds?|pmaddubsw)$|^tdp\w+$")
+_NO_ACCESS = ("j", "call", "lea", "nop", "prefetch")
 _LEAST_SHARE = 1 / 16
 
 
@@ -32,6 +34,24 @@ class Instruction:
     def is_arithmetic(self) -> bool:
         return _ARITHMETIC.match(self.name) is not None
 
+    @property
+    def is_product(self) -> bool:
+        """Multiply-adds of floats, products of bytes or pairs in vectors, products of tiles."""
+        return _PRODUCT.match(self.name) is not None
+
+    @property
+    def is_store(self) -> bool:
+        """The last operand is where the result goes, but comparisons have none."""
+        into_memory = re.search(r"\)(?:\{%k\d\})?$", self.operands) is not None
+        return into_memory and not self.name.startswith((*_NO_ACCESS, "cmp", "test", "vcomi", "vucomi"))
+
+    @property
+    def is_load(self) -> bool:
+        """Reads memory; so does what adds to it."""
+        if "(" not in self.operands or self.name.startswith(_NO_ACCESS):
+            return False
+        return not self.is_store or not self.name.startswith(("mov", "vmov", "vpmov", "vextract", "vcvt", "tilestored"))
+
 
 @dataclass(frozen=True)
 class Loop:
@@ -45,6 +65,11 @@ class Loop:
     @property
     def arithmetic(self) -> int:
         return sum(one.is_arithmetic for one in self.body)
+
+    @property
+    def assembly(self) -> str:
+        """The body as an assembler reads it: what jumps goes to the first line."""
+        return "".join(f"{one.name} {'.Ltop' if one.target is not None else one.operands}\n" for one in self.body)
 
 
 def functions(file: Path) -> Iterator[tuple[str, list[Instruction]]]:
