@@ -89,6 +89,49 @@ def functions(file: Path) -> Iterator[tuple[str, list[Instruction]]]:
         yield name, body
 
 
+def _following(body: list[Instruction]) -> dict[int, list[int]]:
+    """Addresses that each instruction may be followed by."""
+    known = {one.address for one in body}
+    edges: dict[int, list[int]] = {}
+    for one, following in zip(body, [*body[1:], None], strict=True):
+        edges[one.address] = [one.target] if one.target is not None and one.target in known else []
+        if following is not None and one.name not in ("jmp", "ret", "ud2", "hlt"):
+            edges[one.address].append(following.address)
+    return edges
+
+
+def _circles(edges: dict[int, list[int]]) -> list[set[int]]:
+    """Strongly connected parts of a graph, those of one address without a jump to itself left out: Tarjan's algorithm without recursion."""
+    number: dict[int, int] = {}
+    low: dict[int, int] = {}
+    open_: dict[int, None] = {}  # in the order in which they were met
+    found = []
+    for start in edges:
+        left = [] if start in number else [(start, iter(edges[start]))]
+        while left:
+            at, following = left[-1]
+            if at not in number:
+                number[at] = low[at] = len(number)
+                open_[at] = None
+            for to in following:
+                if to not in number:
+                    left.append((to, iter(edges[to])))
+                    break
+                if to in open_:
+                    low[at] = min(low[at], low[to])
+            else:
+                left.pop()
+                if left:
+                    low[left[-1][0]] = min(low[left[-1][0]], low[at])
+                if low[at] == number[at]:
+                    part = set()
+                    while at not in part:
+                        part.add(open_.popitem()[0])
+                    if len(part) > 1 or at in edges[at]:
+                        found.append(part)
+    return found
+
+
 def _reachable(start: int, edges: dict[int, list[int]], stop: int | None = None) -> set[int]:
     seen, left = {start}, [start]
     while left:
@@ -102,26 +145,34 @@ def _reachable(start: int, edges: dict[int, list[int]], stop: int | None = None)
     return seen
 
 
-def _loops(body: list[Instruction]) -> list[set[int]]:
-    """Addresses of each loop: what lies on a way from the target of a jump back to that jump."""
-    known = {one.address for one in body}
-    forward: dict[int, list[int]] = {}
+def _ways(edges: dict[int, list[int]]) -> Iterator[set[int]]:
+    """Addresses of the ways from the target of each jump back to jumps to it."""
     backward: dict[int, list[int]] = {}
-    back_edges: dict[int, list[int]] = {}
-    for one, following in zip(body, [*body[1:], None], strict=True):
-        targets = [one.target] if one.target in known else []
-        if following is not None and one.name not in ("jmp", "ret", "ud2", "hlt"):
-            targets.append(following.address)
-        for target in targets:
-            forward.setdefault(one.address, []).append(target)
-            backward.setdefault(target, []).append(one.address)
-            if target <= one.address:
-                back_edges.setdefault(target, []).append(one.address)
-    loops = []
-    for header, sources in back_edges.items():
-        after = _reachable(header, forward)
-        loops.append(set().union(*(_reachable(source, backward, stop=header) for source in sources if source in after)) & after)
-    return [loop for loop in loops if loop]  # a jump back to where no way returns is none
+    for at, all_to in edges.items():
+        for to in all_to:
+            backward.setdefault(to, []).append(at)
+    for header, sources in backward.items():
+        if any(at >= header for at in sources):
+            after = _reachable(header, edges)
+            yield set().union(*(_reachable(at, backward, stop=header) for at in sources if at >= header and at in after)) & after
+
+
+def _innermost(edges: dict[int, list[int]]) -> list[set[int]]:
+    """Addresses of each loop that holds no other, wherever it is entered."""
+    found = []
+    for loop in _circles(edges):
+        # Without the jumps to where it is entered, first if in several places, what still turns are the loops inside.
+        entry = min([to for at, all_to in edges.items() if at not in loop for to in all_to if to in loop], default=min(loop))
+        inner = _innermost({at: [to for to in edges[at] if to in loop and to != entry] for at in edges if at in loop})
+        found += inner or [loop]
+    return found
+
+
+def _loops(edges: dict[int, list[int]]) -> list[set[int]]:
+    """Of loops with detours, some of which are loops that count as innermost, the ways without them too."""
+    inner = _innermost(edges)
+    ways = [way for way in _ways(edges) if way and not any(way & other for other in inner)]
+    return inner + [way for way in ways if not any(other < way for other in ways)]
 
 
 def innermost_loops(file: Path) -> Iterator[Loop]:
@@ -129,10 +180,7 @@ def innermost_loops(file: Path) -> Iterator[Loop]:
     for name, body in functions(file):
         framed = any(one.name == "mov" and one.operands == "%rsp,%rbp" for one in body)
         place = re.compile(r"\((?:%rsp|%rbp)\)" if framed else r"\(%rsp\)")
-        loops = _loops(body)
-        for loop in loops:
-            if any(other < loop for other in loops):
-                continue
+        for loop in sorted(_loops(_following(body)), key=min):
             inside = tuple(one for one in body if one.address in loop)
             stack = tuple(one for one in inside if place.search(one.operands) and one.name != "lea")
             found = Loop(name, inside, stack)
