@@ -5,6 +5,7 @@ from esat_kernels._cuda import about as cuda_library
 from esat_kernels._device import verified_backends
 from esat_kernels._native import cpu_isa, kernel_table
 from esat_kernels._tuned import measured
+from esat_kernels._tuned import tables as tuned_tables
 from esat_kernels.attention.api import fda_attention, fda_attention_with_scores, plan_attention
 from esat_kernels.crop.api import crop_patches, crop_regions, crop_resize
 from esat_kernels.crop.nv12 import Nv12
@@ -54,5 +55,6 @@ __all__ = [
     "scaled_weight",
     "scatter_tokens",
     "select_tokens",
+    "tuned_tables",
     "verified_backends",
 ]

@@ -41,6 +41,8 @@ def info(as_json: Annotated[bool, typer.Option("--json", help="Print JSON instea
                 f"  {name:10} " + (f"[green]{good}[/]" if reason is None else f"[yellow]no: {escape(str(reason))}[/]"), soft_wrap=True
             )
     console.print(f"[bold]CUDA library[/] {escape(about['cuda_library'] or 'none')}", soft_wrap=True)
+    for name, said in about["tuned"].items():
+        console.print(f"[bold]measured on[/] {name}: {escape(said)}", soft_wrap=True)
     console.print("[bold]weights[/]")
     for name, file in about["weights"].items():
         console.print(f"  {name:10} {file['mib']} MiB  sha256 {file['sha256']}\n  {'':10} {file['path']}", soft_wrap=True)

@@ -39,6 +39,7 @@ def describe() -> dict[str, Any]:
         "devices": {"cpu": None, **_cuda_devices(torch)},
         "backends": backends,
         "cuda_library": esat_kernels.cuda_library(),
+        "tuned": esat_kernels.tuned_tables(),
         "cpu_engine": {dtype: unsupported(preset("esat-s-256"), dtype) for dtype in MODES},
         "fp8": _fp8(torch),
         "openmp": sorted(Path(path).name for path in openmp_runtimes()),

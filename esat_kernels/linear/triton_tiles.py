@@ -102,14 +102,13 @@ def product_tiles(
     device: str = "",
     shared_memory: int = A100_SHARED_MEMORY,
 ) -> Tiles:
-    """Tiles for x [rows, inner] and weight [columns, inner]: the device's measured ones if there are any, else the cheapest estimate of those
-    that fit into its shared memory.
+    """Tiles for x [rows, inner] and weight [columns, inner] among those that fit into a block's shared memory: the device's measured ones if they
+    may be chosen, else the cheapest estimate.
     """
-    measured = _tuned.find(device, "linear", shape_key(rows, inner, columns, x_dtype, weight_dtype))
-    if measured is not None:
-        return Tiles(*measured)
-    return min(
-        candidates(inner, x_dtype, weight_dtype, shared_memory),
+    possible = candidates(inner, x_dtype, weight_dtype, shared_memory)
+    measured = _tuned.chosen(device, "linear", shape_key(rows, inner, columns, x_dtype, weight_dtype), possible)
+    return measured or min(
+        possible,
         key=lambda tiles: estimated_cycles(tiles, rows, inner, columns, x_dtype, weight_dtype, multiprocessors),
     )
 

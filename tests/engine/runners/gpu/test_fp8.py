@@ -64,7 +64,7 @@ def test_boxes_agree_with_pytorch_on_real_frames(shared):
 
 def test_on_a_cpu_it_is_refused_and_int8_named():
     with pytest.raises(
-        DeviceError, match="fp8 runs on the GPU engine only, .* compute capability 8.9 on, got cpu: dtype int8 is the CPU engine's"
+        DeviceError, match=r"fp8 runs on the GPU engine only, .* compute capability 8.9 on, got cpu: dtype int8 is the CPU engine's"
     ):
         make_runner(models.weights(**WIDE), "cpu", "fp8")
 

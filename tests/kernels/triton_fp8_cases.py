@@ -15,8 +15,8 @@ from esat_kernels import Scaled, testing
 from esat_kernels.linear import fp8, reference_fp8
 from esat_kernels.linear import triton_fp8 as linear
 from esat_kernels.linear.triton_tiles import Tiles
-from tests.kernels.triton_cases import BFLOAT16, DEVICE, INTERPRETED
-from tests.kernels.triton_cases import nan_in_fresh_memory as nan_in_fresh_memory  # a fixture of every test here
+from tests.kernels.triton_device import BFLOAT16, DEVICE, INTERPRETED
+from tests.kernels.triton_device import nan_in_fresh_memory as nan_in_fresh_memory  # a fixture of every test here
 
 E4M3 = fp8.E4M3
 # Of the sum of magnitudes: float32's roundings, and on a GPU the about 14 bits that Hopper's matrix units keep of 128 products.
