@@ -127,7 +127,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         parser.error(str(error))
     print(table(counts, processors))
     if options.json:
-        options.json.write_text(json.dumps([dataclasses.asdict(one) for one in counts], indent=1) + "\n")
+        options.json.write_text("[\n" + ",\n".join(json.dumps(dataclasses.asdict(one)) for one in counts) + "\n]\n")
 
 
 if __name__ == "__main__":
