@@ -12,7 +12,7 @@ from benchmarks.gpu import products
 from benchmarks.gpu.inputs import full_float32
 from engine.config import preset
 from esat_kernels import _triton
-from tests.kernels.triton_cases import nan_in_fresh_memory as nan_in_fresh_memory  # a fixture of every test here
+from tests.kernels.triton_device import nan_in_fresh_memory as nan_in_fresh_memory  # a fixture of every test here
 from tests.require import require
 
 pytestmark = pytest.mark.gpu

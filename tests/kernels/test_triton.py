@@ -18,11 +18,11 @@ from tests.conftest import REPOSITORY
 from tests.require import require
 
 
-@pytest.mark.parametrize("cases", ["triton_cases.py", "triton_frame_cases.py"])
+@pytest.mark.parametrize("cases", ["cases", "frame_cases", "product_cases", "fp8_cases", "head_cases", "promise_cases"])
 def test_the_kernels_in_the_interpreter(cases):
     require("triton", None if importlib.util.find_spec("triton") else "Triton is not installed")
     environment = {**os.environ, "TRITON_INTERPRET": "1", "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-m", "pytest", "--no-header", "-x", "-p", "no:cacheprovider", f"tests/kernels/{cases}"]
+    command = [sys.executable, "-m", "pytest", "--no-header", "-x", "-p", "no:cacheprovider", f"tests/kernels/triton_{cases}.py"]
     done = subprocess.run(command, cwd=REPOSITORY, env=environment, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-2000:]
     assert " passed" in done.stdout

@@ -1,4 +1,4 @@
-"""What the Triton attention kernels have to meet, on a GPU or in Triton's interpreter: collected by test_triton_gpu.py and test_triton.py."""
+"""What the Triton attention kernels have to meet, on a GPU or in the interpreter: test_triton_gpu.py and test_triton.py collect these."""
 
 from __future__ import annotations
 
@@ -13,23 +13,10 @@ from esat_kernels.attention import triton, triton_tiles
 from esat_kernels.attention.common import Scores
 from esat_kernels.attention.library import fda_forward
 from esat_kernels.attention.triton_tiles import Tiles
+from tests.kernels.triton_device import BFLOAT16, DEVICE, FLOAT16, FLOAT32, INTERPRETED
+from tests.kernels.triton_device import nan_in_fresh_memory as nan_in_fresh_memory  # a fixture of every test here
 
-INTERPRETED = not torch.cuda.is_available()
-DEVICE = "cpu" if INTERPRETED else "cuda"
-BFLOAT16, FLOAT16, FLOAT32 = torch.bfloat16, torch.float16, torch.float32
 TOKENS = [720, 548, 427, 343, 320, 244, 190, 153, 719, 721, 1, 15, 16, 17, 63, 64, 65, 79, 80, 81]
-
-if INTERPRETED:
-    from tests.kernels.interpreter import compute_as_a_gpu
-
-    compute_as_a_gpu()
-
-
-@pytest.fixture(autouse=True)
-def nan_in_fresh_memory():
-    torch.use_deterministic_algorithms(True, warn_only=True)
-    yield
-    torch.use_deterministic_algorithms(False)
 
 
 def run(case, backend="triton", **changes):
