@@ -13,12 +13,16 @@ from esat_kernels.decode.api import Decoded, advance_boxes, advance_boxes_with_f
 from esat_kernels.elimination.api import eliminate_tokens, gather_tokens, plan_elimination, scatter_tokens, select_tokens
 from esat_kernels.head.api import head_convolution, head_convolution_with_maps, head_features, head_maps
 from esat_kernels.linear.api import centred_memory, group_sums, linear, linear_into, linear_with_squares
+from esat_kernels.linear.api_fp8 import fp8_unsupported, linear_fp8
 from esat_kernels.linear.common import Centred
+from esat_kernels.linear.fp8 import Scaled, ScaledWeight, scaled_memory, scaled_weight
 
 __all__ = [
     "Centred",
     "Decoded",
     "Nv12",
+    "Scaled",
+    "ScaledWeight",
     "advance_boxes",
     "advance_boxes_with_features",
     "backends",
@@ -32,6 +36,7 @@ __all__ = [
     "eliminate_tokens",
     "fda_attention",
     "fda_attention_with_scores",
+    "fp8_unsupported",
     "gather_tokens",
     "group_sums",
     "head_convolution",
@@ -40,11 +45,14 @@ __all__ = [
     "head_maps",
     "kernel_table",
     "linear",
+    "linear_fp8",
     "linear_into",
     "linear_with_squares",
     "measured",
     "plan_attention",
     "plan_elimination",
+    "scaled_memory",
+    "scaled_weight",
     "scatter_tokens",
     "select_tokens",
     "tuned_tables",

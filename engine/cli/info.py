@@ -32,7 +32,8 @@ def info(as_json: Annotated[bool, typer.Option("--json", help="Print JSON instea
     for row in cpu["kernels"]:
         sets = " ".join(f"[green]*{name}[/]" if name == row["chosen"] else name for name in row["sets"])
         console.print(f"  {row['operation']:30} {sets}" + ("" if row["chosen"] else "  [yellow]none here: PyTorch[/]"), soft_wrap=True)
-    for title, states in (("devices", about["devices"]), ("backends", about["backends"]), ("CPU engine", about["cpu_engine"])):
+    parts = (("devices", "devices"), ("backends", "backends"), ("CPU engine", "cpu_engine"), ("fp8", "fp8"))
+    for title, states in ((title, about[name]) for title, name in parts):
         console.print(f"[bold]{title}[/]")
         for name, reason in states.items():
             good = device_name(name) if title == "devices" and reason is None else "can run"

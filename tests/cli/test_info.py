@@ -39,8 +39,10 @@ def test_info_as_json(capsys: pytest.CaptureFixture[str]) -> None:
     assert about["versions"]["torch"]
     assert about["cpu"]["threads"] >= 1
     assert about["devices"]["cpu"] is None
-    assert about["cpu_engine"].keys() == {"fp32", "bf16", "fp16", "int8"}
+    assert about["cpu_engine"].keys() == {"fp32", "bf16", "fp16", "int8", "fp8"}
     assert about["cpu_engine"]["fp16"]
+    assert "int8" in about["cpu_engine"]["fp8"]
+    assert "int8" in about["fp8"]["cpu"]
 
 
 def test_info_shows_what_was_measured_on_which_device(
