@@ -12,6 +12,7 @@
 #include "attention/attention.h"
 #include "attention/convert.h"
 #include "check.h"
+#include "sets.h"
 
 namespace {
 
@@ -181,7 +182,7 @@ void check_case(const Problem& p, float spread, const Place& place) {
   const Doubles dout_values = dout.values(0);
   const Exact want = exact(p, qkv.values(0), qkv.values(1), qkv.values(2), dout_values, score_row);
 
-  for (const Set& set : sets_within(detected_features())) {
+  for (const Set& set : testing::sets()) {
     // Tiles and pairs of bf16 round probabilities to bf16 as well.
     const bool rounds = p.dtype == Dtype::bf16 && (set.needs & kAvx512Bf16) != 0;
     const double share = rounds ? 2e-2 : 1e-5, u = unit(p.dtype), of_lse = rounds ? 2e-4 : 3e-6;
@@ -230,7 +231,7 @@ Problem problem(Dtype dtype, std::int64_t tokens, std::int64_t dim, float alpha,
 }  // namespace
 
 int main() {
-  for (const Set& set : sets_within(detected_features())) std::printf("%s\n", set.name);
+  for (const Set& set : testing::sets()) std::printf("%s\n", set.name);
   for (const Dtype dtype : {Dtype::f32, Dtype::bf16, Dtype::f16}) {
     for (const std::int64_t tokens : {1, 7, 65}) {
       for (const std::int64_t dim : {32, 40, 64}) {

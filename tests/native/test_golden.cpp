@@ -13,6 +13,7 @@
 
 #include "attention/attention.h"
 #include "check.h"
+#include "sets.h"
 #include "crop/crop.h"
 #include "decode/decode.h"
 #include "elimination/elimination.h"
@@ -33,7 +34,7 @@ constexpr int kSkipped = 77;
 // Those sets that bring a kernel of their own for the operation.
 std::vector<Set> sets_with(const std::string& operation, std::vector<Choice> (*choices)(Features)) {
   std::vector<Set> own;
-  for (const Set& set : sets_within(detected_features())) {
+  for (const Set& set : testing::sets()) {
     for (const Choice& row : choices(set.needs))
       if (row.operation == operation && row.chosen == std::string(set.name)) own.push_back(set);
   }

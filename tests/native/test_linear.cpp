@@ -1,8 +1,9 @@
-// Every set of vector kernels that this machine can run (the tiles': test_linear_emulated_avx512bf16.cpp, and here where it has them).
+// Every set of product kernels, against double.
 
 #include <cstdio>
 
 #include "int8_cases.h"
+#include "sets.h"
 
 using namespace esat;
 
@@ -28,7 +29,7 @@ int main() {
   const linear::Int8Kernels<float>* int8_floats = nullptr;
   const linear::Kernels<linear::bf16>* bfloats = nullptr;
   const linear::Int8Kernels<linear::bf16>* int8_bfloats = nullptr;
-  for (const Set& set : sets_within(detected_features())) {
+  for (const Set& set : testing::sets()) {
     check(set, floats, int8_floats);
     check(set, bfloats, int8_bfloats);
   }
