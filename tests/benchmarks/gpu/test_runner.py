@@ -69,7 +69,7 @@ def test_a_part_that_cannot_be_killed_stops_no_other(run, monkeypatch):
     monkeypatch.setattr(children.os, "killpg", lambda pid, number: held.append(pid))
     monkeypatch.setattr(children, "PATIENCE_S", 0.2)
     try:
-        code, found = run((Fake("hangs", "", "", 1, code="import time; time.sleep(100)"), Fake("works", "", "", 60, code=WRITES)))
+        code, found = run((Fake("hangs", "", "", 0.4, code="import time; time.sleep(100)"), Fake("works", "", "", 60, code=WRITES)))
     finally:
         for pid in set(held):
             with contextlib.suppress(ProcessLookupError):
