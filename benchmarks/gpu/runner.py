@@ -97,11 +97,11 @@ def _run(
     """Run one part for at most `seconds`; its file says how it ended even if the process did not live to write it. Gives what the file says."""
     path, log = folder / f"gpu_{part.name}.json", folder / f"gpu_{part.name}.log"
     before = path.with_suffix(EARLIER)
-    if not again and _holds(read(path), facts):
-        path.replace(before)
-    else:
+    if again or not _holds(read(path) or read(before), facts):
         path.unlink(missing_ok=True)
         before.unlink(missing_ok=True)
+    elif path.exists():  # else a call that was itself stopped has put it aside
+        path.replace(before)
     started = time.monotonic()
     print(f"== {part.name}: {part.purpose} (planned {part.planned_s} s, at most {seconds:.0f} s of {remaining:.0f} s)", flush=True)
     with log.open("wb") as output:

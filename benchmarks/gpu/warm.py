@@ -122,15 +122,16 @@ def _dependent(model: str) -> None:
         _frames(model)
 
 
-def _tiles(model: str, place: int, products: Path) -> None:
-    """A frame with the tiles of each problem that are this fast alone (0: the fastest), as they are launched now and dependent."""
+def _tiles(model: str, place: int, products: Path, dependent: bool) -> None:
+    """A frame with the tiles of each problem that are this fast alone (0: the fastest), as they are launched now, and dependent if asked for."""
     from benchmarks.gpu.frame_tiles import taking
     from benchmarks.gpu.products import finalists
 
     found = finalists(read(products).get("rows", []))
     with taking({problem: tiles[place] for problem, tiles in found.items() if place < len(tiles)}):
         _frames(model)
-        _dependent(model)
+        if dependent:
+            _dependent(model)
 
 
 def _attention() -> None:
@@ -160,7 +161,12 @@ def jobs(group: str, folder: Path) -> dict[str, Callable[[], None]]:
         from benchmarks.gpu.products import MODELS, TRIED
 
         products = folder / "gpu_products.json"
-        return {f"{model} {place}": functools.partial(_tiles, model, place, products) for model in MODELS for place in range(TRIED)}
+        # Part `dependent` measures the first model alone.
+        return {
+            f"{model} {place}": functools.partial(_tiles, model, place, products, model == MODELS[0])
+            for model in MODELS
+            for place in range(TRIED)
+        }
     others = (("ostrack-384", 1), *(("esat-s-256", batch) for batch in (1, 4, 16)), ("esat-384", 4), ("esat-384", 16))
     return {
         "products": _products,

@@ -101,7 +101,7 @@ def test_the_fastest_tiles_of_each_product_are_compiled_with_what_surrounds_them
     path.write_text(json.dumps({"rows": rows}))
     monkeypatch.setattr(_triton._device, "has_dependent_launches", lambda device: True)
     for place, own in enumerate(tiles):
-        _, found = compiled(lambda name: True, functools.partial(warm._tiles, "small", place, path))
+        _, found = compiled(lambda name: True, functools.partial(warm._tiles, "small", place, path, True))
         own_tiles = [name for name in found if name.startswith("product_kernel") and f"('BLOCK_M', {own[0]})" in name]
         for dependent in (False, True):
             launched = [name for name in own_tiles if f"('DEPENDENT', {dependent})" in name]
