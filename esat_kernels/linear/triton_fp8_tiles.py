@@ -45,10 +45,11 @@ def product_tiles(
     rows: int, inner: int, columns: int, dtype: torch.dtype, multiprocessors: int, device: str = "", shared_memory: int = A100_SHARED_MEMORY
 ) -> Tiles:
     """Tiles for x [rows, inner] and weight [columns, inner], both of this dtype."""
-    measured = _tuned.find(device, TABLE, tiling.shape_key(rows, inner, columns, dtype, dtype))
+    possible = candidates(inner, dtype, shared_memory)
+    measured = _tuned.chosen(device, TABLE, tiling.shape_key(rows, inner, columns, dtype, dtype), possible)
     if measured is not None:
-        return Tiles(*measured)
+        return measured
     return min(
-        candidates(inner, dtype, shared_memory),
+        possible,
         key=lambda tiles: tiling.estimated_cycles(tiles, rows, inner, columns, dtype, dtype, multiprocessors),
     )

@@ -79,10 +79,9 @@ def test_unknown_modes_are_refused(sequences, tiny_weights):
 
 def test_fp8_on_a_cpu_is_emulated_and_says_so(sequences, tmp_path):
     wide = tmp_path / "wide.safetensors"
-    config = ModelConfig(
-        name="wide", dim=128, heads=2, depth=3, head_channels=16, template_size=32, search_size=64, search_factor=4.0, elimination_layers=()
-    )
-    weights = draw_weights(config, 3, 1.0, wide)
+    sizes = {"head_channels": 16, "template_size": 32, "search_size": 64, "search_factor": 4.0}
+    config = ModelConfig(name="wide", dim=128, heads=2, depth=4, elimination_layers=(), **sizes)
+    weights = draw_weights(config, 3, 2.0, wide)
     save_weights(wide, weights.state_dict, config, {"source": "random parameters of the test suite"})
     output = tmp_path / "rows.json"
     assert run(sequences, "--model", wide, "--modes", "fp8", "--frames", 2, "--json", output) == 0
