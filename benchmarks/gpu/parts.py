@@ -106,7 +106,7 @@ STAGES: dict[str, tuple[Part, ...]] = {
         Part("pipeline", "pipeline", "1080p frames through the device-resident loop: pinned memory, NumPy arrays, targets, streams", 20),
         Part("targets", "targets", "several targets in one frame against separate trackers", 15),
         Part("memcheck", "sanitize", "compute-sanitizer memcheck over small calls of every kernel", 25, ("--all", "memcheck")),
-        Part("racecheck", "sanitize", "racecheck; of the CUDA kernels alone it decides", 15, ("--all", "racecheck")),
+        Part("racecheck", "sanitize", "racecheck; of the sm_80 CUDA kernel alone it decides", 15, ("--all", "racecheck")),
         # Last: where it pays, every kernel behind it would have to be compiled again.
         Part("dependent", "dependent", "a whole frame whose kernels are launched before the one in front is done: equal, and its time", 20),
     ),

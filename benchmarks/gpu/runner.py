@@ -120,6 +120,8 @@ def _run(
             code, ended = 124, f"stopped after {seconds:.0f} s"
         finally:
             stop(process, grace_s if process.poll() is None else 0)  # with what it has started: compilers, tests, the sanitizer
+    if process.poll() is None:
+        ended += ", did not end when it was killed"
     written = read(path)
     good = bool(written.get("ok")) and code == 0
     # Where it wrote nothing, what the call before had is kept for the next one.

@@ -150,6 +150,7 @@ ESAT_DEVICE void fda_forward_block(const Forward& call, const TensorMap& keys, c
       }
       if (!good) {
         query_key_product_of_warp(s, q, shared + key_tile(stage));
+        finish_reads();  // as other than a product the tile is read here alone
         rows.exact_logits(s, tile_terms, tile, index == 0);
         sm80::probabilities(p, s);
         sm80::add_sums(rows.sum, p);

@@ -50,6 +50,12 @@ ESAT_DEVICE void wait(Shared barrier, int parity) {
       : "memory");
 }
 
+// By a whole warp: what its threads have read of shared memory is behind them before one of them lets the copy engine write there.
+ESAT_DEVICE void finish_reads() {
+  asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
+  __syncwarp();
+}
+
 // A box of a tensor [batch, tokens, heads, head_dim]: 64 tokens of one head, zeros beyond the last, into swizzled rows of 128 bytes. Its
 // bytes arrive at `barrier`.
 using TensorMap = CUtensorMap;

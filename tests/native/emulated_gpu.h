@@ -37,7 +37,8 @@ struct Omission {
   int barrier = -1, every = 1 << 30;
 };
 inline Omission omitted;
-inline long failed_votes = 0;  // of `all`, by warps
+inline long failed_votes = 0;                // of `all`, by warps
+inline std::function<void(Shared)> on_read;  // of a row by ldmatrix, if anyone wants to know
 
 inline void need(bool good, const char* what) {
   if (!good) throw std::logic_error(what);
@@ -334,6 +335,7 @@ inline void barrier(int id, int threads) {
 
 inline void load(std::uint32_t (&r)[4], Shared row, emulation::Kind kind) {
   emulation::lane().row = emulation::at(row, 16);
+  if (emulation::on_read) emulation::on_read(row);
   emulation::meet(kind);
   std::copy_n(emulation::lane().loaded, 4, r);
 }

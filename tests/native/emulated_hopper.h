@@ -2,8 +2,9 @@
 //
 // What a GPU does on its own, it does here at a time drawn from the seed, as late as a wait allows: boxes and stores to another block
 // arrive some time after they were asked for, and what lay in their place is gone at once; products of a warpgroup read shared memory and
-// their left operand either when they are issued or when they are waited for, and their sums are NaN until then. Layouts follow the PTX ISA
-// (matrix descriptors, swizzling by address bits), not the kernel's header.
+// their left operand either when they are issued or when they are waited for, and their sums are NaN until then. A box may not be asked for
+// where a thread's reads by ldmatrix are not fenced from the copy engine. Layouts follow the PTX ISA (matrix descriptors, swizzling by
+// address bits), not the kernel's header.
 #pragma once
 
 #include <cstdint>
@@ -26,7 +27,7 @@ namespace emulation {
 
 using namespace sm80::emulation;
 
-enum class Step { none, barrier_wait, block_wait, product_fence, product_wait, cluster_wait, publish };
+enum class Step { none, barrier_wait, block_wait, product_fence, product_wait, cluster_wait, publish, finish_reads };
 
 // A step to leave out: number `index` of its kind that a thread from `first_thread` to before `last_thread` comes by.
 struct StepOmission {
@@ -69,6 +70,7 @@ struct State {
   std::map<std::pair<Block*, Shared>, MemoryBarrier> barriers;
   std::map<std::pair<Block*, int>, WarpProducts> products;
   std::map<std::pair<Block*, std::pair<int, int>>, int> steps;  // that a thread has come by
+  std::map<std::pair<Block*, int>, std::vector<Shared>> reads;  // of a thread by ldmatrix, not yet fenced
   std::vector<std::function<void()>> in_flight;
   int cluster_arrived = 0;
   long cluster_generation = 0;
@@ -186,9 +188,10 @@ inline void run_cluster(int blocks, int first_column, int row, int threads, std:
     }
   };
   struct Clear {
-    ~Clear() { state = nullptr; }
+    ~Clear() { state = nullptr, on_read = nullptr; }
   } clear;
   state = &own;
+  on_read = [](Shared row) { state->reads[{block, block->current}].push_back(row); };
   run(cluster, seed, 100'000);
   need(own.in_flight.empty(), "the blocks ended with a copy in flight");
 }
@@ -233,6 +236,11 @@ inline void wait_for_blocks(Shared barrier, int parity) {
   if (!emulation::skipped(emulation::Step::block_wait)) wait_for_phase(barrier, parity);
 }
 
+inline void finish_reads() {
+  if (!emulation::skipped(emulation::Step::finish_reads)) emulation::state->reads.erase({emulation::block, emulation::block->current});
+  warp_sync();
+}
+
 // What csrc/attention/attention_sm90.cu tells the driver, and the boxes that follow from it.
 struct TensorMap {
   const std::uint16_t* base;
@@ -242,6 +250,11 @@ struct TensorMap {
 inline void load_box(Shared to, const TensorMap& map, Shared barrier, int head, int token, int batch) {
   auto* const of = emulation::block;
   emulation::need(to % 1024 == 0, "a swizzled box's address is not a multiple of what the swizzle repeats after");
+  for (const auto& [thread, rows] : emulation::state->reads) {
+    for (const Shared row : rows) {
+      emulation::need(thread.first != of || row < to || row >= to + 64 * 128, "a box where a thread's reads are not finished");
+    }
+  }
   for (std::uint32_t i = 0; i < 64 * 128; ++i) *emulation::swizzled(of, to + i, 1) = 0xff;
   emulation::state->in_flight.emplace_back([=, &map] {
     for (std::uint32_t row = 0; row < 64; ++row) {

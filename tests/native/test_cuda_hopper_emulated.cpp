@@ -121,6 +121,10 @@ void every_wait_is_needed() {
   for (int index = 0; index < 2; ++index) {
     CHECK(shows(emulation::left_out, {Step::barrier_wait, index, consumers, 1 << 30}, longer, right_too));
   }
+
+  Data exact(
+      {.tokens = 650, .rows = 128, .beta = 0.0f, .last_long = 64});  // each warp reads its first tile itself, which is then copied over
+  CHECK(shows(emulation::left_out, {Step::finish_reads, 0}, exact, run(exact)));
 }
 
 }  // namespace

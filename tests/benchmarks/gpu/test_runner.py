@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import random
 import re
+import signal
 import subprocess
 import sys
 import tarfile
@@ -14,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.gpu import cache, runner
+from benchmarks.gpu import cache, children, runner
 from benchmarks.gpu.parts import MINUTES, PARTS, STAGES, Part
 from benchmarks.gpu.runner import run_parts
 from tests.conftest import REPOSITORY
@@ -58,6 +60,23 @@ def test_a_part_that_crashes_or_hangs_stops_no_other(run):
     assert found["hangs"]["ended"] == "stopped after 1 s"
     assert found["works"]["value"] == 7
     assert found["works"]["device"] == "fake"
+
+
+def test_a_part_that_cannot_be_killed_stops_no_other(run, monkeypatch):
+    """As the driver may hold a process until a kernel that hangs is taken off the device."""
+    held = []
+    kill = children.os.killpg
+    monkeypatch.setattr(children.os, "killpg", lambda pid, number: held.append(pid))
+    monkeypatch.setattr(children, "PATIENCE_S", 0.2)
+    try:
+        code, found = run((Fake("hangs", "", "", 0.4, code="import time; time.sleep(100)"), Fake("works", "", "", 60, code=WRITES)))
+    finally:
+        for pid in set(held):
+            with contextlib.suppress(ProcessLookupError):
+                kill(pid, signal.SIGKILL)
+    assert code == 1
+    assert re.fullmatch(r"stopped after \d s, did not end when it was killed", found["hangs"]["ended"])
+    assert found["works"]["ok"]
 
 
 def _command_line(process: Path) -> bytes:
