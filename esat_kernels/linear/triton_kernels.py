@@ -122,7 +122,10 @@ def _finish(
     if squares_ptr is not None:  # noqa: SIM102  (known when this is compiled, the next one is not)
         if (first + BLOCK_N > squares_first) & (first < squares_first + GROUPS * WIDTH):
             wide = rounded.to(tl.float32)
-            groups = tl.sum(tl.reshape(wide * wide, [BLOCK_M, BLOCK_N // WIDTH, WIDTH]), 2)
+            if BLOCK_N == WIDTH:  # noqa: SIM108
+                groups = tl.sum(wide * wide, 1)[:, None]
+            else:
+                groups = tl.sum(tl.reshape(wide * wide, [BLOCK_M, BLOCK_N // WIDTH, WIDTH]), 2)
             start = first - squares_first + WIDTH * tl.arange(0, BLOCK_N // WIDTH)[None, :]
             of_out = (row < rows) & (start >= 0) & (start < GROUPS * WIDTH)
             tl.store(squares_ptr + row * GROUPS + start // WIDTH, groups, mask=of_out)
@@ -204,7 +207,8 @@ def product_kernel(
     if norm_ptr is not None:
         sums *= scale[:, None]
     first = (tl.program_id(0) // row_tiles) * BLOCK_N
-    width: tl.constexpr = min(BLOCK_N, 128 if centred_ptr is None else 64)  # columns at a time, so that registers suffice
+    # Columns at a time, so that registers suffice.
+    width: tl.constexpr = min(BLOCK_N, 64 if centred_ptr is not None or (squares_ptr is not None and BLOCK_N > 128) else 128)
     if SPLITS > 1:
         out_ptr += tl.program_id(1).to(tl.int64) * rows * columns
         _finish(
