@@ -120,9 +120,11 @@ def right(work: eight.Work, values: Tensor, limit: Tensor) -> bool:
     return good and bool(((left - values).abs() <= step + 1.1 * limit).all())  # False for NaN
 
 
-def rows_of(product: Product, launch: Callable[[eight.Work, Tiles], None] = eight.launch, timed: bool = True) -> list[dict[str, Any]]:
+def rows_of(
+    product: Product, launch: Callable[[eight.Work, Tiles], None] = eight.launch, timed: bool = True, device: torch.device = DEVICE
+) -> list[dict[str, Any]]:
     """One row for each tile: whether it is right, its median beside the best product in bfloat16 without what stands around it."""
-    work = product.work(DEVICE if timed else torch.device("cpu"))
+    work = product.work(device)
     values, limit = exact(work)
     memory = _triton.shared_memory(work.x.device)
     rows: dict[str, dict[str, Any]] = {}

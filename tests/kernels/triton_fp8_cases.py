@@ -1,4 +1,4 @@
-"""What the eight-bit products have to meet, on a GPU or in Triton's interpreter: collected by test_triton_gpu.py and test_triton.py.
+"""What the eight-bit products have to meet, on a GPU or in Triton's interpreter: collected by test_fp8_gpu.py and test_triton.py.
 
 Operands are given in e4m3, so a product's only error is that of its sums. What it leaves is compared with float64: half a step of e4m3.
 """

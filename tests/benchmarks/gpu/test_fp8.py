@@ -24,7 +24,7 @@ def by_reference(work, tiles):
 
 @pytest.mark.parametrize("product", SMALL, ids=lambda product: product.name)
 def test_the_reference_is_right_and_a_group_s_wrong_scale_is_not(product):
-    rows = fp8.rows_of(product, by_reference, timed=False)
+    rows = fp8.rows_of(product, by_reference, timed=False, device=CPU)
     assert len(rows) >= 3
     assert all(row["ok"] for row in rows)
 
@@ -33,14 +33,14 @@ def test_the_reference_is_right_and_a_group_s_wrong_scale_is_not(product):
         part = work.left_statistics[0] if work.left_scales is None else work.left_scales
         part[0, 5] = part[0, 5] * 1.2 + 0.02
 
-    assert not any(row["ok"] for row in fp8.rows_of(product, wrong, timed=False))
+    assert not any(row["ok"] for row in fp8.rows_of(product, wrong, timed=False, device=CPU))
 
 
 def test_a_residual_that_is_missing_is_found():
     def wrong(work, tiles):
         by_reference(dataclasses.replace(work, residual=None), tiles)
 
-    assert not any(row["ok"] for row in fp8.rows_of(SMALL[0], wrong, timed=False))
+    assert not any(row["ok"] for row in fp8.rows_of(SMALL[0], wrong, timed=False, device=CPU))
 
 
 def test_a_frame_s_products_and_the_fastest_tiles():
