@@ -25,7 +25,7 @@ def by_reference(work, tiles):
 @pytest.mark.parametrize("product", SMALL, ids=lambda product: product.name)
 def test_the_reference_is_right_and_a_group_s_wrong_scale_is_not(product):
     rows = fp8.rows_of(product, by_reference, timed=False, device=CPU)
-    assert len(rows) >= 3
+    assert len(rows) >= 2
     assert all(row["ok"] for row in rows)
 
     def wrong(work, tiles):
