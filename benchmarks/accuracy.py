@@ -5,6 +5,8 @@ frames? Running freely: how far do the boxes drift apart, and does the AUC chang
 
     python -m benchmarks.accuracy DIR [--model M] [--device D] [--modes bf16,fp16] [--reference fp32] [--frames 30] [--json FILE|-] [--store DIR]
 
+fp8 on a CPU is an emulation of the GPU engine's, and its row says so.
+
 `--store` keeps rows, a table and a picture as accuracy-MODEL[-Nframes].{json,md,png}. PyTorch's fp16 on a CPU is about fifteen times slower than
 its bf16, so by default only the first 30 frames of each sequence are followed; `--frames 0` takes all.
 """
@@ -34,9 +36,10 @@ from engine.datasets.text import Floats
 from engine.evaluation.metrics import Truth, evaluate, iou
 from engine.evaluation.tables import markdown_table, terminal_table
 from engine.runners.choice import make_runner
+from engine.runners.gpu.runner import GpuRunner
 from engine.runners.protocol import Runner
 from engine.tracking.tracker import Tracker, TrackerConfig
-from engine.weights import DEFAULT_MODEL, find_weights
+from engine.weights import DEFAULT_MODEL, Weights, find_weights
 
 Row = dict[str, Any]
 PUBLIC_LOOP = TrackerConfig(loop="public")  # every search is around the box before
@@ -106,6 +109,15 @@ def compare(sequence: Sequence, runners: list[Runner], findings: list[Findings],
     truth = Truth(sequence.name, sequence.boxes[: len(paths[0])], sequence.image_size())
     for path, found in zip(paths, findings, strict=True):
         found.auc[sequence.name] = evaluate("otb", truth, _rows(path)).values["AUC"]
+
+
+def runner_in(weights: Weights, device: str, mode: str) -> tuple[str, Runner]:
+    """A mode as its row calls it, and its runner. fp8 on a CPU is emulated: the GPU engine's arithmetic by its reference kernels, whose sums are
+    float32 throughout; that takes seconds a frame.
+    """
+    if mode == "fp8" and device == "cpu":
+        return "fp8 (emulated)", GpuRunner(weights, device, mode, "reference")
+    return mode, make_runner(weights, device, mode)
 
 
 def rows_of(findings: list[Findings]) -> list[Row]:
@@ -201,8 +213,9 @@ def main(
     weights = find_weights(model)
     sequences = [sequence for sequence in open_dataset(folder).sequences if sequence.scored]
     names = modes.split(",")
-    runners = [make_runner(weights, device, reference, "reference"), *(make_runner(weights, device, mode) for mode in names)]
-    findings = [Findings(f"{reference} (reference)"), *(Findings(mode) for mode in names)]
+    found = [runner_in(weights, device, mode) for mode in names]
+    runners = [make_runner(weights, device, reference, "reference"), *(runner for _, runner in found)]
+    findings = [Findings(f"{reference} (reference)"), *(Findings(mode) for mode, _ in found)]
     console = Console(stderr=True)
     for sequence in _in_turn(sequences, console):
         compare(sequence, runners, findings, frames or None)

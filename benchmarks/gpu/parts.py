@@ -92,17 +92,18 @@ STAGES: dict[str, tuple[Part, ...]] = {
     ),
     "c": (
         Part("compile-rest", "warm", "Triton compiles what the parts below run, in several processes", 40, ("--rest",), TRITON_CACHE),
-        Part("products", "products", "every tile of each product, right and timed, beside cuBLASLt; likewise attention and the head", 55),
+        Part("products", "products", "every tile of each product, right and timed, beside cuBLASLt; likewise attention and the head", 50),
         Part("compile-tiles", "warm", "Triton compiles a frame with the fastest tiles of each product", 30, ("--tiles",), TRITON_CACHE),
         Part(
-            "frame-tiles", "frame_tiles", "the fastest tiles once more, each within the captured frame: what is faster there is taken", 40
+            "frame-tiles", "frame_tiles", "the fastest tiles once more, each within the captured frame: what is faster there is taken", 35
         ),
         Part(
-            "tests", "tests", "the GPU tests: error budgets, gradients, graph replay equal to eager, the loop, 1000 equal repetitions", 60
+            "tests", "tests", "the GPU tests: error budgets, gradients, graph replay equal to eager, the loop, 1000 equal repetitions", 55
         ),
         Part("golden", "golden", "golden files of public code through the attention kernels and the engine", 15),
         Part("frames", "frame", "other models and batches, what FDA costs in a frame, PyTorch's eager model", 20, ("--rest",)),
-        Part("pipeline", "pipeline", "1080p frames through the device-resident loop: pinned memory, NumPy arrays, targets, streams", 25),
+        Part("fp8", "fp8", "eight-bit products: every tile right and timed beside bf16, and a frame in fp8 beside one in bf16", 20),
+        Part("pipeline", "pipeline", "1080p frames through the device-resident loop: pinned memory, NumPy arrays, targets, streams", 20),
         Part("targets", "targets", "several targets in one frame against separate trackers", 15),
         Part("memcheck", "sanitize", "compute-sanitizer memcheck over small calls of every kernel", 25, ("--all", "memcheck")),
         Part("racecheck", "sanitize", "racecheck; of the sm_80 CUDA kernel alone it decides", 15, ("--all", "racecheck")),

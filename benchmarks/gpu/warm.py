@@ -147,6 +147,14 @@ def _products() -> None:
     products.compile_all()
 
 
+def _fp8() -> None:
+    import esat_kernels
+    from benchmarks.gpu import fp8
+
+    if esat_kernels.fp8_unsupported(fp8.DEVICE) is None:
+        fp8.compile_all()
+
+
 def _sanitized(backend: str) -> None:
     from benchmarks.gpu import sanitize
 
@@ -170,6 +178,7 @@ def jobs(group: str, folder: Path) -> dict[str, Callable[[], None]]:
     others = (("ostrack-384", 1), *(("esat-s-256", batch) for batch in (1, 4, 16)), ("esat-384", 4), ("esat-384", 16))
     return {
         "products": _products,
+        "fp8": _fp8,
         "dependent": functools.partial(_dependent, "esat-384"),
         **{f"frame {model} x {batch}": functools.partial(_frames, model, batch) for model, batch in others},
         **{f"golden {dtype}": functools.partial(_golden, dtype) for dtype in ("bf16", "fp16", "fp32")},

@@ -45,15 +45,19 @@ def linear_fp8(
     if out is not None:
         found = found.to(out.dtype)
         out.copy_(found.view(out.shape))
-    if left_rows is None:
-        return
-    grouped = found.float().unflatten(1, (-1, fp8.GROUP if left_statistics is None else left_rows.shape[2] // left_statistics.shape[2]))
-    if left_statistics is not None:
+    if left_rows is not None:
+        leave(found.float(), left_rows, left_scales, left_statistics)
+
+
+def leave(values: Tensor, rows: Tensor, scales: Tensor | None, statistics: Tensor | None) -> None:
+    """Of values float32 [M, N] the parts of a `Scaled`, or without scales of a `Centred`, into memory that is there."""
+    grouped = values.unflatten(1, (-1, fp8.GROUP if statistics is None else rows.shape[2] // statistics.shape[2]))
+    if statistics is not None:
         origin = grouped.mean(2)
         grouped = grouped - origin.unsqueeze(2)
         rest = grouped.mean(2)
-        left_statistics.copy_(torch.stack([origin, rest, (grouped - rest.unsqueeze(2)).square().sum(2)]))
-    if left_scales is not None:
-        grouped, scales = fp8.rounded_groups(grouped)
-        left_scales.copy_(scales.T)
-    left_rows.copy_(grouped.view(left_rows.shape))
+        statistics.copy_(torch.stack([origin, rest, (grouped - rest.unsqueeze(2)).square().sum(2)]))
+    if scales is not None:
+        grouped, of_groups = fp8.rounded_groups(grouped)
+        scales.copy_(of_groups.T)
+    rows.copy_(grouped.view(rows.shape))

@@ -11,6 +11,7 @@ from esat_kernels import _device, _triton, _tuned
 from esat_kernels._triton import cdiv
 from esat_kernels.linear import triton_fp8_tiles as tiling
 from esat_kernels.linear.fp8 import GROUP
+from esat_kernels.linear.triton import _aligned
 from esat_kernels.linear.triton_tiles import Tiles
 
 
@@ -89,13 +90,12 @@ def launch(work: Work, tiles: Tiles) -> None:
         "enable_fp_fusion": True,
         **_triton.launch_options(x.device),
     }
-    aligned = weight.data_ptr() % 16 == 0 and weight.stride(0) * weight.element_size() % 16 == 0
     fp8_product_kernel[(cdiv(rows, tiles.block_m) * (columns // GROUP), tiles.splits)](
         x, work.scales, weight, work.weight_scales, *((None, None, parts) if split else around), norm,
         None if norm is None else work.group_sums, *((None, None, None) if split else left),
         *x.stride()[:2], weight.stride(0), *strides, rows, item_rows, inner, columns, work.eps,
         ACTIVATION=None if split else work.activation, NORM_GROUPS=1 if work.group_sums is None else work.group_sums.shape[2],
-        PREFETCH=constants["DEPENDENT"] and aligned, BLOCK_M=tiles.block_m, BLOCK_K=tiles.block_k,
+        PREFETCH=constants["DEPENDENT"] and _aligned(weight), BLOCK_M=tiles.block_m, BLOCK_K=tiles.block_k,
         num_warps=tiles.num_warps, num_stages=tiles.num_stages, **constants,
     )  # fmt: skip
     if split:

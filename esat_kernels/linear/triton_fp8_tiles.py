@@ -14,31 +14,23 @@ from esat_kernels.linear.triton_tiles import Tiles
 
 SUM_BLOCK_M, SUM_WARPS = 8, 4
 TABLE = "linear_fp8"  # the section of a device's table
-_SHAPES = (
-    Tiles(128, GROUP, GROUP, 1, 8, 4),
-    Tiles(128, GROUP, GROUP, 1, 8, 3),
-    Tiles(64, GROUP, GROUP, 1, 4, 4),
-    Tiles(64, GROUP, GROUP, 1, 4, 3),
-    Tiles(32, GROUP, GROUP, 1, 4, 4),
-    Tiles(16, GROUP, GROUP, 1, 4, 4),
-)
+_HEIGHTS = {128: 8, 64: 4, 32: 4, 16: 4}  # rows of a tile: warps
+_STAGES = (4, 3)  # the deepest that fits
+_SPLITS = (1, 2, 4, 6)
 _ASYNCHRONOUS_ROWS = 64  # sm_90 multiplies e4m3 by its asynchronous instructions alone: of lower tiles Triton would make float16
-_SPLITS = (1, 2, 3, 4, 6)
 _SHARED_REST = 1024  # bytes beside the pipeline's stages
 
 
 def candidates(inner: int, dtype: torch.dtype, shared_memory: int = A100_SHARED_MEMORY) -> list[Tiles]:
     """All tiles that may be chosen for operands of this dtype, e4m3 or bfloat16: a step of the inner dimension is as many bytes for both."""
-    step = GROUP // dtype.itemsize
     least = _ASYNCHRONOUS_ROWS if dtype == E4M3 else 0
-    shapes = (dataclasses.replace(tiles, block_k=step) for tiles in _SHAPES if tiles.block_m >= least)
-    return [
-        dataclasses.replace(tiles, splits=splits)
-        for tiles in shapes
-        if tiles.shared_bytes(dtype.itemsize, dtype.itemsize) + _SHARED_REST <= shared_memory
-        for splits in _SPLITS
-        if splits == 1 or inner >= 4 * splits * tiles.block_k
-    ]
+    found = []
+    for height, warps in _HEIGHTS.items():
+        deep = [Tiles(height, GROUP, GROUP // dtype.itemsize, 1, warps, stages) for stages in _STAGES]
+        fitting = [tiles for tiles in deep if tiles.shared_bytes(dtype.itemsize, dtype.itemsize) + _SHARED_REST <= shared_memory]
+        if height >= least and fitting:
+            found += [dataclasses.replace(fitting[0], splits=splits) for splits in _SPLITS]
+    return [tiles for tiles in found if tiles.splits == 1 or inner >= 4 * tiles.splits * tiles.block_k]
 
 
 def product_tiles(

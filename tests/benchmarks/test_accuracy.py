@@ -8,9 +8,12 @@ import numpy as np
 import pytest
 
 from benchmarks.accuracy import main
+from conformance.golden import draw_weights
 from engine.cli.exits import run_function
+from engine.config import ModelConfig
 from engine.errors import ConfigError
 from engine.runners.choice import cpu_engine_unsupported
+from engine.weights import save_weights
 from engine.weights.shipped import find_weights
 
 
@@ -70,5 +73,18 @@ def test_bf16_keeps_the_shipped_weights_boxes_and_tokens(shared, tmp_path):
 
 
 def test_unknown_modes_are_refused(sequences, tiny_weights):
-    with pytest.raises(ConfigError, match="dtype must be auto, fp32, bf16, fp16, int8, got 'int3'"):
+    with pytest.raises(ConfigError, match="dtype must be auto, fp32, bf16, fp16, int8, fp8, got 'int3'"):
         main(sequences, str(tiny_weights), "cpu", "int3", "fp32")
+
+
+def test_fp8_on_a_cpu_is_emulated_and_says_so(sequences, tmp_path):
+    wide = tmp_path / "wide.safetensors"
+    sizes = {"head_channels": 16, "template_size": 32, "search_size": 64, "search_factor": 4.0}
+    config = ModelConfig(name="wide", dim=128, heads=2, depth=4, elimination_layers=(), **sizes)
+    weights = draw_weights(config, 3, 2.0, wide)
+    save_weights(wide, weights.state_dict, config, {"source": "random parameters of the test suite"})
+    output = tmp_path / "rows.json"
+    assert run(sequences, "--model", wide, "--modes", "fp8", "--frames", 2, "--json", output) == 0
+    _, eight = (json.loads(line) for line in output.read_text().splitlines())
+    assert eight["mode"] == "fp8 (emulated)"
+    assert 0 <= eight["same_region_iou"] < 0.99999  # not float32 under another name

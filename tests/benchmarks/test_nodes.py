@@ -44,6 +44,19 @@ def test_a_frame_of_the_paper_s_model():
 BUDGET = 84
 
 
+def test_fp8_adds_no_launch():
+    """Projection and MLP leave their eight bits in their epilogues."""
+    half, eight = (frame_nodes(preset("esat-384"), dtype=dtype) for dtype in ("bf16", "fp8"))
+    assert len(eight) <= len(half)
+    counts = collections.Counter(node.kernel for node in eight)
+    assert counts["fp8_product_kernel"] == 3 * 12
+    assert counts["product_kernel"] == 13  # the patches, and q, k and v
+    around = [node for node in eight if not node.kernel.startswith(("fp8_", "sum"))]
+    assert around == [node for node in half if node.stage != "projection and MLP"]
+    config = preset("esat-384")
+    assert budget(config, 84, "fp8")["MLP"][1] == budget(config, 84)["MLP"][1] / 2
+
+
 def test_both_attentions_take_a_launch_more_where_tokens_are_eliminated():
     cuda, triton = (frame_nodes(models.SMALL, backend=backend) for backend in ("cuda", "triton"))
     assert len(cuda) - len(triton) == 1  # the first layer's key norms, which the CUDA kernel wants

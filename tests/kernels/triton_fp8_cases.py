@@ -1,4 +1,4 @@
-"""What the eight-bit products have to meet, on a GPU or in Triton's interpreter: collected by test_triton_gpu.py and test_triton.py.
+"""What the eight-bit products have to meet, on a GPU or in Triton's interpreter: collected by test_fp8_gpu.py and test_triton.py.
 
 Operands are given in e4m3, so a product's only error is that of its sums. What it leaves is compared with float64: half a step of e4m3.
 """
@@ -38,10 +38,7 @@ def stream(batch: int, count: int, columns: int) -> Tensor:
 def left_of(values: Tensor, statistics: bool) -> Scaled:
     """What a product should leave of values [B, n, K], on the device."""
     memory = fp8.scaled_memory(values, values.shape[2], statistics)
-    one = torch.eye(values.shape[2]).bfloat16()
-    nothing = torch.zeros(*values.shape[:2], values.shape[2], dtype=BFLOAT16)
-    args = (nothing, None, None, one, None, None, None, values, None, 0.0, None)
-    reference_fp8.linear_fp8(*args, memory.rows, memory.scales, memory.statistics)
+    reference_fp8.leave(values.flatten(0, 1), *memory)
     return Scaled(*(None if part is None else part.to(DEVICE) for part in memory))
 
 

@@ -25,8 +25,12 @@ BOX, OTHER = (50.0, 40.0, 30.0, 24.0), (12.0, 20.0, 18.0, 30.0)
 CONFIG = TrackerConfig(loop="public")  # random weights follow nothing, and a loop that runs ahead searches later than a tracker
 
 
-@pytest.fixture(scope="module", params=["triton", "cuda"])
+@pytest.fixture(scope="module", params=["triton", "cuda", "fp8"])
 def runner(request):
+    if request.param == "fp8":
+        require("triton", esat_kernels.backends()["triton"])
+        require("fp8", esat_kernels.fp8_unsupported(torch.device("cuda")))
+        return GpuRunner(models.weights(dim=128, heads=2), "cuda", "fp8", "triton")
     require(request.param, esat_kernels.backends()[request.param])
     return GpuRunner(models.weights(), "cuda", "bf16", request.param)
 

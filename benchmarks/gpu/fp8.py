@@ -1,0 +1,226 @@
+"""Eight-bit products at the shapes of a frame, every tile against the reference and timed beside the product in bfloat16; then a frame in fp8 beside
+one in bf16, whose checks are that it repeats itself and that a graph equals the eager calls.
+
+The fastest tiles go into the device's table, `esat_kernels/tuned/<device>.json`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+import esat_kernels
+from benchmarks.gpu import products, tables
+from benchmarks.gpu.accuracy import DEVICE, DTYPE, NetworkFrame, wait
+from benchmarks.gpu.frame import Clock, WholeFrame, repetitions_equal, times
+from benchmarks.gpu.inputs import full_float32, images, model_weights
+from benchmarks.gpu.parts import seconds_left, write
+from benchmarks.gpu.timing import Graph, interleaved, summary
+from engine.runners.gpu.network import GpuNetwork, Kernels
+from engine.weights.io import Weights
+from esat_kernels import _triton
+from esat_kernels.linear import fp8, reference_fp8
+from esat_kernels.linear import triton as linear
+from esat_kernels.linear import triton_fp8 as eight
+from esat_kernels.linear import triton_fp8_tiles as tiling
+from esat_kernels.linear.triton_tiles import Tiles, shape_key
+
+MODEL = "esat-384"
+SUMS = 2.0**-11  # error of a sum, of the sum of magnitudes: Hopper's matrix units keep about 14 bits of 128 products
+HALF_STEP, LEAST_STEP = 2.0**-4, 2.0**-10  # of e4m3: of a value, and of its scale
+ROUNDS, REPETITIONS, LAST_S = 9, 200, 4
+
+
+@dataclasses.dataclass(frozen=True)
+class Product:
+    """One of the three products around eight bits, of so many rows."""
+
+    name: str
+    rows: int
+    inputs: int
+    outputs: int
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return torch.bfloat16 if self.name == "projection" else fp8.E4M3
+
+    @property
+    def key(self) -> str:
+        return shape_key(self.rows, self.inputs, self.outputs, self.dtype, self.dtype)
+
+    def work(self, device: torch.device) -> eight.Work:
+        """Fresh random operands, and memory for what it leaves."""
+        x = torch.randn(1, self.rows, self.inputs, device=device)
+        weight = torch.randn(self.outputs, self.inputs, device=device) * self.inputs**-0.5
+        bias = torch.randn(self.outputs, device=device, dtype=DTYPE)
+        residual = torch.randn(1, self.rows, self.outputs, device=device)
+        if self.name == "projection":
+            left = fp8.scaled_memory(x, self.outputs, True)
+            return eight.Work(
+                x.to(DTYPE), None, None, weight.to(DTYPE), None, None, bias, residual, None, 0.0, torch.empty_like(residual), *left
+            )
+        given, scaled = fp8.scaled_memory(x, self.inputs, self.name == "mlp_in"), fp8.scaled_weight(weight)
+        reference_fp8.leave(x[0], *given)
+        if self.name == "mlp_in":
+            return eight.Work(*given, *scaled, bias, None, "gelu", 1e-6, None, *fp8.scaled_memory(x, self.outputs, False))
+        out = torch.empty_like(residual)
+        centred = esat_kernels.centred_memory(out)
+        assert centred is not None
+        return eight.Work(*given, *scaled, bias, residual, None, 0.0, out, centred.rows, None, centred.statistics)
+
+    def candidates(self, shared_memory: int) -> list[Tiles]:
+        return tiling.candidates(self.inputs, self.dtype, shared_memory)
+
+
+def frame_products(model: str) -> list[Product]:
+    config = products.preset(model)
+    found = []
+    for name, counts in products.shapes(config, 1).items():
+        outputs, inputs, *_ = products.dimensions(config)[name]
+        if name in ("projection", "mlp_in", "mlp_out"):
+            found += [Product(name, rows, inputs, outputs) for rows in sorted(counts)]
+    return found
+
+
+def exact(work: eight.Work) -> tuple[Tensor, Tensor]:
+    """The product's values in float32 [M, N] by the reference, and the error that its sums may have."""
+    values = torch.empty(*work.x.shape[:2], work.weight.shape[0], device=work.x.device)
+    plain = dataclasses.replace(work, out=values, left_rows=None, left_scales=None, left_statistics=None)
+    reference_fp8.linear_fp8(**{field.name: getattr(plain, field.name) for field in dataclasses.fields(plain)})
+    rows = work.x.flatten(0, 1).float().abs()
+    if work.scales is not None:
+        rows = (rows.unflatten(1, (-1, fp8.GROUP)) * work.scales.T.unsqueeze(2)).flatten(1)
+    limit = rows @ work.weight.float().abs().T
+    if work.weight_scales is not None:
+        limit = limit * work.weight_scales
+    if work.statistics is not None:  # the rows' deviation
+        limit = limit * reference_fp8.reference.normalised(work.statistics, rows.shape[1], work.eps)[1]
+    return values.flatten(0, 1), SUMS * 1.2 * limit + 1e-5
+
+
+def right(work: eight.Work, values: Tensor, limit: Tensor) -> bool:
+    """Whether what lies in the memory of `work` is `values`: the result, and what the next product reads."""
+    good = work.out is None or bool(((work.out.flatten(0, 1).float() - values).abs() <= limit).all())
+    if work.left_rows is None:
+        return good
+    left = work.left_rows.flatten(0, 1).float()
+    step = HALF_STEP / 16 * left.abs() + 1e-6  # of bfloat16
+    if work.left_scales is not None:
+        scales = work.left_scales.T.repeat_interleave(fp8.GROUP, 1)
+        left = left * scales
+        step = torch.maximum(HALF_STEP * 1.07 * left.abs(), LEAST_STEP * scales)
+    if work.left_statistics is not None:
+        left = left + work.left_statistics[0].repeat_interleave(left.shape[1] // work.left_statistics.shape[2], 1)
+    return good and bool(((left - values).abs() <= step + 1.1 * limit).all())  # False for NaN
+
+
+def rows_of(
+    product: Product, launch: Callable[[eight.Work, Tiles], None] = eight.launch, timed: bool = True, device: torch.device = DEVICE
+) -> list[dict[str, Any]]:
+    """One row for each tile: whether it is right, its median beside the best product in bfloat16 without what stands around it."""
+    work = product.work(device)
+    values, limit = exact(work)
+    memory = _triton.shared_memory(work.x.device)
+    rows: dict[str, dict[str, Any]] = {}
+    graphs: dict[str, Graph] = {}
+    for tiles in product.candidates(memory):
+        row = rows[str(tiles)] = {"product": product.name, "key": product.key, "tiles": list(dataclasses.astuple(tiles)), "ok": False}
+        for tensor in (work.out, work.left_rows, work.left_scales, work.left_statistics):
+            if tensor is not None:
+                tensor.zero_()
+        try:
+            launch(work, tiles)
+            row["ok"] = right(work, values, limit)
+            if timed and row["ok"]:
+                graphs[str(tiles)] = Graph([lambda t=tiles: launch(work, t)] * 8, warmup=1)  # type: ignore[misc]
+        except Exception as error:  # noqa: BLE001  tiles that this device cannot hold are a result, not a failure
+            row["why"] = f"{type(error).__name__}: {str(error)[:300]}"
+    if timed and graphs:
+        shape = products.Shape(product.rows, product.inputs, product.outputs, work.activation, work.residual is not None)
+        operands = shape.operands()
+        chosen = linear._tiles(shape.rows, operands[0], operands[1])
+        graphs["bf16"] = Graph([lambda: shape.run(*operands, chosen)] * 8, warmup=1)
+        for name, found in interleaved(graphs, ROUNDS).items():
+            median = summary(found)["median"]
+            for row in rows.values() if name == "bf16" else [rows[name]]:
+                row["bf16_us" if name == "bf16" else "median_us"] = median
+    return list(rows.values())
+
+
+def fastest(rows: list[dict[str, Any]]) -> dict[str, list[int]]:
+    """The table's entries: of each problem the right tiles with the smallest median."""
+    timed = sorted((row for row in rows if row["ok"] and "median_us" in row), key=lambda row: -row["median_us"])
+    return {row["key"]: row["tiles"] for row in timed}
+
+
+@torch.no_grad()
+def frames(
+    weights: Weights, backend: str, device: torch.device = DEVICE, clock: Clock = times, repetitions: int = REPETITIONS
+) -> dict[str, Any]:
+    """Milliseconds of a whole frame in bf16 and in fp8, in turn, and what fp8 changes in the score map."""
+    networks = {name: GpuNetwork(weights, device, DTYPE, Kernels.of(backend), name == "fp8") for name in ("bf16", "fp8")}
+    alone = {name: NetworkFrame(network, *images(weights.config, 1, device)) for name, network in networks.items()}
+    seen = {name: frame.eager() for name, frame in alone.items()}
+    replay = alone["fp8"].captured()
+    equal = torch.equal(replay().maps.score, seen["fp8"].maps.score) and repetitions_equal(replay, repetitions)
+    difference = float((seen["fp8"].maps.score.float() - seen["bf16"].maps.score.float()).abs().max())
+    wait(device)
+    captured = {name: WholeFrame(network, 1).captured() for name, network in networks.items()}
+    found: dict[str, Any] = {
+        "model": weights.config.name,
+        "backend": backend,
+        "ok": equal and difference < 1.0,
+        "score_difference": difference,
+    }
+    for name in ("bf16", "fp8", "bf16", "fp8") if found["ok"] else ():
+        found.setdefault(f"{name}_ms", []).append(clock(captured[name])["median_ms"])
+    return found
+
+
+def compile_all() -> None:
+    """Every candidate once, and the kernels of a frame."""
+    for product in frame_products(MODEL):
+        work = product.work(DEVICE)
+        for tiles in product.candidates(_triton.shared_memory(DEVICE)):
+            eight.launch(work, tiles)
+    WholeFrame(GpuNetwork(model_weights(MODEL), DEVICE, DTYPE, Kernels.of("triton"), True), 1).eager()
+
+
+def main(output: Path) -> int:
+    full_float32()
+    reason = esat_kernels.fp8_unsupported(DEVICE)
+    if reason is not None:
+        print(reason)
+        write(output, {"ok": True, "why": reason, "rows": []})
+        return 0
+    device, rows, skipped = torch.cuda.get_device_name(), [], []
+    backend = "cuda" if esat_kernels.backends()["cuda"] is None else "triton"
+    found: dict[str, Any] = {"frame": frames(model_weights(MODEL), backend)}  # first: with the tiles of the estimate
+    write(output, {"ok": False, "rows": [], **found})
+    for product in frame_products(MODEL):
+        if seconds_left(3600) < LAST_S:
+            skipped.append(product.key)
+            continue
+        rows += rows_of(product)
+        write(output, {"ok": False, "rows": rows, **found})
+    tables.write(device, {**tables.read(device), tiling.TABLE: {**tables.read(device).get(tiling.TABLE, {}), **fastest(rows)}})
+    found["tuned_frame"] = frames(model_weights(MODEL), backend, repetitions=1) if seconds_left(3600) > LAST_S else None
+    for row in sorted(rows, key=lambda row: (row["key"], row.get("median_us", float("inf")))):
+        print(
+            f"{row['product']} {row['key']} {row['tiles']}: "
+            + (f"{row['median_us']:.2f} us, bf16 {row['bf16_us']:.2f}" if row["ok"] else str(row))
+        )
+    print(found)
+    good = found["frame"]["ok"] and all(row["ok"] or "why" in row for row in rows) and not skipped
+    write(output, {"ok": good, "rows": rows, "no_time_for": skipped, **found})
+    return 0 if good else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main(Path(sys.argv[1])))
