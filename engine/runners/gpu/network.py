@@ -50,7 +50,9 @@ class Kernels:
 
 
 class GpuNetwork:
-    """The network of `weights` in `dtype`, with residuals, LayerNorms and the head's last layer in float32. Holds no state of a frame."""
+    """The network of `weights` in `dtype`, with residuals, LayerNorms and the head's last layer in float32. Holds no state of a frame, but
+    counters of its products, which are zero between launches: its work runs on one queue.
+    """
 
     def __init__(self, weights: Weights, device: torch.device, dtype: torch.dtype, kernels: Kernels):
         config = self.config = weights.config
