@@ -27,11 +27,14 @@ def last_to_arrive(counter_ptr, SPLITS: tl.constexpr):
 
 @triton.jit
 def add_parts(own_sums, own, parts_ptr, at, inside, size, SPLITS: tl.constexpr):
-    """The SPLITS parts, float32 of `size` elements each, at offsets `at` where `inside`, in their order; part `own` is in own_sums, not read."""
-    sums = tl.zeros(own_sums.shape, tl.float32)
-    for part in tl.static_range(SPLITS):
-        if own == part:
-            sums += own_sums
-        else:  # from the L2 cache: a multiprocessor's own may hold what another one has overwritten
-            sums += tl.load(parts_ptr + part * size + at, mask=inside, other=0.0, cache_modifier=".cg")
+    """Two or three parts, float32 of `size` elements each, at offsets `at` where `inside`, in their order; part `own` is own_sums, not read.
+
+    They are read from the L2 cache: a multiprocessor's own cache may hold what another one has overwritten.
+    """
+    tl.static_assert(SPLITS == 2 or SPLITS == 3)
+    first = tl.load(parts_ptr + tl.where(own == 0, 1, 0) * size + at, mask=inside, other=0.0, cache_modifier=".cg")
+    sums = own_sums + first  # the order of two does not matter
+    if SPLITS == 3:
+        last = tl.load(parts_ptr + tl.where(own == 2, 1, 2) * size + at, mask=inside, other=0.0, cache_modifier=".cg")
+        sums = tl.where(own == 2, first + last, sums) + tl.where(own == 2, own_sums, last)
     return sums

@@ -61,8 +61,8 @@ _SPLITS = (1, 2, 3, 4, 6)
 _JOINED_ROWS, _JOINED_COLUMNS, _JOINED_SPLITS = (
     64,
     128,
-    (2, 3, 4),
-)  # at least so high, at most so wide: one program reads all parts of a tile
+    (2, 3),
+)  # other tiles spill registers, more parts are too much for one program to read
 _ASYNCHRONOUS_ROWS = 64  # of a tile whose products use sm_90's own matrix instructions
 
 
@@ -85,7 +85,7 @@ def candidates(inner: int, x_dtype: torch.dtype, weight_dtype: torch.dtype, shar
     joined = [
         dataclasses.replace(tiles, joined=True)
         for tiles in found
-        if tiles.splits in _JOINED_SPLITS and tiles.block_m >= _JOINED_ROWS and tiles.block_n <= _JOINED_COLUMNS
+        if tiles.splits in _JOINED_SPLITS and tiles.block_m >= _JOINED_ROWS and tiles.block_n == _JOINED_COLUMNS
     ]
     return found + ([] if weight_dtype == torch.float32 else joined)
 
@@ -102,7 +102,7 @@ def estimated_cycles(
     cycles = (
         max(waves * flops / _FLOPS, blocks * read / (_SHARED_BYTES * multiprocessors), waves * read / _OWN_BYTES) + waves * _BLOCK_CYCLES
     )
-    if tiles.joined:  # a program writes its part, and the last one reads all others
+    if tiles.joined:  # a program writes its part, and the last one reads the others
         moved = (2 * tiles.splits - 1) * 4 * rows * columns
         own = tiles.splits * 4 * tiles.block_m * tiles.block_n
         cycles += _MEETING_CYCLES + max(own / _OWN_BYTES, moved / (_SHARED_BYTES * multiprocessors))

@@ -117,12 +117,14 @@ def product(architecture, tiles, stream, dtype, **changes):
         "WHOLE_K": True,
         **NO_SQUARES,
         **ALONE,
+        **({} if tiles.splits > 1 else {"parts_ptr": None}),
+        **({} if tiles.joined else {"counters_ptr": None}),
         "DEPENDENT": False,
         "PREFETCH": False,
     }
     constants |= {"BLOCK_M": tiles.block_m, "BLOCK_N": tiles.block_n, "BLOCK_K": tiles.block_k, **changes}
-    types = {"x_ptr": f"*{stream}", **dict.fromkeys(("residual_ptr", "bias_ptr", "squares_ptr", "norm_ptr", "left_ptr"), "*fp32")}
-    types |= {"eps": "fp32", "out_ptr": "*fp32" if tiles.splits > 1 or "LEFT_WIDTH" in changes else f"*{dtype}"}
+    types = {"x_ptr": f"*{stream}", **dict.fromkeys(("residual_ptr", "bias_ptr", "squares_ptr", "norm_ptr", "left_ptr", "parts_ptr"), "*fp32")}
+    types |= {"counters_ptr": "*i32", "eps": "fp32", "out_ptr": "*fp32" if tiles.splits > 1 or "LEFT_WIDTH" in changes else f"*{dtype}"}
     given = {"GROUPS": ("squares_ptr",), "NORM_GROUPS": ("norm_ptr", "group_sums_ptr"), "LEFT_WIDTH": ("centred_ptr", "left_ptr")}
     for name in [pointer for change in changes for pointer in given.get(change, ())]:
         del constants[name]
