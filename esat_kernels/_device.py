@@ -38,3 +38,13 @@ def cuda_unavailable(device: torch.device | None = None) -> str | None:
     if properties.major < 8:
         return f"needs compute capability 8.0, got {properties.major}.{properties.minor}"
     return None
+
+
+def fp8_unavailable(device: torch.device) -> str | None:
+    """None if the matrix units of this device, where Triton kernels run, multiply e4m3, else why not; the interpreter's CPU does."""
+    if device.type != "cuda":
+        return None
+    properties = torch.cuda.get_device_properties(device)
+    if (properties.major, properties.minor) < (8, 9):
+        return f"products in fp8 need compute capability 8.9, got {properties.major}.{properties.minor}"
+    return None

@@ -55,9 +55,10 @@ _dependent: bool | None = None  # None: as measured on the device
 def launch_options(device: torch.device) -> dict[str, Any]:
     """For kernels that wait for the launch in front by themselves (`DEPENDENT`): whether they are launched before it is done.
 
-    Programmatic dependent launch, on sm_90 and later; off unless it was measured to pay on this device (`benchmarks.gpu.dependent`).
+    Programmatic dependent launch, on sm_90 and later; off unless it was measured to pay on this device with these sources
+    (`benchmarks.gpu.dependent`).
     """
-    wanted = _tuned.measured(device, "launches").get("dependent", False) if _dependent is None else _dependent
+    wanted = _tuned.dependent_launches(device) if _dependent is None else _dependent
     if not wanted or interpreted() or not _device.has_dependent_launches(device):
         return {"DEPENDENT": False}
     return {"DEPENDENT": True, "launch_pdl": True}

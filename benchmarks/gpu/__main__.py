@@ -16,7 +16,7 @@ import time
 from pathlib import Path
 
 from benchmarks.gpu import machine
-from benchmarks.gpu.parts import EXTRA, MINUTES, PARTS, PEERS, REPOSITORY, STAGES, TRITON_CACHE, WORK, Part
+from benchmarks.gpu.parts import EXTRA, MINUTES, PARTS, PEERS, REPOSITORY, STAGES, STRETCH, TRITON_CACHE, WORK, Part
 from benchmarks.gpu.runner import run_parts
 
 _ALL = (*PARTS, *PEERS, *EXTRA)
@@ -41,7 +41,7 @@ def say(parts: list[Part], folder: Path) -> None:
     for name, stage in STAGES.items():
         within = [part for part in stage if part in parts]
         if within:
-            print(f"stage {name}, at most {sum(part.limit_s for part in within)} s")
+            print(f"stage {name}, {sum(part.planned_s for part in within)} s planned")
         for part in within:
             _say_part(part, folder)
     for part in parts:
@@ -50,7 +50,7 @@ def say(parts: list[Part], folder: Path) -> None:
 
 
 def _say_part(part: Part, folder: Path) -> None:
-    print(f"  {part.name}: {part.purpose} (at most {part.limit_s} s)")
+    print(f"  {part.name}: {part.purpose} ({part.planned_s} s planned, at most {STRETCH * part.planned_s:.0f} s where time is left)")
     print("      " + " ".join(part.command(folder / f"gpu_{part.name}.json")))
 
 
@@ -74,7 +74,8 @@ def main() -> int:
     if reason is not None:
         print(f"{reason}: nothing is run. On a CUDA machine this command would do:")
         say(parts, folder)
-        print(f"{sum(part.limit_s for part in parts if part in PARTS)} s in all. After each part: {archive}; kernels in {TRITON_CACHE}")
+        planned = sum(part.planned_s for part in parts if part in PARTS)
+        print(f"{planned} s planned in all, {60 * options.minutes:.0f} s at most. After each part: {archive}; kernels in {TRITON_CACHE}")
         others = [part for part in _ALL if part not in parts and part not in PARTS]
         print(f"Only with --peers or when named with --parts: {', '.join(f'{part.name} ({part.purpose})' for part in others)}")
         return 0

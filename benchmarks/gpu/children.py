@@ -12,6 +12,8 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
+PATIENCE_S = 5.0  # for a killed process: one that a kernel on the device holds is let go only when the driver has taken that away
+
 
 class Ended(NamedTuple):
     """How a command ended: its exit code, or None if it was stopped."""
@@ -22,14 +24,18 @@ class Ended(NamedTuple):
 
 
 def stop(process: subprocess.Popen[Any], grace_s: float = 0.0) -> None:
-    """End a process that leads a session, with all that it has started: asked first if it gets `grace_s` for it."""
+    """End a process that leads a session, with all that it has started: asked first if it gets `grace_s` for it.
+
+    One that does not end although it is killed is left alone after `PATIENCE_S`.
+    """
     if grace_s > 0:
         os.killpg(process.pid, signal.SIGTERM)
         with contextlib.suppress(subprocess.TimeoutExpired):
             process.wait(grace_s)
     with contextlib.suppress(ProcessLookupError):  # it has ended, and so have its children
         os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        process.wait(PATIENCE_S)
 
 
 def run_together(commands: Mapping[str, Sequence[str]], seconds: float, environment: Mapping[str, str] | None = None) -> dict[str, Ended]:

@@ -6,7 +6,6 @@ was faster than every one without.
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -15,6 +14,7 @@ from typing import Any
 import torch
 
 import esat_kernels
+from benchmarks.gpu import tables
 from benchmarks.gpu.frame import DEVICE, DTYPE, Clock, WholeFrame, times, wait
 from benchmarks.gpu.inputs import full_float32, model_weights
 from benchmarks.gpu.parts import write
@@ -53,12 +53,8 @@ def measure(weights: Weights, backend: str, device: torch.device = DEVICE, clock
 
 
 def keep(device: str, pays: bool) -> None:
-    """Write it into the device's table, beside what is there."""
-    path = _tuned.file(device)
-    path.parent.mkdir(exist_ok=True)
-    table = json.loads(path.read_text()) if path.is_file() else {}
-    path.write_text(json.dumps({**table, "launches": {"dependent": pays}}, indent=1) + "\n")
-    _tuned._table.cache_clear()
+    """Write it into the device's table, beside what is there, with the sources that it holds for."""
+    tables.write(device, {**tables.read(device), "launches": {"dependent": pays, "sources": _tuned.sources()}})
 
 
 def main(output: Path) -> int:

@@ -32,6 +32,7 @@ from engine.runners.gpu.cuda import streams_for
 from engine.runners.gpu.frame import FramePlan, FrameResult, crop_template
 from engine.runners.gpu.network import GpuNetwork, Kernels, Seen
 from engine.weights.io import Weights
+from esat_kernels import _tuned
 
 REST = {"esat-384": (1, 4, 16), "ostrack-384": (1,), "esat-s-256": (1,)}  # batches; esat-384 once more, with the tiles measured meanwhile
 ROUNDS, REPETITIONS = 60, 1000
@@ -230,6 +231,9 @@ class Report:
 
     def end(self) -> int:
         """0 if all that was measured is right."""
+        table = _tuned.about(torch.cuda.get_device_name()) if torch.cuda.is_available() else None
+        if table is not None:
+            print(f"table of this device: {table}")
         for backend, found in self.content["stages_us"].items():
             print("\n".join(f"{backend} {what}: {us:.1f} us" for what, us in found.items()))
         for name, errors in self.content["score_map_errors"].items():

@@ -1,5 +1,5 @@
-"""What `make gpu` consists of, in the order of what it tells, and what its parts share: how long they may take, and files that are whole even if
-a part is stopped.
+"""What `make gpu` consists of, in the order of what it tells, and what its parts share: the time they have, and files that are whole even if a
+part is stopped.
 """
 
 from __future__ import annotations
@@ -16,6 +16,9 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 WORK = REPOSITORY / "build" / "gpu"  # results and compiled kernels; git ignores it
 TRITON_CACHE = WORK / "triton"
 LIBRARY = REPOSITORY / "esat_kernels" / "libesat_cuda.so"
+STRETCH = 2.5  # times the planned time that a part may take
+FIRST_STAGES = ("a", "b")
+EARLIER = ".earlier"  # the suffix of what an earlier call did not end
 _END = "ESAT_PART_END"  # environment: the time at which the running part is stopped
 
 
@@ -26,7 +29,7 @@ class Part:
     name: str
     module: str
     purpose: str
-    limit_s: int
+    planned_s: int  # a guess, since no GPU was at hand: the sum is kept, and what one part does not need another may take
     arguments: tuple[str, ...] = ()
     leaves: Path | None = None  # what others need of it beside its results: where that is missing, it is done again
 
@@ -37,10 +40,35 @@ class Part:
         return {**os.environ, _END: str(time.time() + seconds), "PYTHONUNBUFFERED": "1", "TRITON_CACHE_DIR": str(TRITON_CACHE)}
 
 
+def allowed_s(part: Part, remaining: float) -> float:
+    """How long a part may take of what remains: what others saved too, but so much that one which hangs leaves time behind it."""
+    return min(STRETCH * part.planned_s, remaining)
+
+
+def fits(part: Part, remaining: float, least_s: float) -> bool:
+    """Whether starting it makes sense: most of what it does may still get done. The first stages are always worth a try."""
+    first = any(part.name == other.name for name in FIRST_STAGES for other in STAGES[name])
+    return remaining >= (least_s if first else max(least_s, part.planned_s / 2))
+
+
 def seconds_left(unlimited: float) -> float:
     """Until the running part is stopped; `unlimited` for a module that was started by hand."""
     end = os.environ.get(_END)
     return unlimited if end is None else max(0.0, float(end) - time.time())
+
+
+def read(path: Path) -> dict[str, Any]:
+    """A part's file; empty if it is missing or no JSON."""
+    try:
+        found = json.loads(path.read_text())
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def earlier(output: Path) -> dict[str, Any]:
+    """What a call before this one, on these sources and this device, wrote into this file and did not end; empty if there is none."""
+    return read(output.with_suffix(EARLIER))
 
 
 def write(path: Path, content: dict[str, Any]) -> None:
@@ -63,26 +91,30 @@ STAGES: dict[str, tuple[Part, ...]] = {
         Part("counters", "counters", "Nsight Compute's full set for one attention and three products", 45),
     ),
     "c": (
-        Part("compile-rest", "warm", "Triton compiles what the parts below run, in several processes", 45, ("--rest",), TRITON_CACHE),
-        Part("products", "products", "every tile of each product, right and timed, beside cuBLASLt; likewise attention and the head", 65),
+        Part("compile-rest", "warm", "Triton compiles what the parts below run, in several processes", 40, ("--rest",), TRITON_CACHE),
+        Part("products", "products", "every tile of each product, right and timed, beside cuBLASLt; likewise attention and the head", 55),
+        Part("compile-tiles", "warm", "Triton compiles a frame with the fastest tiles of each product", 25, ("--tiles",), TRITON_CACHE),
         Part(
-            "tests", "tests", "the GPU tests: error budgets, gradients, graph replay equal to eager, the loop, 1000 equal repetitions", 65
+            "frame-tiles", "frame_tiles", "the fastest tiles once more, each within the captured frame: what is faster there is taken", 40
         ),
-        Part("golden", "golden", "golden files of public code through the attention kernels and the engine", 20),
-        Part("frames", "frame", "other models and batches, what FDA costs in a frame, PyTorch's eager model", 30, ("--rest",)),
-        Part("pipeline", "pipeline", "1080p frames through the device-resident loop: pinned memory, NumPy arrays, targets, streams", 30),
+        Part(
+            "tests", "tests", "the GPU tests: error budgets, gradients, graph replay equal to eager, the loop, 1000 equal repetitions", 60
+        ),
+        Part("golden", "golden", "golden files of public code through the attention kernels and the engine", 15),
+        Part("frames", "frame", "other models and batches, what FDA costs in a frame, PyTorch's eager model", 25, ("--rest",)),
+        Part("pipeline", "pipeline", "1080p frames through the device-resident loop: pinned memory, NumPy arrays, targets, streams", 25),
         Part("targets", "targets", "several targets in one frame against separate trackers", 15),
-        Part("memcheck", "sanitize", "compute-sanitizer memcheck over small calls of every kernel", 30, ("--all", "memcheck")),
-        Part("racecheck", "sanitize", "racecheck; of the CUDA kernels alone it decides", 20, ("--all", "racecheck")),
+        Part("memcheck", "sanitize", "compute-sanitizer memcheck over small calls of every kernel", 25, ("--all", "memcheck")),
+        Part("racecheck", "sanitize", "racecheck; of the sm_80 CUDA kernel alone it decides", 15, ("--all", "racecheck")),
         # Last: where it pays, every kernel behind it would have to be compiled again.
-        Part("dependent", "dependent", "a whole frame whose kernels are launched before the one in front is done: equal, and its time", 40),
+        Part("dependent", "dependent", "a whole frame whose kernels are launched before the one in front is done: equal, and its time", 20),
     ),
 }
 PARTS = tuple(part for stage in STAGES.values() for part in stage)
 # Behind the others, with what time is left.
 PEERS = (
-    Part("peers-frame", "frame", "a frame by torch.compile (max-autotune, CUDA graphs), plain and with FDA", 590, ("--compiled",)),
-    Part("peers", "attention", "attention against torch.compile and FlexAttention, default and max-autotune", 590, ("--compiled",)),
+    Part("peers-frame", "frame", "a frame by torch.compile (max-autotune, CUDA graphs), plain and with FDA", 180, ("--compiled",)),
+    Part("peers", "attention", "attention against torch.compile and FlexAttention, default and max-autotune", 180, ("--compiled",)),
 )
 EXTRA = (  # only when named
     Part("training", "attention", "forward and backward of the Triton attention against plain SDPA", 60, ("--training",)),

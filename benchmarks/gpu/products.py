@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import json
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -19,12 +18,13 @@ import torch
 from torch import Tensor
 
 import esat_kernels
+from benchmarks.gpu import tables
 from benchmarks.gpu.implementations import measure_head, measure_product
 from benchmarks.gpu.inputs import full_float32
-from benchmarks.gpu.parts import seconds_left, write
+from benchmarks.gpu.parts import earlier, seconds_left, write
 from benchmarks.gpu.timing import Graph, Work, copies, interleaved, summary
 from engine.config import ModelConfig, preset
-from esat_kernels import _triton, _tuned, testing
+from esat_kernels import _triton, testing
 from esat_kernels.attention import triton as attention
 from esat_kernels.attention import triton_tiles as attention_tiles
 from esat_kernels.attention.common import Forces, Scores
@@ -35,7 +35,9 @@ from esat_kernels.linear import triton_tiles as linear_tiles
 MODELS = ("esat-384", "esat-s-256")
 DEVICE, DTYPE = torch.device("cuda"), torch.bfloat16
 SETS, QUICK, ROUNDS, FINALISTS = 8, 3, 15, 4
+TRIED, NEAR = 3, 1.2  # tiles of a problem that a frame is tried with, and how many times the fastest one's time they may take alone
 LAST_S = 8  # one problem may take so long
+Key = tuple[str, str]  # operation and problem, as in a device's table
 
 
 @functools.cache
@@ -199,30 +201,55 @@ def fastest(rows: list[dict[str, Any]]) -> dict[str, dict[str, list[int]]]:
     return table
 
 
+def finalists(rows: list[dict[str, Any]]) -> dict[Key, list[tuple[int, ...]]]:
+    """Of each problem the right tiles that are fast alone, the fastest first: those that a frame may be tried with."""
+    timed: dict[Key, list[tuple[float, tuple[int, ...]]]] = {}
+    for row in rows:
+        if row["ok"] and "median_us" in row:
+            timed.setdefault((row["operation"], row["key"]), []).append((row["median_us"], tuple(row["tiles"])))
+    return {key: [tiles for us, tiles in sorted(found)[:TRIED] if us <= NEAR * min(found)[0]] for key, found in timed.items()}
+
+
 class Table:
-    """The device's table, and the report on how it came about; both are written after every problem."""
+    """The device's table, and the report on how it came about; both are written after every problem.
+
+    What an earlier call has measured on these sources stays as it is, in the table too: what a frame chose is kept.
+    """
 
     def __init__(self, output: Path):
-        self._output = output
-        self._path = _tuned.file(torch.cuda.get_device_name())
-        self._path.parent.mkdir(exist_ok=True)
-        self._kept = json.loads(self._path.read_text()) if self._path.is_file() else {}
+        self._output, self._device = output, torch.cuda.get_device_name()
+        self._kept = tables.read(self._device)
+        before = earlier(output)
+        self.before: list[dict[str, Any]] = before.get("rows", [])
         self.rows: list[dict[str, Any]] = []
-        self.found: dict[str, Any] = {"rows": self.rows, "products": [], "no_time_for": []}
+        self.found: dict[str, Any] = {"products": before.get("products", []), "no_time_for": []}
+
+    def is_measured(self, problem: Key) -> bool:
+        return any((row["operation"], row["key"]) == problem and "median_us" in row for row in self.before)
 
     def write(self, ok: bool = False, engine: dict[str, Any] | None = None) -> None:
-        table = {**self._kept, **{name: {**self._kept.get(name, {}), **entry} for name, entry in fastest(self.rows).items()}}
+        rows = self.before + self.rows
+        table = dict(self._kept)
+        for name in ("linear", "attention"):
+            entries = {**fastest(self.before).get(name, {}), **self._kept.get(name, {}), **fastest(self.rows).get(name, {})}
+            if engine is not None and not self.found["no_time_for"]:  # all that there is: what else is listed belongs to other sources
+                entries = {
+                    key: tiles for key, tiles in entries.items() if any((row["operation"], row["key"]) == (name, key) for row in rows)
+                }
+            if entries:
+                table[name] = entries
         if engine is not None:
             table["engine"] = engine
-        self._path.write_text(json.dumps(table, indent=1) + "\n")
-        _tuned._table.cache_clear()
-        write(self._output, {"ok": ok, **self.found, "table": table})
+        tables.write(self._device, table)
+        write(self._output, {"ok": ok, "rows": rows, **self.found, "table": table})
 
 
 def tune(table: Table) -> bool:
     """Tiles; whether every candidate that ran was right."""
     for make in problems():
         problem = make()
+        if table.is_measured((problem.operation, problem.key)):
+            continue
         if seconds_left(3600) < 2 * LAST_S:
             table.found["no_time_for"].append(f"{problem.operation} {problem.key}")
             continue
@@ -234,7 +261,7 @@ def tune(table: Table) -> bool:
             counted = f"{len(timed)} of {len(rows)} timed"
             print(f"{problem.operation} {problem.key}: {best['tiles']} {best['median_us']:.2f} us, {counted}", flush=True)
         table.write()
-    return all(row["ok"] or "why" in row for row in table.rows)
+    return all(row["ok"] or "why" in row for row in table.before + table.rows)
 
 
 def compare(table: Table) -> dict[str, Any]:
@@ -244,11 +271,14 @@ def compare(table: Table) -> dict[str, Any]:
         for name, counts in shapes(config, 1).items():
             outputs, inputs, *rest = dimensions(config)[name]
             for count in sorted(counts):
+                shape = f"{count}x{outputs}x{inputs}"
+                if any((row["product"], row["shape"]) == (name, shape) for row in table.found["products"]):
+                    continue
                 if seconds_left(3600) < LAST_S:
                     table.found["no_time_for"].append(f"{model} {name} {count}")
                     continue
                 times = measure_product(count, outputs, inputs, *rest)
-                row = {"model": model, "product": name, "shape": f"{count}x{outputs}x{inputs}", **times}
+                row = {"model": model, "product": name, "shape": shape, **times}
                 table.found["products"].append(row)
                 print(f"{name} {row['shape']}: fused {times['fused']:.1f} us, library {times['library']:.1f} us", flush=True)
     head = table.found["head"] = measure_head(preset(MODELS[0]))

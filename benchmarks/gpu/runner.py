@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-import json
+import signal
 import subprocess
+import sys
 import tarfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from benchmarks.gpu import cache, machine
 from benchmarks.gpu.children import stop
-from benchmarks.gpu.parts import LIBRARY, REPOSITORY, TRITON_CACHE, Part, write
+from benchmarks.gpu.parts import EARLIER, LIBRARY, REPOSITORY, TRITON_CACHE, Part, allowed_s, fits, read, write
 
 GRACE_S = 3.0  # for a part that is stopped to stop what it has started
 LARGEST = 15 * 2**20  # bytes of an archive
@@ -35,48 +37,72 @@ def run_parts(
     archive: results, measured tiles, compiled kernels and the library in one file, written anew after every part that ran.
     """
     end = time.monotonic() + seconds
+    before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that a call which is stopped stops its part
     cache.settle(TRITON_CACHE)
-    failed, left = [], []
-    for part in parts:
-        remaining = end - time.monotonic() - grace_s
-        if not again and _finished(part, folder / f"gpu_{part.name}.json", facts):
-            print(f"== {part.name}: finished by an earlier call (--again repeats it)")
-            continue
-        if remaining < least_s:
-            left.append(part.name)
-            continue
-        if not _run(part, folder, facts, min(part.limit_s, remaining), grace_s):
-            failed.append(part.name)
-        if archive is not None:
-            pack(folder, archive)
+    ran: list[tuple[Part, dict[str, Any]]] = []
+    left: list[str] = []
+    packing_s = 0.0
+    try:
+        for part in parts:
+            remaining = end - time.monotonic() - grace_s - packing_s
+            if not again and _finished(part, folder / f"gpu_{part.name}.json", facts):
+                print(f"== {part.name}: finished by an earlier call (--again repeats it)")
+                continue
+            if not fits(part, remaining, least_s):
+                left.append(part.name)
+                continue
+            ran.append((part, _run(part, folder, facts, allowed_s(part, remaining), remaining, again, grace_s)))
+            if archive is not None:
+                started = time.monotonic()
+                try:
+                    pack(folder, archive)
+                except OSError as error:  # a full disk: the one before stays, and the results are in the folder
+                    print(f"{archive} is not written anew: {error}", flush=True)
+                packing_s = max(packing_s, time.monotonic() - started)
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    _say(ran, packing_s)
+    failed = [part.name for part, found in ran if not found["ok"]]
     if left:
         print(f"no time was left for {', '.join(left)}: the same command goes on there")
     print(f"failed: {', '.join(failed)}" if failed else "all parts that ran are ok" if left else "all parts ok")
     return 1 if failed or left else 0
 
 
-def _read(path: Path) -> dict[str, object]:
-    """A part's file; empty if it is missing or no JSON."""
-    try:
-        found = json.loads(path.read_text())
-    except (OSError, ValueError):
-        return {}
-    return found if isinstance(found, dict) else {}
+def _say(ran: Sequence[tuple[Part, dict[str, Any]]], packing_s: float) -> None:
+    """What was planned and what it took."""
+    for part, found in ran:
+        print(f"{part.name:16} planned {part.planned_s:4} s, took {found['seconds']:6.1f} s  {'ok' if found['ok'] else found['ended']}")
+    print(
+        f"{'sum':16} planned {sum(part.planned_s for part, _ in ran):4} s, took {sum(found['seconds'] for _, found in ran):6.1f} s", end=""
+    )
+    print(f", and the archive up to {packing_s:.1f} s each time")
+
+
+def _holds(found: dict[str, Any], facts: dict[str, object]) -> bool:
+    """Whether it was measured on these very sources and this device."""
+    return all(found.get(name) == facts[name] for name in ("sources", "device"))
 
 
 def _finished(part: Part, path: Path, facts: dict[str, object]) -> bool:
-    """Whether an earlier call finished this part on these very sources and this device, and what it left is still there."""
-    found = _read(path)
-    same = all(found.get(name) == facts[name] for name in ("sources", "device"))
-    return bool(found.get("ok")) and same and (part.leaves is None or part.leaves.exists())
+    """Whether an earlier call finished this part here, and what it left is still there."""
+    found = read(path)
+    return bool(found.get("ok")) and _holds(found, facts) and (part.leaves is None or part.leaves.exists())
 
 
-def _run(part: Part, folder: Path, facts: dict[str, object], seconds: float, grace_s: float) -> bool:
-    """Run one part for at most `seconds`; its file says how it ended even if the process did not live to write it."""
+def _run(
+    part: Part, folder: Path, facts: dict[str, object], seconds: float, remaining: float, again: bool, grace_s: float
+) -> dict[str, Any]:
+    """Run one part for at most `seconds`; its file says how it ended even if the process did not live to write it. Gives what the file says."""
     path, log = folder / f"gpu_{part.name}.json", folder / f"gpu_{part.name}.log"
-    path.unlink(missing_ok=True)
+    before = path.with_suffix(EARLIER)
+    if not again and _holds(read(path), facts):
+        path.replace(before)
+    else:
+        path.unlink(missing_ok=True)
+        before.unlink(missing_ok=True)
     started = time.monotonic()
-    print(f"== {part.name}: {part.purpose} (at most {seconds:.0f} s)", flush=True)
+    print(f"== {part.name}: {part.purpose} (planned {part.planned_s} s, at most {seconds:.0f} s of {remaining:.0f} s)", flush=True)
     with log.open("wb") as output:
         process = subprocess.Popen(
             part.command(path),
@@ -94,14 +120,20 @@ def _run(part: Part, folder: Path, facts: dict[str, object], seconds: float, gra
             code, ended = 124, f"stopped after {seconds:.0f} s"
         finally:
             stop(process, grace_s if process.poll() is None else 0)  # with what it has started: compilers, tests, the sanitizer
-    found = _read(path)
-    found = {"part": part.name, **found, "ok": bool(found.get("ok")) and code == 0, "ended": ended}
+    if process.poll() is None:
+        ended += ", did not end when it was killed"
+    written = read(path)
+    good = bool(written.get("ok")) and code == 0
+    # Where it wrote nothing, what the call before had is kept for the next one.
+    found = {"part": part.name, **(written or read(before)), "ok": good, "ended": ended, "planned_s": part.planned_s}
     found |= {"seconds": round(time.monotonic() - started, 1), "clocks_after": machine.clocks(), **facts}
     write(path, found)
+    before.unlink(missing_ok=True)
     lines = log.read_text(errors="replace").splitlines()[-_LINES[bool(found["ok"])] :]
     print("\n".join(line[:160] for line in lines))
-    print(f"== {part.name}: {'ok' if found['ok'] else 'FAILED'}, {ended}, {found['seconds']} s -> {path}", flush=True)
-    return bool(found["ok"])
+    took = f"took {found['seconds']} s of {part.planned_s} s planned"
+    print(f"== {part.name}: {'ok' if found['ok'] else 'FAILED'}, {ended}, {took} -> {path}", flush=True)
+    return found
 
 
 def pack(folder: Path, target: Path) -> None:
@@ -113,16 +145,20 @@ def pack(folder: Path, target: Path) -> None:
     kept = [*folder.glob("gpu_*"), *folder.glob("table2.json"), *(REPOSITORY / "esat_kernels" / "tuned").glob("*.json")]
     kept += [path for path in (LIBRARY,) if path.is_file()]
     compiled = cache.files(TRITON_CACHE)
-    _write_archive([*kept, *compiled], target)
-    if target.stat().st_size > LARGEST:
-        _write_archive(compiled, target.with_name(f"kernels-{target.name}"))
-        _write_archive(kept, target)
+    whole = _archive([*kept, *compiled], target)
+    if whole.stat().st_size > LARGEST:
+        whole.unlink()
+        kernels = target.with_name(f"kernels-{target.name}")
+        _archive(compiled, kernels).replace(kernels)
+        whole = _archive(kept, target)
+    whole.replace(target)  # a call that is stopped leaves a whole file
 
 
-def _write_archive(paths: list[Path], target: Path) -> None:
+def _archive(paths: list[Path], target: Path) -> Path:
+    """A file beside `target` that is to take its place."""
     partial = target.with_name(target.name + ".partial")
     with tarfile.open(partial, "w:gz", compresslevel=4) as archive:
         for path in sorted(paths):
             inside = path.is_relative_to(REPOSITORY)
             archive.add(path, str(path.relative_to(REPOSITORY)) if inside else f"results/{path.name}")
-    partial.replace(target)  # a call that is stopped leaves a whole file
+    return partial

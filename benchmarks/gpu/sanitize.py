@@ -1,8 +1,9 @@
 """compute-sanitizer over small calls of every attention kernel, and over a frame of the engine (not as a graph), which calls all others.
-Some virtual machines refuse it: that is recorded, and is no failure of the kernels. Of racecheck's findings those in the CUDA kernels decide: it
-knows Triton's barriers in part only, and reports hazards that are none.
+Some virtual machines refuse it: that is recorded, and is no failure of the kernels. Of racecheck's findings those in the sm_80 CUDA kernel decide:
+it knows Triton's barriers in part only, and reports hazards that are none; whether it knows the Hopper kernel's, which are of that kind, is not
+known. That kernel is watched in a process of its own.
 
-`--all TOOL OUTPUT` starts a tool; `--calls cuda|triton|frame` makes the calls that they watch.
+`--all TOOL OUTPUT` starts a tool; `--calls cuda|hopper|triton|frame` makes the calls that they watch.
 """
 
 from __future__ import annotations
@@ -16,13 +17,14 @@ from pathlib import Path
 from benchmarks.gpu.children import run_together
 from benchmarks.gpu.parts import seconds_left, write
 
-BACKENDS = ("cuda", "triton", "frame")
+BACKENDS = ("cuda", "hopper", "triton", "frame")
+_NEEDS = {"hopper": "cuda", "frame": "triton"}  # whose name among the backends is another
 TOOLS = ("memcheck", "racecheck")
 REFUSALS = ("Device not supported", "not supported on this", "Unable to initialize", "LibraryNotLoaded", "error 999")
 
 
 def calls(backend: str) -> None:
-    """Ragged sizes, every tile height and head dimension of one backend."""
+    """Ragged sizes, every tile height and head dimension of one backend. Nothing of "hopper" on another device."""
     import torch
 
     if backend == "frame":
@@ -32,6 +34,8 @@ def calls(backend: str) -> None:
     from esat_kernels.attention import cuda, triton
     from esat_kernels.attention.common import Scores
 
+    if backend == "hopper" and torch.cuda.get_device_capability() != (9, 0):
+        return
     for tokens, head_dim in ((1, 64), (65, 64), (153, 64), *((97, width) for width in cuda.HEAD_DIMS if width != 64)):
         case = testing.make_case("near", heads=2, tokens=tokens, head_dim=head_dim, dtype=torch.bfloat16, strided=True)
         q, k, v = (testing.move(t, "cuda") for t in (case.q, case.k, case.v))
@@ -39,12 +43,12 @@ def calls(backend: str) -> None:
         if backend == "triton":
             out, _, lse = triton.forward(q, k, v, case.forces, wanted)
             triton.backward(torch.ones_like(out), q, k, v, out, lse, case.forces)
-        else:
+        elif backend == "cuda":
             for rows in cuda.HEIGHTS:
                 cuda.forward(q, k, v, case.forces, wanted, rows=rows)
-            if torch.cuda.get_device_capability() == (9, 0) and head_dim == 64:
-                for rows in cuda.HOPPER_HEIGHTS:
-                    cuda.forward(q, k, v, case.forces, wanted, rows=rows, kernel="sm_90a")
+        elif head_dim == 64:
+            for rows in cuda.HOPPER_HEIGHTS:
+                cuda.forward(q, k, v, case.forces, wanted, rows=rows, kernel="sm_90a")
     torch.cuda.synchronize()
 
 
@@ -90,7 +94,7 @@ def commands(tool: str, name: str) -> dict[str, list[str]]:
 
 def run(tool: str | None, name: str, missing: dict[str, str | None], seconds: float) -> dict[str, dict[str, object]]:
     """A verdict on each of the `commands`. tool: the sanitizer's path; missing: why a backend (`esat_kernels.backends`) is not there."""
-    missing = {backend: missing["triton" if backend == "frame" else backend] for backend in BACKENDS}
+    missing = {backend: missing[_NEEDS.get(backend, backend)] for backend in BACKENDS}
     planned = commands(tool or "compute-sanitizer", name)
     reasons = {name: missing[name.split()[0]] or (None if tool else "compute-sanitizer is not installed") for name in planned}
     found: dict[str, dict[str, object]] = {name: {"verdict": "not run", "why": why} for name, why in reasons.items() if why is not None}

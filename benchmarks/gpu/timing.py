@@ -39,14 +39,18 @@ class Graph:
                 work()
 
     def replay_us(self) -> float:
-        """One replay is not timed: it keeps the device busy until the timed one is queued, else the gap before that would count."""
-        start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
-        self._graph.replay()
-        start.record()
-        self._graph.replay()
-        end.record()
-        end.synchronize()
-        return 1e3 * start.elapsed_time(end) / self._calls
+        return 1e3 * device_ms(self._graph.replay) / self._calls
+
+
+def device_ms(replay: Work) -> float:
+    """Milliseconds of one replay, behind another one that keeps the device busy until it is queued."""
+    start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+    replay()
+    start.record()
+    replay()
+    end.record()
+    end.synchronize()
+    return float(start.elapsed_time(end))
 
 
 def interleaved(graphs: dict[str, Graph], rounds: int) -> dict[str, list[float]]:

@@ -13,19 +13,22 @@ import sys
 import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from unittest import mock
 
-import torch
-
 from benchmarks.gpu.children import run_together
-from benchmarks.gpu.parts import TRITON_CACHE, seconds_left, write
+from benchmarks.gpu.parts import TRITON_CACHE, read, seconds_left, write
+
+if TYPE_CHECKING:
+    import torch  # which takes seconds: the process that starts the others does without it
 
 WORKERS = 14
 
 
 def _kind(value: object) -> str:
     """As much of an argument as Triton compiles in."""
+    import torch
+
     if isinstance(value, torch.Tensor):
         return f"{value.dtype} {value.data_ptr() % 16 == 0}"
     return f"{value == 1} {value % 16 == 0}" if isinstance(value, int) else type(value).__name__
@@ -36,6 +39,7 @@ def compiling(share: Callable[[str], bool]) -> Iterator[list[str]]:
     """Launches compile their kernel if it is within the `share`, and compute nothing; fresh memory is zero, so that what reads it finds valid
     positions. Gives what was compiled: the kernel's name and the arguments that are compiled in.
     """
+    import torch
     from triton.runtime.jit import JITFunction
 
     found: list[str] = []
@@ -86,11 +90,47 @@ def _frame(model: str, batch: int) -> None:
     WholeFrame(_network(model), batch).eager()
 
 
-def _dependent() -> None:
+def _around_cuda(model: str, batch: int) -> None:
+    """A frame whose attention is the CUDA library's, without it: the products in front of it leave the norms of the keys, which are other kernels."""
+    import torch
+
+    from engine.runners.gpu.network import GpuNetwork, Kernels
+
+    def attend(self: GpuNetwork, qkv: torch.Tensor, with_scores: bool, norms: object) -> tuple[torch.Tensor, torch.Tensor]:
+        rows, count, _ = qkv.shape
+        scores = torch.zeros(rows, count - self.config.num_template if with_scores else 0, device=qkv.device)
+        return torch.zeros(rows, count, self.config.dim, device=qkv.device, dtype=qkv.dtype), scores
+
+    network = _network(model)
+    own, network.kernels = network.kernels, Kernels.of("cuda")
+    try:
+        with mock.patch.object(GpuNetwork, "_attend", attend):
+            _frame(model, batch)
+    finally:
+        network.kernels = own
+
+
+def _frames(model: str, batch: int = 1) -> None:
+    _frame(model, batch)
+    _around_cuda(model, batch)
+
+
+def _dependent(model: str) -> None:
     from esat_kernels import _triton
 
     with _triton.dependent_launches(True):
-        _frame("esat-384", 1)
+        _frames(model)
+
+
+def _tiles(model: str, place: int, products: Path) -> None:
+    """A frame with the tiles of each problem that are this fast alone (0: the fastest), as they are launched now and dependent."""
+    from benchmarks.gpu.frame_tiles import taking
+    from benchmarks.gpu.products import finalists
+
+    found = finalists(read(products).get("rows", []))
+    with taking({problem: tiles[place] for problem, tiles in found.items() if place < len(tiles)}):
+        _frames(model)
+        _dependent(model)
 
 
 def _attention() -> None:
@@ -112,19 +152,23 @@ def _sanitized(backend: str) -> None:
     sanitize.calls(backend)
 
 
-JOBS: dict[str, dict[str, Callable[[], None]]] = {
-    "--frame": {"frame esat-384": functools.partial(_frame, "esat-384", 1), "attention": _attention},
-    "--rest": {
+def jobs(group: str, folder: Path) -> dict[str, Callable[[], None]]:
+    """What the kernels of a group come from, by name. folder: where the parts' files lie."""
+    if group == "--frame":
+        return {"frame esat-384": functools.partial(_frames, "esat-384"), "attention": _attention}
+    if group == "--tiles":
+        from benchmarks.gpu.products import MODELS, TRIED
+
+        products = folder / "gpu_products.json"
+        return {f"{model} {place}": functools.partial(_tiles, model, place, products) for model in MODELS for place in range(TRIED)}
+    others = (("ostrack-384", 1), *(("esat-s-256", batch) for batch in (1, 4, 16)), ("esat-384", 4), ("esat-384", 16))
+    return {
         "products": _products,
-        "dependent": _dependent,
-        **{
-            f"frame {model} x {batch}": functools.partial(_frame, model, batch)
-            for model, batch in (("ostrack-384", 1), *(("esat-s-256", batch) for batch in (1, 4, 16)), ("esat-384", 4), ("esat-384", 16))
-        },
+        "dependent": functools.partial(_dependent, "esat-384"),
+        **{f"frame {model} x {batch}": functools.partial(_frames, model, batch) for model, batch in others},
         **{f"golden {dtype}": functools.partial(_golden, dtype) for dtype in ("bf16", "fp16", "fp32")},
         **{f"sanitize {backend}": functools.partial(_sanitized, backend) for backend in ("triton", "frame")},
-    },
-}
+    }
 
 
 def worker_of(name: str, workers: int) -> int:
@@ -132,11 +176,11 @@ def worker_of(name: str, workers: int) -> int:
     return zlib.crc32(name.encode()) % workers
 
 
-def work(group: str, worker: int, workers: int) -> int:
+def work(group: str, worker: int, workers: int, folder: Path) -> int:
     """One process's share of a group."""
     code = 0
     with compiling(lambda name: worker_of(name, workers) == worker) as found:
-        for name, job in JOBS[group].items():
+        for name, job in jobs(group, folder).items():
             try:
                 job()
             except Exception as error:  # noqa: BLE001
@@ -148,7 +192,10 @@ def work(group: str, worker: int, workers: int) -> int:
 
 def main(group: str, output: Path) -> int:
     workers = max(1, min(WORKERS, (os.cpu_count() or 2) - 2))
-    commands = {f"{n}": [sys.executable, "-m", "benchmarks.gpu.warm", "--work", group, f"{n}", f"{workers}"] for n in range(workers)}
+    commands = {
+        f"{n}": [sys.executable, "-m", "benchmarks.gpu.warm", "--work", group, f"{n}", f"{workers}", str(output.parent)]
+        for n in range(workers)
+    }
     ended = run_together(commands, seconds_left(110) - 3, {**os.environ, "OMP_NUM_THREADS": "1"})
     found = {name: {"code": one.code, "seconds": round(one.seconds, 1), "output_end": one.output[-800:]} for name, one in ended.items()}
     for name, one in found.items():
@@ -160,5 +207,5 @@ def main(group: str, output: Path) -> int:
 
 if __name__ == "__main__":
     if sys.argv[1] == "--work":
-        sys.exit(work(sys.argv[2], int(sys.argv[3]), int(sys.argv[4])))
+        sys.exit(work(sys.argv[2], int(sys.argv[3]), int(sys.argv[4]), Path(sys.argv[5])))
     sys.exit(main(sys.argv[1], Path(sys.argv[2])))

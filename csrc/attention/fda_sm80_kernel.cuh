@@ -16,7 +16,7 @@ struct Copies {
   const unsigned char* key;                                       // columns of this thread in row 0
   const unsigned char* value;
   Shared shared;  // its first row and columns in a tile
-  int key_bytes, value_bytes, row, last_key;
+  int key_bytes, value_bytes, row, tokens;
 
   ESAT_DEVICE Copies(const Forward& call, int batch, int head, int thread, Shared first_tile)
       : key(opaque(slice(call.key, call.key_strides, batch, head) + thread % kLanes * 16)),
@@ -25,17 +25,18 @@ struct Copies {
         key_bytes(opaque(2 * static_cast<int>(call.key_strides.token))),
         value_bytes(opaque(2 * static_cast<int>(call.value_strides.token))),
         row(thread / kLanes),
-        last_key(call.tokens - 1) {}
+        tokens(call.tokens) {}
 
-  // Tile `tile` of keys and values into the stage at `offset`. Rows beyond the last token repeat it: their probability is 0.
+  // Tile `tile` of keys and values into the stage at `offset`. Rows beyond the last token are zeros: their probability is 0, and 0 times
+  // what is not finite would be a NaN.
   ESAT_DEVICE void load(int tile, int offset) const {
 #pragma unroll
     for (int first = 0; first < kKeysPerTile; first += kRows) {
       if (first + kRows > kKeysPerTile && first + row >= kKeysPerTile) break;
-      const int token = smaller(tile * kKeysPerTile + row + first, last_key);
+      const int token = tile * kKeysPerTile + row + first;
       const Shared to = shared + offset + first * pitch(D);
-      copy_async(to, key + std::int64_t{token} * key_bytes);
-      copy_async(to + tile_bytes(D), value + std::int64_t{token} * value_bytes);
+      copy_async(to, key + std::int64_t{token} * key_bytes, token < tokens);
+      copy_async(to + tile_bytes(D), value + std::int64_t{token} * value_bytes, token < tokens);
     }
     copy_commit();
   }

@@ -99,15 +99,14 @@ ESAT_DEVICE void fda_forward_block(const Forward& call, const TensorMap& keys, c
 
   const auto multiply_keys = [&](int stage) {
     const std::uint64_t tile = descriptor(shared + key_tile(stage));
-    multiply<false, false>(s, q[0], tile);
 #pragma unroll
-    for (int d = 1; d < 4; ++d) multiply<false, true>(s, q[d], tile + (d * kKeyStep >> 4));
+    for (int d = 0; d < 4; ++d) multiply<false>(s, q[d], tile + (d * kKeyStep >> 4), d > 0);
     product_commit();
   };
-  const auto multiply_values = [&](int stage) {
+  const auto multiply_values = [&](int stage, bool add) {
     const std::uint64_t tile = descriptor(shared + value_tile(stage));
 #pragma unroll
-    for (int n = 0; n < 4; ++n) multiply<true, true>(rows.acc, p[n], tile + (n * kValueStep >> 4));
+    for (int n = 0; n < 4; ++n) multiply<true>(rows.acc, p[n], tile + (n * kValueStep >> 4), add || n > 0);
     product_commit();
   };
   const auto pin_values = [&] {
@@ -118,7 +117,7 @@ ESAT_DEVICE void fda_forward_block(const Forward& call, const TensorMap& keys, c
   cluster_arrive();
   sm80::barrier(0, block_threads(Groups));  // barriers and terms are there
   if (group < groups && first < last) {
-    int before = 0;  // the stage of the tile before; at first p is 0
+    int before = 0;  // the stage of the tile before. In the first round p is 0 and the product with it is dropped: 0 * infinity is not 0.
     for (int tile = first; tile < last; ++tile) {
       const int index = tile - first, stage = stage_of(index);
       const Shared tile_terms = terms + index * kKeysPerTile * kTermBytes;
@@ -127,7 +126,7 @@ ESAT_DEVICE void fda_forward_block(const Forward& call, const TensorMap& keys, c
       pin_values();
       product_fence();
       multiply_keys(stage);
-      multiply_values(before);
+      multiply_values(before, index > 1);
       product_wait<1>();  // the products with the keys are there
       pin(s);
       const bool usual = any && !rows.exact;
@@ -151,6 +150,7 @@ ESAT_DEVICE void fda_forward_block(const Forward& call, const TensorMap& keys, c
       }
       if (!good) {
         query_key_product_of_warp(s, q, shared + key_tile(stage));
+        finish_reads();  // as other than a product the tile is read here alone
         rows.exact_logits(s, tile_terms, tile, index == 0);
         sm80::probabilities(p, s);
         sm80::add_sums(rows.sum, p);
@@ -160,7 +160,7 @@ ESAT_DEVICE void fda_forward_block(const Forward& call, const TensorMap& keys, c
     }
     pin_values();
     product_fence();
-    multiply_values(before);
+    multiply_values(before, last - first > 1);
     product_wait<0>();
     pin_values();
   }

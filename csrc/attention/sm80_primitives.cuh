@@ -16,7 +16,7 @@ ESAT_DEVICE int block_column() { return static_cast<int>(blockIdx.x); }
 ESAT_DEVICE int block_row() { return static_cast<int>(blockIdx.y); }
 
 ESAT_DEVICE unsigned char* shared_memory() {
-  extern __shared__ __align__(16) unsigned char memory[];
+  extern __shared__ __align__(1024) unsigned char memory[];  // what the Hopper kernel's tiles want
   return memory;
 }
 
@@ -24,9 +24,16 @@ ESAT_DEVICE unsigned char* shared_memory() {
 using Shared = std::uint32_t;
 ESAT_DEVICE Shared shared_address(const void* pointer) { return static_cast<Shared>(__cvta_generic_to_shared(pointer)); }
 
-// 16 bytes from global to shared memory.
-ESAT_DEVICE void copy_async(Shared shared, const void* global) {
-  asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(shared), "l"(global) : "memory");
+// 16 bytes from global to shared memory; zeros if they are not `there`, and then nothing is read.
+ESAT_DEVICE void copy_async(Shared shared, const void* global, bool there) {
+  asm volatile(
+      "{\n"
+      ".reg .pred zeros;\n"
+      "setp.eq.b32 zeros, %2, 0;\n"
+      "cp.async.cg.shared.global [%0], [%1], 16, zeros;\n"
+      "}" ::"r"(shared),
+      "l"(global), "r"(static_cast<int>(there))
+      : "memory");
 }
 ESAT_DEVICE void copy_commit() { asm volatile("cp.async.commit_group;" ::: "memory"); }
 ESAT_DEVICE void copy_wait() { asm volatile("cp.async.wait_group 0;" ::: "memory"); }

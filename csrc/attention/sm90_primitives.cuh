@@ -50,6 +50,12 @@ ESAT_DEVICE void wait(Shared barrier, int parity) {
       : "memory");
 }
 
+// By a whole warp: what its threads have read of shared memory is behind them before one of them lets the copy engine write there.
+ESAT_DEVICE void finish_reads() {
+  asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
+  __syncwarp();
+}
+
 // A box of a tensor [batch, tokens, heads, head_dim]: 64 tokens of one head, zeros beyond the last, into swizzled rows of 128 bytes. Its
 // bytes arrive at `barrier`.
 using TensorMap = CUtensorMap;
@@ -80,10 +86,10 @@ ESAT_DEVICE void pin(std::uint32_t (&x)[Rows][4]) {
   for (int n = 0; n < Rows; ++n) asm volatile("" : "+r"(x[n][0]), "+r"(x[n][1]), "+r"(x[n][2]), "+r"(x[n][3])::"memory");
 }
 
-// d = a b (+ d) in bf16 with float32 sums: a 64 x 16, 16 rows of each warp; b 16 x 64 in shared memory, Across if its columns are
-// contiguous.
-template <bool Across, bool Add>
-ESAT_DEVICE void multiply(float (&d)[8][4], const std::uint32_t (&a)[4], std::uint64_t b) {
+// d = a b, and + d with `add`, which the whole warpgroup agrees on, in bf16 with float32 sums: a 64 x 16, 16 rows of each warp; b 16 x 64
+// in shared memory, Across if its columns are contiguous. What d was without `add` does not matter, not even a NaN.
+template <bool Across>
+ESAT_DEVICE void multiply(float (&d)[8][4], const std::uint32_t (&a)[4], std::uint64_t b, bool add) {
   asm volatile(
       "{\n"
       ".reg .pred add;\n"
@@ -97,7 +103,7 @@ ESAT_DEVICE void multiply(float (&d)[8][4], const std::uint32_t (&a)[4], std::ui
         "+f"(d[2][0]), "+f"(d[2][1]), "+f"(d[2][2]), "+f"(d[2][3]), "+f"(d[3][0]), "+f"(d[3][1]), "+f"(d[3][2]), "+f"(d[3][3]),
         "+f"(d[4][0]), "+f"(d[4][1]), "+f"(d[4][2]), "+f"(d[4][3]), "+f"(d[5][0]), "+f"(d[5][1]), "+f"(d[5][2]), "+f"(d[5][3]),
         "+f"(d[6][0]), "+f"(d[6][1]), "+f"(d[6][2]), "+f"(d[6][3]), "+f"(d[7][0]), "+f"(d[7][1]), "+f"(d[7][2]), "+f"(d[7][3])
-      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "n"(Add), "n"(Across));
+      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"(static_cast<int>(add)), "n"(Across));
 }
 
 // The blocks of a cluster.

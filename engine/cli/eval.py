@@ -29,7 +29,7 @@ def evaluate(
         str, typer.Option(help="A preset's name, a .safetensors file, or `none` to score other trackers only.")
     ] = "esat-s-256",
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
-    dtype: Annotated[str, typer.Option(help="auto, fp32, bf16, fp16 or int8.")] = "auto",
+    dtype: Annotated[str, typer.Option(help="auto, fp32, bf16, fp16, int8 or fp8.")] = "auto",
     backend: Annotated[str, typer.Option(help="Attention backend: auto, reference, cpu, triton or cuda.")] = "auto",
     loop: Annotated[str, typer.Option(help="default, or public: without loss and return.")] = "default",
     workers: Annotated[int, typer.Option(help="Processes; each tracks one sequence at a time, and they share the cores.")] = 1,

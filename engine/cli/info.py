@@ -32,7 +32,8 @@ def info(as_json: Annotated[bool, typer.Option("--json", help="Print JSON instea
     for row in cpu["kernels"]:
         sets = " ".join(f"[green]*{name}[/]" if name == row["chosen"] else name for name in row["sets"])
         console.print(f"  {row['operation']:30} {sets}" + ("" if row["chosen"] else "  [yellow]none here: PyTorch[/]"), soft_wrap=True)
-    for title, states in (("devices", about["devices"]), ("backends", about["backends"]), ("CPU engine", about["cpu_engine"])):
+    parts = (("devices", "devices"), ("backends", "backends"), ("CPU engine", "cpu_engine"), ("fp8", "fp8"))
+    for title, states in ((title, about[name]) for title, name in parts):
         console.print(f"[bold]{title}[/]")
         for name, reason in states.items():
             good = device_name(name) if title == "devices" and reason is None else "can run"
@@ -40,6 +41,8 @@ def info(as_json: Annotated[bool, typer.Option("--json", help="Print JSON instea
                 f"  {name:10} " + (f"[green]{good}[/]" if reason is None else f"[yellow]no: {escape(str(reason))}[/]"), soft_wrap=True
             )
     console.print(f"[bold]CUDA library[/] {escape(about['cuda_library'] or 'none')}", soft_wrap=True)
+    for name, said in about["tuned"].items():
+        console.print(f"[bold]measured on[/] {name}: {escape(said)}", soft_wrap=True)
     console.print("[bold]weights[/]")
     for name, file in about["weights"].items():
         console.print(f"  {name:10} {file['mib']} MiB  sha256 {file['sha256']}\n  {'':10} {file['path']}", soft_wrap=True)

@@ -39,7 +39,9 @@ def describe() -> dict[str, Any]:
         "devices": {"cpu": None, **_cuda_devices(torch)},
         "backends": backends,
         "cuda_library": esat_kernels.cuda_library(),
+        "tuned": esat_kernels.tuned_tables(),
         "cpu_engine": {dtype: unsupported(preset("esat-s-256"), dtype) for dtype in MODES},
+        "fp8": _fp8(torch),
         "openmp": sorted(Path(path).name for path in openmp_runtimes()),
         "weights": shipped_weights(),
     }
@@ -91,6 +93,17 @@ def _cuda_devices(torch: Any) -> dict[str, str | None]:
     if not torch.cuda.is_available():
         return {"cuda": "this PyTorch is built without CUDA" if torch.version.cuda is None else "no CUDA device found"}
     return {f"cuda:{index}": None for index in range(torch.cuda.device_count())}
+
+
+def _fp8(torch: Any) -> dict[str, str | None]:
+    """For each CUDA device why the GPU engine cannot compute in fp8 there, None if it can; "cpu" has int8 instead."""
+    import esat_kernels
+
+    found = {
+        name: esat_kernels.backends()["triton"] or esat_kernels.fp8_unsupported(torch.device(name))
+        for name in (f"cuda:{index}" for index in range(torch.cuda.device_count() if torch.cuda.is_available() else 0))
+    }
+    return {"cpu": "fp8 runs on GPUs only, the CPU engine has int8", **found}
 
 
 def device_name(device: str) -> str:

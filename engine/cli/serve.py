@@ -16,7 +16,7 @@ def serve(
     port: Annotated[int, typer.Option(help="Port; 0 takes a free one.")] = 8000,
     model: Annotated[str, typer.Option(help="A preset's name or a .safetensors file.")] = "esat-s-256",
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
-    dtype: Annotated[str, typer.Option(help="auto, fp32, bf16, fp16 or int8.")] = "auto",
+    dtype: Annotated[str, typer.Option(help="auto, fp32, bf16, fp16, int8 or fp8.")] = "auto",
     cameras: Annotated[bool, typer.Option("--cameras", help="Offer this machine's cameras.")] = False,
     max_upload: Annotated[float, typer.Option(help="Largest upload in MiB.")] = 200.0,
     allow_host: Annotated[

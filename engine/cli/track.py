@@ -91,7 +91,7 @@ def track(
     ] = None,
     model: Annotated[str, typer.Option(rich_help_panel=_MODEL, help="Preset with shipped weights, or a .safetensors file.")] = "esat-s-256",
     device: Annotated[str, typer.Option(rich_help_panel=_MODEL, help="auto, cpu, cuda or cuda:N.")] = "auto",
-    dtype: Annotated[str, typer.Option(rich_help_panel=_MODEL, help="auto, fp32, bf16, fp16 or int8.")] = "auto",
+    dtype: Annotated[str, typer.Option(rich_help_panel=_MODEL, help="auto, fp32, bf16, fp16, int8 or fp8.")] = "auto",
     loop: Annotated[str, typer.Option(rich_help_panel=_MODEL, help="default, or public: without loss and return.")] = "default",
     search_factor: Annotated[
         float | None,

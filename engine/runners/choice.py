@@ -21,8 +21,9 @@ from engine.weights.io import Weights
 def make_runner(weights: Weights, device: str = "auto", dtype: str = "auto", backend: str = "auto") -> Runner:
     """The fastest runner for this machine.
 
-    device: "auto" (CUDA if there is one), "cpu", "cuda" or "cuda:N". dtype: "auto", "fp32", "bf16", "fp16" or "int8";
-    "auto" is bf16 on CUDA and where the CPU engine has it (AVX-512 with bf16, AMX), otherwise fp32. "int8" is the CPU engine's only.
+    device: "auto" (CUDA if there is one), "cpu", "cuda" or "cuda:N". dtype: "auto", "fp32", "bf16", "fp16", "int8" or "fp8";
+    "auto" is bf16 on CUDA and where the CPU engine has it (AVX-512 with bf16, AMX), otherwise fp32. "int8" is the CPU engine's only, "fp8" the
+    GPU engine's, from compute capability 8.9 on.
     A dtype that was named and that only PyTorch computes here, several times slower than the engine in another, is an EsatWarning.
     backend: the attention kernel's, "auto" for the fastest. On CUDA "triton" and "cuda" name the GPU engine, and "auto" takes it where its
     kernels have been verified on this device; otherwise PyTorch runs the network. DeviceError or ConfigError if what was named is not there.
@@ -43,6 +44,9 @@ def make_runner(weights: Weights, device: str = "auto", dtype: str = "auto", bac
     if dtype == "int8":
         raise DeviceError(f"int8 runs on the CPU engine only: {missing}")
     kernels = _gpu_kernels(device, backend)
+    if dtype == "fp8" and kernels is None:
+        instead = f"got {device}: dtype int8 is the CPU engine's" if device == "cpu" else f"got backend {backend!r}: name triton or cuda"
+        raise DeviceError(f"fp8 runs on the GPU engine only, on CUDA devices from compute capability 8.9 on, {instead}")
     if kernels is not None:
         return GpuRunner(weights, device, dtype, kernels)
     if named and dtype != "fp32" and cpu_engine_unsupported(weights.config, "fp32", device, backend) is None:

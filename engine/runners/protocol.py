@@ -17,7 +17,8 @@ from engine.config import ModelConfig
 from engine.frames import Frame
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-MODES = (*DTYPES, "int8")  # what `Runner.dtype` may be; int8 is bf16 with the large products in eight bits
+# What `Runner.dtype` may be. int8, on a CPU, and fp8, on a GPU, are bf16 with large products in eight bits.
+MODES = (*DTYPES, "int8", "fp8")
 
 
 class Observation(NamedTuple):

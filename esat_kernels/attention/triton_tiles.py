@@ -57,14 +57,12 @@ def forward_tiles(
     device: str = "",
     shared_memory: int = A100_SHARED_MEMORY,
 ) -> Tiles:
-    """Tiles for `slices` = batch * heads problems of N = tokens: the device's measured ones if there are any (`esat_kernels/tuned`), else the
-    tallest of those that fit into its shared memory that still give every multiprocessor a block.
+    """Tiles for `slices` = batch * heads problems of N = tokens among those that fit into a block's shared memory: the device's measured ones
+    (`esat_kernels/tuned`) if they may be chosen, else the tallest that still give every multiprocessor a block.
     """
-    measured = _tuned.find(device, "attention", forward_key(tokens, slices, head_dim, dtype))
-    if measured is not None:
-        return Tiles(*measured)
     candidates = forward_candidates(head_dim, dtype, shared_memory)
-    return next((tiles for tiles in candidates if cdiv(tokens, tiles.block_m) * slices >= multiprocessors), candidates[-1])
+    measured = _tuned.chosen(device, "attention", forward_key(tokens, slices, head_dim, dtype), candidates)
+    return measured or next((tiles for tiles in candidates if cdiv(tokens, tiles.block_m) * slices >= multiprocessors), candidates[-1])
 
 
 def queries_tiles(head_dim: int, dtype: torch.dtype) -> Tiles:

@@ -71,7 +71,7 @@ def linear_into(
         found = linear(rows, weight, bias, None, activation, added, out.dtype)
     else:
         wide = torch.promote_types(weight.dtype, torch.float32)
-        shift, scale = _normalised(statistics, rows.shape[1], eps)
+        shift, scale = normalised(statistics, rows.shape[1], eps)
         sums = group_sums[:, :, : shift.shape[1]].to(wide).sum(0)
         found = (_product(rows, weight, wide) + shift.to(wide) @ sums.T) * scale
         found = found if bias is None else found + bias.to(wide)
@@ -90,7 +90,7 @@ def linear_into(
         left.copy_(torch.stack([origin, rest, (groups - rest.unsqueeze(2)).square().sum(2)]))
 
 
-def _normalised(statistics: Tensor, columns: int, eps: float) -> tuple[Tensor, Tensor]:
+def normalised(statistics: Tensor, columns: int, eps: float) -> tuple[Tensor, Tensor]:
     """What a row's origins lie above its mean [M, groups], and 1 / sqrt(variance + eps) [M, 1]."""
     width = columns // statistics.shape[2]
     origin = statistics[0] - statistics[0, :, :1]  # so that a large mean costs no digits

@@ -97,7 +97,7 @@ def estimated_cycles(
     blocks = cdiv(rows, tiles.block_m) * cdiv(columns, tiles.block_n) * tiles.splits
     waves = cdiv(blocks, multiprocessors)
     steps = cdiv(cdiv(inner, tiles.block_k), tiles.splits)
-    flops = 2 * tiles.block_m * tiles.block_n * tiles.block_k * steps
+    flops = 2 * tiles.block_m * tiles.block_n * tiles.block_k * steps * min(1, weight_dtype.itemsize / 2)  # e4m3 twice as fast
     read = steps * tiles.shared_bytes(x_dtype.itemsize, weight_dtype.itemsize) // tiles.num_stages
     cycles = (
         max(waves * flops / _FLOPS, blocks * read / (_SHARED_BYTES * multiprocessors), waves * read / _OWN_BYTES) + waves * _BLOCK_CYCLES
@@ -122,14 +122,13 @@ def product_tiles(
     device: str = "",
     shared_memory: int = A100_SHARED_MEMORY,
 ) -> Tiles:
-    """Tiles for x [rows, inner] and weight [columns, inner]: the device's measured ones if there are any, else the cheapest estimate of those
-    that fit into its shared memory.
+    """Tiles for x [rows, inner] and weight [columns, inner] among those that fit into a block's shared memory: the device's measured ones if they
+    may be chosen, else the cheapest estimate.
     """
-    measured = _tuned.find(device, "linear", shape_key(rows, inner, columns, x_dtype, weight_dtype))
-    if measured is not None:
-        return Tiles(*measured)
-    return min(
-        candidates(inner, x_dtype, weight_dtype, shared_memory),
+    possible = candidates(inner, x_dtype, weight_dtype, shared_memory)
+    measured = _tuned.chosen(device, "linear", shape_key(rows, inner, columns, x_dtype, weight_dtype), possible)
+    return measured or min(
+        possible,
         key=lambda tiles: estimated_cycles(tiles, rows, inner, columns, x_dtype, weight_dtype, multiprocessors),
     )
 

@@ -17,7 +17,7 @@ from engine.runners.choice import make_runner
 from engine.weights import DEFAULT_MODEL, find_weights
 from engine.weights.io import file_hash
 from engine.weights.shipped import shipped_path
-from esat_kernels import _native
+from esat_kernels import _native, _tuned
 from tests.cli.run import esat
 from tests.conftest import REPOSITORY
 from tests.require import require
@@ -39,8 +39,24 @@ def test_info_as_json(capsys: pytest.CaptureFixture[str]) -> None:
     assert about["versions"]["torch"]
     assert about["cpu"]["threads"] >= 1
     assert about["devices"]["cpu"] is None
-    assert about["cpu_engine"].keys() == {"fp32", "bf16", "fp16", "int8"}
+    assert about["cpu_engine"].keys() == {"fp32", "bf16", "fp16", "int8", "fp8"}
     assert about["cpu_engine"]["fp16"]
+    assert "int8" in about["cpu_engine"]["fp8"]
+    assert "int8" in about["fp8"]["cpu"]
+
+
+def test_info_shows_what_was_measured_on_which_device(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    table = {"linear": {"a": [1], "b": [2]}, "launches": {"dependent": True, "sources": "those of a year ago"}}
+    (tmp_path / "nvidia-h100.json").write_text(json.dumps(table))
+    monkeypatch.setattr(_tuned, "FOLDER", tmp_path)
+    assert esat("info") == 0
+    shown = capsys.readouterr().out
+    assert "measured on nvidia-h100: tiles of 2 products and 0 sizes of attention; dependent launches off" in shown
+    assert "measured with other sources (those of a year ago" in shown
+    assert esat("info", "--json") == 0
+    assert set(json.loads(capsys.readouterr().out)["tuned"]) == {"nvidia-h100"}
 
 
 def test_info_shows_the_sets_of_each_operation(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -33,8 +33,8 @@ def inspect(cubin: bytes | Path) -> dict[str, Kernel]:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "kernel.cubin")
         path.write_bytes(cubin if isinstance(cubin, bytes) else cubin.read_bytes())
-        usage = _run("cuobjdump", "-res-usage", path)
-        sass = _run("cuobjdump", "-sass", path)
+        usage = run_tool("cuobjdump", "-res-usage", path)
+        sass = run_tool("cuobjdump", "-sass", path)
     kernels = {}
     for name, body in re.findall(r"Function (\S+):\n\s+(REG:.*)", usage):
         fields = dict(re.findall(r"(\w+):(\d+)", body))
@@ -46,7 +46,8 @@ def inspect(cubin: bytes | Path) -> dict[str, Kernel]:
     return kernels
 
 
-def _run(tool: str, *arguments: object) -> str:
+def run_tool(tool: str, *arguments: object) -> str:
+    """What one of the toolkit's tools prints."""
     path = find_tool(tool)
     if path is None:
         raise FileNotFoundError(f"{tool} is neither on the PATH nor in Triton's package")

@@ -99,6 +99,11 @@ def test_the_hopper_kernel_s_products_run_on_their_own(hopper):
         assert kernel.instructions["LDGSTS"] == 0
 
 
+def test_the_hopper_kernel_s_memory_starts_where_the_swizzle_repeats(hopper):
+    found = re.findall(r"^(?:\s+\w+){4}\s+(\w+)\s+NOBITS.*\s\.nv\.shared\._Z", cubin.run_tool("cuobjdump", "-elf", hopper), re.MULTILINE)
+    assert [int(alignment, 16) for alignment in found] == [1024] * len(HOPPER_INSTANCES)
+
+
 def test_the_hopper_kernel_s_issue_slots(hopper):
     instances = sass.hopper_instances(hopper)
     assert set(instances) == HOPPER_INSTANCES

@@ -11,6 +11,7 @@ if not torch.cuda.is_available():
 import esat_kernels
 from tests.kernels.test_regions import frame_of
 from tests.kernels.triton_cases import *  # noqa: F403
+from tests.kernels.triton_fp8_cases import *  # noqa: F403
 from tests.kernels.triton_frame_cases import *  # noqa: F403
 from tests.kernels.triton_head_cases import *  # noqa: F403
 from tests.kernels.triton_meeting_cases import *  # noqa: F403

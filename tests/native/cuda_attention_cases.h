@@ -205,6 +205,64 @@ inline void check(const Forward& forward, const Case& c) {
   CHECK(good);
 }
 
+inline void check_forces(const Forward& forward, int rows) {
+  check(forward, {.tokens = 81, .rows = rows, .alpha = 0.0f, .beta = 0.0f});
+  check(forward, {.tokens = 81, .rows = rows, .alpha = 0.0f});
+  check(forward, {.tokens = 81, .rows = rows, .beta = 0.0f});
+  check(forward, {.tokens = 81, .rows = rows, .delta = 0.0f});
+  check(forward, {.tokens = 81, .rows = rows, .alpha = 0.1f, .beta = 0.1f, .delta = 0.125f, .length = 8.0f});
+}
+
+// Checks the case and says how many votes of a warp failed: tiles that were done exactly, and warps that did not trust a factor.
+inline long failed_votes(const Forward& forward, const Case& c) {
+  emulation::failed_votes = 0;
+  check(forward, c);
+  return emulation::failed_votes;
+}
+
+// Every way into a tile that is done exactly. `tiles`: that the warps do of a case with 255 tokens, two each.
+inline void check_exact_tiles(const Forward& forward, int rows, int tiles) {
+  CHECK_EQUAL(failed_votes(forward, {.tokens = 255, .rows = rows}), 0L);
+  // Sums that leave the range upwards: in every tile, in the last one alone, and in the first, whose reference the usual ones then take
+  // over.
+  CHECK(failed_votes(forward, {.tokens = 255, .rows = rows, .length = 40.0f}) >= tiles / 2);
+  CHECK(failed_votes(forward, {.tokens = 255, .rows = rows, .beta = 0.0f, .first_long = 192, .last_long = 255}) > 0);
+  const long first = failed_votes(forward, {.tokens = 383, .rows = rows, .beta = 0.0f, .first_long = 0, .last_long = 64});
+  CHECK(first > 0 && first <= 24);  // once for each warp of those that see the first tile
+  CHECK(failed_votes(forward, {.tokens = 255, .rows = rows, .alpha = 100.0f, .delta = 0.005f}) >= tiles);
+  // Downwards: the repulsion of long keys.
+  CHECK(failed_votes(forward, {.tokens = 255, .rows = rows, .beta = 1.0f, .delta = 0.5f, .length = 14.0f}) >= tiles);
+  // A factor beyond the exponent's range, of the start or of every tile.
+  CHECK(failed_votes(forward, {.tokens = 255, .rows = rows, .alpha = 0.1f, .beta = 0.1f, .delta = 0.125f, .length = 30.0f}) >= tiles);
+  CHECK(failed_votes(forward, {.tokens = 255, .rows = rows, .alpha = 0.1f, .beta = 0.0f, .delta = 2.0f, .length = 12.0f}) >= 2 * tiles);
+  for (const float delta : {3.0f, 3.5f, 4.0f, 4.5f, 5.0f}) check(forward, {.tokens = 255, .rows = rows, .beta = 0.0f, .delta = delta});
+}
+
+// A NaN of q, k or v and an infinity of v, of one token, go where the formula takes them: to its row, to everything, to its column.
+inline void check_what_is_not_finite(const Forward& forward, const Case& c, int place) {
+  constexpr int kColumn = 5;
+  constexpr std::uint16_t kNaN = 0x7fc0, kInfinity = 0x7f80, kMinusInfinity = 0xff80;
+  const auto marked = [&](int which, std::uint16_t value, const auto& wanted, const auto& good) {
+    Data data(c);
+    *data.at(which, 0, 0, place, kColumn) = value;
+    const Result result = run(forward, data);
+    for (int token = 0; token < c.tokens; ++token) {
+      for (int d = 0; d < c.head_dim; ++d) {
+        const std::uint16_t found = result.out[std::size_t(token) * c.head_dim + d];
+        CHECK(wanted(token, d) ? good(found) : std::isfinite(widen(found)));
+      }
+    }
+  };
+  const auto nan = [](std::uint16_t found) { return std::isnan(widen(found)); };
+  marked(0, kNaN, [&](int token, int) { return token == place; }, nan);
+  marked(1, kNaN, [](int, int) { return true; }, nan);
+  const auto column = [](int, int d) { return d == kColumn; };
+  marked(2, kNaN, column, nan);
+  for (const std::uint16_t value : {kInfinity, kMinusInfinity}) {
+    marked(2, value, column, [&](std::uint16_t found) { return found == value; });
+  }
+}
+
 inline bool same(const Result& a, const Result& b) {
   return a.out == b.out && a.norms == b.norms && std::memcmp(a.scores.data(), b.scores.data(), 4 * a.scores.size()) == 0;
 }

@@ -25,9 +25,11 @@
 
 namespace esat::sm80 {
 
-using Shared = std::uint32_t;  // bytes from the start of the block's shared memory
+using Shared = std::uint32_t;  // an address in the block's shared memory, in bytes
 
 namespace emulation {
+
+inline constexpr Shared kFirst = 1024;  // of the kernel's; what lies before is the system's, as on a device
 
 // Instructions to leave out, in every thread: the wait for copies, or the barriers number `index`, `index` + `every`, ... of a thread.
 struct Omission {
@@ -35,7 +37,8 @@ struct Omission {
   int barrier = -1, every = 1 << 30;
 };
 inline Omission omitted;
-inline long failed_votes = 0;  // of `all`, by warps
+inline long failed_votes = 0;                // of `all`, by warps
+inline std::function<void(Shared)> on_read;  // of a row by ldmatrix, if anyone wants to know
 
 inline void need(bool good, const char* what) {
   if (!good) throw std::logic_error(what);
@@ -61,7 +64,7 @@ struct Warp {
 
 struct Copy {
   unsigned char* shared;
-  const unsigned char* global;
+  const unsigned char* global;  // null: zeros
 };
 
 struct Thread {
@@ -186,10 +189,13 @@ void meet(Kind kind, const Instruction& instruction) {
 }
 inline void meet(Kind kind) { meet(kind, execute); }
 
+inline unsigned char* shared_at(Block* of, Shared address, std::size_t bytes) {
+  need(address >= kFirst && address - kFirst + bytes <= of->shared_bytes, "outside of shared memory");
+  return of->shared + (address - kFirst);
+}
 inline unsigned char* at(Shared address, std::size_t bytes) {
-  need(address + bytes <= block->shared_bytes, "outside of shared memory");
   need(address % 16 == 0, "shared memory address is not a multiple of 16");
-  return block->shared + address;
+  return shared_at(block, address, bytes);
 }
 
 inline void fiber_main() {
@@ -284,7 +290,7 @@ inline int block_row() { return emulation::block->row; }
 inline unsigned char* shared_memory() { return emulation::block->shared; }
 
 inline Shared shared_address(const void* pointer) {
-  return static_cast<Shared>(static_cast<const unsigned char*>(pointer) - emulation::block->shared);
+  return emulation::kFirst + static_cast<Shared>(static_cast<const unsigned char*>(pointer) - emulation::block->shared);
 }
 
 template <class T>
@@ -297,16 +303,18 @@ inline void load_global(std::uint32_t (&pairs)[4], const void* from) {
   std::memcpy(pairs, from, 16);
 }
 
-inline void copy_async(Shared shared, const void* global) {
+inline void copy_async(Shared shared, const void* global, bool there) {
   emulation::need(reinterpret_cast<std::uintptr_t>(global) % 16 == 0, "global address is not a multiple of 16");
   unsigned char* to = emulation::at(shared, 16);
   std::memset(to, 0xff, 16);
-  emulation::self().copies.push_back({to, static_cast<const unsigned char*>(global)});
+  emulation::self().copies.push_back({to, there ? static_cast<const unsigned char*>(global) : nullptr});
 }
 inline void copy_commit() {}
 inline void copy_wait() {
   if (emulation::omitted.copy_wait) return;
-  for (const auto& copy : emulation::self().copies) std::memcpy(copy.shared, copy.global, 16);
+  for (const auto& copy : emulation::self().copies) {
+    copy.global != nullptr ? std::memcpy(copy.shared, copy.global, 16) : std::memset(copy.shared, 0, 16);
+  }
   emulation::self().copies.clear();
 }
 
@@ -327,6 +335,7 @@ inline void barrier(int id, int threads) {
 
 inline void load(std::uint32_t (&r)[4], Shared row, emulation::Kind kind) {
   emulation::lane().row = emulation::at(row, 16);
+  if (emulation::on_read) emulation::on_read(row);
   emulation::meet(kind);
   std::copy_n(emulation::lane().loaded, 4, r);
 }

@@ -2,8 +2,9 @@
 //
 // What a GPU does on its own, it does here at a time drawn from the seed, as late as a wait allows: boxes and stores to another block
 // arrive some time after they were asked for, and what lay in their place is gone at once; products of a warpgroup read shared memory and
-// their left operand either when they are issued or when they are waited for, and their sums are NaN until then. Layouts follow the PTX ISA
-// (matrix descriptors, swizzling by address bits), not the kernel's header.
+// their left operand either when they are issued or when they are waited for, and their sums are NaN until then. A box may not be asked for
+// where a thread's reads by ldmatrix are not fenced from the copy engine. Layouts follow the PTX ISA (matrix descriptors, swizzling by
+// address bits), not the kernel's header.
 #pragma once
 
 #include <cstdint>
@@ -26,7 +27,7 @@ namespace emulation {
 
 using namespace sm80::emulation;
 
-enum class Step { none, barrier_wait, block_wait, product_fence, product_wait, cluster_wait, publish };
+enum class Step { none, barrier_wait, block_wait, product_fence, product_wait, cluster_wait, publish, finish_reads };
 
 // A step to leave out: number `index` of its kind that a thread from `first_thread` to before `last_thread` comes by.
 struct StepOmission {
@@ -69,6 +70,7 @@ struct State {
   std::map<std::pair<Block*, Shared>, MemoryBarrier> barriers;
   std::map<std::pair<Block*, int>, WarpProducts> products;
   std::map<std::pair<Block*, std::pair<int, int>>, int> steps;  // that a thread has come by
+  std::map<std::pair<Block*, int>, std::vector<Shared>> reads;  // of a thread by ldmatrix, not yet fenced
   std::vector<std::function<void()>> in_flight;
   int cluster_arrived = 0;
   long cluster_generation = 0;
@@ -106,14 +108,12 @@ inline void bytes_arrive(Block* of, Shared address, int bytes) {
 }
 
 inline unsigned char* swizzled(Block* of, std::uint32_t address, std::size_t bytes) {
-  address ^= (address >> 7 & 7) << 4;
-  need(address + bytes <= of->shared_bytes, "outside of shared memory");
-  return of->shared + address;
+  return shared_at(of, address ^ (address >> 7 & 7) << 4, bytes);
 }
 
 // The right operand [16][64] that a descriptor says.
 inline std::vector<float> right_operand(Block* of, std::uint64_t b, bool across) {
-  need(b >> 62 == 1 && (b >> 49 & 7) == 0, "a descriptor is not of 128-byte swizzling without an offset");
+  need((b & ~0x40003fff3fff3fffu) == 0 && b >> 62 == 1, "a descriptor is not of 128-byte swizzling without an offset");
   const std::uint32_t start = (b & 0x3fff) << 4, stride = (b >> 32 & 0x3fff) << 4;
   std::vector<float> right(16 * 64);
   for (std::uint32_t k = 0; k < 16; ++k) {
@@ -188,9 +188,10 @@ inline void run_cluster(int blocks, int first_column, int row, int threads, std:
     }
   };
   struct Clear {
-    ~Clear() { state = nullptr; }
+    ~Clear() { state = nullptr, on_read = nullptr; }
   } clear;
   state = &own;
+  on_read = [](Shared row) { state->reads[{block, block->current}].push_back(row); };
   run(cluster, seed, 100'000);
   need(own.in_flight.empty(), "the blocks ended with a copy in flight");
 }
@@ -208,7 +209,8 @@ inline void warp_sync() {
 
 inline void init_barrier(Shared barrier, int count) {
   emulation::need(count > 0, "a barrier of nobody");
-  emulation::need(barrier % 8 == 0 && barrier + 8 <= emulation::block->shared_bytes, "a barrier outside of shared memory");
+  emulation::need(barrier % 8 == 0, "a barrier's address is not a multiple of 8");
+  emulation::shared_at(emulation::block, barrier, 8);
   emulation::state->barriers[{emulation::block, barrier}] = {count, count, 0, 0, false};
 }
 inline void publish_barriers() {
@@ -234,6 +236,11 @@ inline void wait_for_blocks(Shared barrier, int parity) {
   if (!emulation::skipped(emulation::Step::block_wait)) wait_for_phase(barrier, parity);
 }
 
+inline void finish_reads() {
+  if (!emulation::skipped(emulation::Step::finish_reads)) emulation::state->reads.erase({emulation::block, emulation::block->current});
+  warp_sync();
+}
+
 // What csrc/attention/attention_sm90.cu tells the driver, and the boxes that follow from it.
 struct TensorMap {
   const std::uint16_t* base;
@@ -242,7 +249,12 @@ struct TensorMap {
 };
 inline void load_box(Shared to, const TensorMap& map, Shared barrier, int head, int token, int batch) {
   auto* const of = emulation::block;
-  emulation::need(to % 128 == 0, "a box's address is not a multiple of 128");
+  emulation::need(to % 1024 == 0, "a swizzled box's address is not a multiple of what the swizzle repeats after");
+  for (const auto& [thread, rows] : emulation::state->reads) {
+    for (const Shared row : rows) {
+      emulation::need(thread.first != of || row < to || row >= to + 64 * 128, "a box where a thread's reads are not finished");
+    }
+  }
   for (std::uint32_t i = 0; i < 64 * 128; ++i) *emulation::swizzled(of, to + i, 1) = 0xff;
   emulation::state->in_flight.emplace_back([=, &map] {
     for (std::uint32_t row = 0; row < 64; ++row) {
@@ -292,21 +304,22 @@ void pin(float (&)[Rows][4]) {}
 template <int Rows>
 void pin(std::uint32_t (&)[Rows][4]) {}
 
-template <bool Across, bool Add>
-void multiply(float (&d)[8][4], const std::uint32_t (&a)[4], std::uint64_t b) {
+template <bool Across>
+void multiply(float (&d)[8][4], const std::uint32_t (&a)[4], std::uint64_t b, bool add) {
   auto& products = emulation::own_products();
   const int lane = emulation::block->current % 32;
   struct Operands {
     float (*d)[4];
     const std::uint32_t* a;
     std::uint64_t b;
+    bool add;
   };
   static std::map<std::pair<emulation::Warp*, int>, Operands> operands;
-  operands[{&emulation::warp(), lane}] = {d, a, b};
+  operands[{&emulation::warp(), lane}] = {d, a, b, add};
   emulation::meet(emulation::Kind::other, [&](emulation::Warp& warp) {
     emulation::need(products.fenced, "a product without a fence behind other uses of its registers");
     emulation::Product product{};
-    product.add = Add;
+    product.add = add;
     product.across = Across;
     product.b = b;
     product.early_left = emulation::state->random() % 2;
@@ -314,7 +327,7 @@ void multiply(float (&d)[8][4], const std::uint32_t (&a)[4], std::uint64_t b) {
     if (product.early_right) product.right = emulation::right_operand(emulation::block, b, Across);
     for (int l = 0; l < 32; ++l) {
       const Operands& own = operands[{&warp, l}];
-      emulation::need(own.b == b, "the lanes of a warp multiply different operands");
+      emulation::need(own.b == b && own.add == add, "the lanes of a warp multiply different operands");
       product.d[l] = own.d;
       product.a[l] = own.a;
       std::copy_n(own.a, 4, product.early_a[l]);
@@ -349,12 +362,13 @@ inline void cluster_wait() {
 inline void store_to_block(Shared address, int rank, const float (&x)[4], Shared barrier) {
   auto* const to = &emulation::running->blocks.at(rank);
   emulation::need(to->started, "a store to a block that does not run yet");
-  emulation::need(address % 16 == 0 && address + 16 <= to->shared_bytes, "a store outside of another block's shared memory");
+  emulation::need(address % 16 == 0, "a store to another block at no multiple of 16");
+  unsigned char* const there = emulation::shared_at(to, address, 16);
   float copy[4];
   std::copy_n(x, 4, copy);
   emulation::state->in_flight.emplace_back([=] {
     emulation::need(to->done < to->threads, "a store to a block that has ended");
-    std::memcpy(to->shared + address, copy, 16);
+    std::memcpy(there, copy, 16);
     emulation::bytes_arrive(to, barrier, 16);
   });
 }

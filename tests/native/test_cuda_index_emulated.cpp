@@ -9,7 +9,6 @@ using esat::testing::Case;
 using esat::testing::Data;
 using esat::testing::Result;
 using esat::testing::same;
-using esat::testing::widen;
 
 namespace {
 
@@ -53,51 +52,17 @@ void sizes() {
 void head_dimensions_and_layouts() {
   for (const int rows : {32, 48, 64, 80}) check({.tokens = 97, .head_dim = 32, .rows = rows});
   check({.batch = 2, .heads = 3, .tokens = 40});
-  check({.tokens = 81, .alpha = 0.0f, .beta = 0.0f});
-  check({.tokens = 81, .alpha = 0.0f});
-  check({.tokens = 81, .beta = 0.0f});
-  check({.tokens = 81, .delta = 0.0f});
-  check({.tokens = 81, .alpha = 0.1f, .beta = 0.1f, .delta = 0.125f, .length = 8.0f});
-}
-
-// Runs the case and says how many votes of a warp failed: tiles that were done exactly, and warps that did not trust a factor.
-long failed_votes(const Case& c) {
-  emulation::failed_votes = 0;
-  check(c);
-  return emulation::failed_votes;
+  esat::testing::check_forces(forward, 32);
 }
 
 void exact_tiles() {
-  const int warps = 8 * 2;  // of a case with 255 tokens and 32 rows, and two tiles for each
-  CHECK_EQUAL(failed_votes({.tokens = 255}), 0L);
-  CHECK_EQUAL(failed_votes({.tokens = 65, .beta = 0.0f, .delta = 0.6f, .seed = 6}),
-              0L);  // also where the repeated last key's exponent would overflow
-  // Sums that leave the range upwards: in every tile, in a half's last, and in its first, whose reference the usual ones then take over.
-  CHECK(failed_votes({.tokens = 255, .length = 40.0f}) >= warps / 2);
-  CHECK(failed_votes({.tokens = 255, .beta = 0.0f, .first_long = 192, .last_long = 255}) > 0);
-  const long first = failed_votes({.tokens = 383, .beta = 0.0f, .first_long = 0, .last_long = 64});
-  CHECK(first > 0 && first <= 24);  // once for each warp of the first halves
-  CHECK(failed_votes({.tokens = 255, .alpha = 100.0f, .delta = 0.005f}) >= warps);
-  // Downwards: the repulsion of long keys.
-  CHECK(failed_votes({.tokens = 255, .beta = 1.0f, .delta = 0.5f, .length = 14.0f}) >= warps);
-  // A factor beyond the exponent's range, of the start or of every tile.
-  CHECK(failed_votes({.tokens = 255, .alpha = 0.1f, .beta = 0.1f, .delta = 0.125f, .length = 30.0f}) >= warps);
-  CHECK(failed_votes({.tokens = 255, .alpha = 0.1f, .beta = 0.0f, .delta = 2.0f, .length = 12.0f}) >= 2 * warps);
-  for (const float delta : {3.0f, 3.5f, 4.0f, 4.5f, 5.0f}) check({.tokens = 255, .beta = 0.0f, .delta = delta});
+  esat::testing::check_exact_tiles(forward, 32, 8 * 2);
+  // Also where a product's exponent would overflow, were it not for the terms of keys behind the last one.
+  CHECK_EQUAL(esat::testing::failed_votes(forward, {.tokens = 65, .beta = 0.0f, .delta = 0.6f, .seed = 6}), 0L);
 }
 
-void nan_goes_where_the_formula_takes_it() {
-  for (const int which : {0, 1, 2}) {
-    Data data({.tokens = 70});
-    *data.at(which, 0, 0, 66, 5) = 0x7fc0;
-    const Result result = run(data);
-    for (int token = 0; token < 70; ++token) {
-      for (int d = 0; d < 64; ++d) {
-        const bool wanted = which == 1 || (which == 0 ? token == 66 : d == 5);
-        CHECK_EQUAL(std::isnan(widen(result.out[token * 64 + d])), wanted);
-      }
-    }
-  }
+void what_is_not_finite_goes_where_the_formula_takes_it() {
+  for (const int place : {2, 66, 69}) esat::testing::check_what_is_not_finite(forward, {.tokens = 70}, place);
 }
 
 void any_order_of_the_threads_gives_the_same_bits() {
@@ -130,7 +95,7 @@ int main() {
   sizes();
   head_dimensions_and_layouts();
   exact_tiles();
-  nan_goes_where_the_formula_takes_it();
+  what_is_not_finite_goes_where_the_formula_takes_it();
   any_order_of_the_threads_gives_the_same_bits();
   every_barrier_is_needed();
   return esat::testing::failures != 0;

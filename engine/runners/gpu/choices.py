@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 
@@ -35,5 +35,11 @@ class Choices:
 
 
 def choices_for(device: torch.device) -> Choices:
-    """The device's measured choices, or the defaults."""
-    return Choices(**esat_kernels.measured(device, "engine"))
+    """The device's measured choices, or the defaults; of a table that was written for another version what still is a choice."""
+    names = {field.name for field in dataclasses.fields(Choices)}
+    found = {name: value for name, value in esat_kernels.measured(device, "engine").items() if name in names}
+    if found.get("convolutions") not in get_args(Convolutions):
+        found.pop("convolutions", None)
+    if "products" in found:
+        found["products"] = {shape: choice for shape, choice in found["products"].items() if choice in get_args(Implementation)}
+    return Choices(**found)

@@ -16,7 +16,7 @@ from torch.profiler import record_function
 import esat_kernels
 from engine.runners.gpu.choices import choices_for
 from engine.runners.gpu.head import Head, Maps
-from engine.runners.gpu.products import NORM_EPS, Stream
+from engine.runners.gpu.products import NORM_EPS
 from engine.runners.gpu.weights import fold_weights
 from engine.weights.io import Weights
 
@@ -52,13 +52,15 @@ class Kernels:
 class GpuNetwork:
     """The network of `weights` in `dtype`, with residuals, LayerNorms and the head's last layer in float32. Holds no state of a frame, but
     counters of its products, which are zero between launches: its work runs on one queue.
+
+    fp8: the MLPs multiply e4m3; dtype is bfloat16 then.
     """
 
-    def __init__(self, weights: Weights, device: torch.device, dtype: torch.dtype, kernels: Kernels):
+    def __init__(self, weights: Weights, device: torch.device, dtype: torch.dtype, kernels: Kernels, fp8: bool = False):
         config = self.config = weights.config
         self.device, self.dtype, self.kernels = device, dtype, kernels
         choices = choices_for(device)
-        self._weights = fold_weights(weights.state_dict, config, device, dtype, choices, kernels.operations)
+        self._weights = fold_weights(weights.state_dict, config, device, dtype, choices, kernels.operations, fp8)
         self._head = Head(self._weights.head, config.search_grid, choices.convolutions, kernels.operations)
         self.patch_values = 3 * config.patch_size**2
 
@@ -100,9 +102,7 @@ class GpuNetwork:
             if last:  # the head reads search tokens only
                 attended, tokens = attended[:, first:], tokens[:, first:]
             with record_function("projection and MLP"):
-                stream = layer.projection.stream(attended, tokens)
-                hidden = layer.mlp_in(stream)
-                stream = Stream(layer.mlp_out(hidden, stream.tokens)) if last else layer.mlp_out.stream(hidden, stream.tokens)
+                stream = layer.rest(attended, tokens, last)
                 tokens = stream.tokens
             if not last:
                 with record_function("qkv"):

@@ -138,3 +138,17 @@ class Product:
 
 def _into(out: Tensor | None, found: Tensor) -> Tensor:
     return found if out is None else out.copy_(found)
+
+
+class Rest:
+    """What follows attention in a layer: output projection and MLP."""
+
+    def __init__(self, projection: Product, mlp_in: Product, mlp_out: Product):
+        self.products = (projection, mlp_in, mlp_out)
+
+    def __call__(self, attended: Tensor, tokens: Tensor, last: bool) -> Stream:
+        """attended [B, n, dim] and the residual stream, float32, of the same shape -> the stream behind the layer; last: no product follows."""
+        projection, mlp_in, mlp_out = self.products
+        stream = projection.stream(attended, tokens)
+        hidden = mlp_in(stream)
+        return Stream(mlp_out(hidden, stream.tokens)) if last else mlp_out.stream(hidden, stream.tokens)

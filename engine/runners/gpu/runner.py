@@ -30,8 +30,8 @@ BACKENDS = ("triton", "cuda", "reference")
 _MAX_SEARCH_TOKENS = 4096  # of select_tokens
 
 
-def unsupported(config: ModelConfig, backend: str) -> str | None:
-    """Why the engine cannot run this model with the kernels of `backend` ("triton", "cuda" or "reference") here, or None."""
+def unsupported(config: ModelConfig, backend: str, dtype: str = "bf16", device: str = "cpu") -> str | None:
+    """Why the engine cannot run this model with the kernels of `backend` ("triton", "cuda" or "reference") in `dtype` here, or None."""
     if backend not in BACKENDS:
         return f"the GPU engine's kernels are {', '.join(BACKENDS)}, not {backend}"
     if backend != "reference":
@@ -44,6 +44,10 @@ def unsupported(config: ModelConfig, backend: str) -> str | None:
         return f"needs patches of 16 x 16 pixels, got {config.patch_size}"
     if config.num_search > _MAX_SEARCH_TOKENS:
         return f"needs at most {_MAX_SEARCH_TOKENS} search tokens, got {config.num_search}"
+    if dtype == "fp8":
+        return esat_kernels.fp8_unsupported(torch.device(device), config.dim, int(config.dim * config.mlp_ratio))
+    if dtype not in DTYPES:
+        return f"the GPU engine computes in {', '.join(DTYPES)} and fp8, not in {dtype}"
     return None
 
 
@@ -60,11 +64,11 @@ class GpuRunner:
         self.config = weights.config
         self.device, self.dtype = device, dtype
         self.frames_on = frames_device(torch.device(device))
-        reason = unsupported(weights.config, backend)
+        reason = unsupported(weights.config, backend, dtype, device)
         if reason is not None:
             raise DeviceError(f"the GPU engine with backend {backend!r} cannot run: {reason}")
         self.streams = streams or streams_for(torch.device(device))
-        self.network = GpuNetwork(weights, torch.device(device), DTYPES[dtype], Kernels.of(backend))
+        self.network = GpuNetwork(weights, torch.device(device), DTYPES.get(dtype, torch.bfloat16), Kernels.of(backend), dtype == "fp8")
         self._plans: dict[int, _HostPlan] = {}
         self._templates = _TemplateFrames(self.network, self.streams)
         self._lock = threading.Lock()

@@ -12,7 +12,8 @@ import esat_kernels
 from engine.config import ModelConfig
 from engine.model.head import BRANCHES
 from engine.runners.gpu.choices import Choices
-from engine.runners.gpu.products import Product
+from engine.runners.gpu.products import Product, Rest
+from engine.runners.gpu.products_fp8 import Fp8Rest
 from engine.weights.folding import folded_convolution, folded_linear
 
 
@@ -21,9 +22,7 @@ class Layer:
     """One encoder layer."""
 
     qkv: Product
-    projection: Product
-    mlp_in: Product
-    mlp_out: Product
+    rest: Rest | Fp8Rest
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,9 +71,17 @@ def _head(state: Mapping[str, Tensor], device: torch.device, dtype: torch.dtype)
 
 
 def fold_weights(
-    state: Mapping[str, Tensor], config: ModelConfig, device: torch.device, dtype: torch.dtype, choices: Choices, backend: str
+    state: Mapping[str, Tensor],
+    config: ModelConfig,
+    device: torch.device,
+    dtype: torch.dtype,
+    choices: Choices,
+    backend: str,
+    fp8: bool = False,
 ) -> GpuWeights:
-    """The state dict of `build_model(config)` (float32) in `dtype` on `device`; `backend` names the kernels' backend of fused products."""
+    """The state dict of `build_model(config)` (float32) in `dtype` on `device`, fp8: the MLPs' in e4m3; `backend` names the kernels' backend of
+    fused products.
+    """
 
     counters = esat_kernels.meeting_counters(device)
 
@@ -84,14 +91,15 @@ def fold_weights(
     layers = []
     for index in range(config.depth):
         name = f"backbone.blocks.{index}"
-        layers.append(
-            Layer(
-                product(*folded_linear(state, f"{name}.attn.qkv", f"{name}.norm1"), norm=True),
-                product(*folded_linear(state, f"{name}.attn.proj")),
-                product(*folded_linear(state, f"{name}.mlp.fc1", f"{name}.norm2"), norm=True, gelu=True),
-                product(*folded_linear(state, f"{name}.mlp.fc2")),
-            )
-        )
+        projection = folded_linear(state, f"{name}.attn.proj")
+        mlp_in, mlp_out = folded_linear(state, f"{name}.mlp.fc1", f"{name}.norm2"), folded_linear(state, f"{name}.mlp.fc2")
+        rest: Rest | Fp8Rest
+        if fp8:
+            placed = [(weight.to(device), bias.to(device)) for weight, bias in (projection, mlp_in, mlp_out)]
+            rest = Fp8Rest(placed[0], placed[1], placed[2], backend)
+        else:
+            rest = Rest(product(*projection), product(*mlp_in, norm=True, gelu=True), product(*mlp_out))
+        layers.append(Layer(product(*folded_linear(state, f"{name}.attn.qkv", f"{name}.norm1"), norm=True), rest))
     patch, patch_bias = folded_linear(state, "backbone.patch_embed.proj")
     return GpuWeights(
         patch=product(patch.flatten(1), torch.zeros_like(patch_bias)),

@@ -46,19 +46,46 @@ def test_frames_that_differ_have_no_time(monkeypatch):
     assert _triton._dependent is None
 
 
-def test_the_table_keeps_what_is_there_and_decides_about_launches(tmp_path, monkeypatch):
+@pytest.fixture
+def device(tmp_path, monkeypatch):
+    """The CPU as a device that has dependent launches, and no table yet."""
     monkeypatch.setattr(_tuned, "FOLDER", tmp_path)
     monkeypatch.setattr(_tuned, "device_name", lambda device: "Fake 1")
     monkeypatch.setattr(_triton, "interpreted", lambda: False)
     monkeypatch.setattr(_triton._device, "has_dependent_launches", lambda device: True)
     _tuned._table.cache_clear()
-    assert _triton.launch_options(CPU) == {"DEPENDENT": False}
+    yield
+    _tuned._table.cache_clear()
+
+
+ON, OFF = {"DEPENDENT": True, "launch_pdl": True}, {"DEPENDENT": False}
+
+
+@pytest.mark.usefixtures("device")
+def test_the_table_keeps_what_is_there_and_decides_about_launches(monkeypatch):
+    assert _triton.launch_options(CPU) == OFF
     _tuned.file("Fake 1").write_text(json.dumps({"linear": {"a": [1]}}))
     dependent.keep("Fake 1", True)
     assert _tuned.find("Fake 1", "linear", "a") == [1]
-    assert _triton.launch_options(CPU) == {"DEPENDENT": True, "launch_pdl": True}
+    assert _triton.launch_options(CPU) == ON
     with _triton.dependent_launches(False):
-        assert _triton.launch_options(CPU) == {"DEPENDENT": False}
+        assert _triton.launch_options(CPU) == OFF
     monkeypatch.setattr(_triton._device, "has_dependent_launches", lambda device: False)
-    assert _triton.launch_options(CPU) == {"DEPENDENT": False}
+    assert _triton.launch_options(CPU) == OFF
+
+
+@pytest.mark.usefixtures("device")
+def test_launches_that_were_measured_with_other_sources_are_off_and_that_is_said(monkeypatch):
+    dependent.keep("Fake 1", True)
+    assert _tuned.tables() == {"fake-1": "tiles of 0 products and 0 sizes of attention; dependent launches on"}
+    before = _tuned.sources()
+    monkeypatch.setattr(_tuned, "sources", lambda: "0123456789abcdef")
+    assert _triton.launch_options(CPU) == OFF
+    said = f"off, since they were measured with other sources ({before}, these are 0123456789abcdef): `make gpu` measures them"
+    assert _tuned.about("Fake 1") == f"tiles of 0 products and 0 sizes of attention; dependent launches {said}"
+    with _triton.dependent_launches(True):
+        assert _triton.launch_options(CPU) == ON
+    _tuned.file("Fake 1").write_text(json.dumps({"launches": {"dependent": True}}))  # without any
     _tuned._table.cache_clear()
+    assert _triton.launch_options(CPU) == OFF
+    assert _tuned.about("Fake 2") is None

@@ -47,6 +47,32 @@ def test_wrong_outputs_scores_and_changing_bits_are_found():
     assert not hopper.check(changing, "near", 129, 1, "cpu")["same_bits"]
 
 
+def _column_pairs_swapped(q, k, v, forces, wanted):
+    return right(q, k, v.unflatten(3, (-1, 2)).flip(4).flatten(3), forces, wanted)
+
+
+def _a_key_left_out(q, k, v, forces, wanted):
+    return right(q, k[:, :, :-1], v[:, :, :-1], forces, wanted)[0], None
+
+
+def _eights_of_the_keys_swapped(q, k, v, forces, wanted):
+    return right(q, k.unflatten(2, (-1, 2, 4)).flip(3).flatten(2, 4), v, forces, wanted)
+
+
+def test_each_probe_finds_what_it_is_for():
+    assert all(found["ok"] for found in hopper.probe(right, "cpu"))
+
+    def wrong(forward):
+        return {found["probe"] for found in hopper.probe(forward, "cpu") if not found["ok"]}
+
+    assert wrong(_column_pairs_swapped) == {"columns"}
+    assert wrong(_a_key_left_out) == {"keys", "queries", "queries, exactly"}
+    assert wrong(_eights_of_the_keys_swapped) == {"queries", "queries, exactly"}
+    found = hopper.probe(_column_pairs_swapped, "cpu")[0]
+    assert found["first_wrong"] == [0, 0, 0, 0]
+    assert found["by_column"][:4] == [2, 1, 4, 3]
+
+
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
 def test_elsewhere_it_says_why_and_is_no_failure(tmp_path):
     assert hopper.main(tmp_path / "gpu_hopper.json") == 0

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import esat_kernels
-from benchmarks.gpu import inputs, products
+from benchmarks.gpu import inputs, products, tables
 from engine.runners.gpu.choices import Choices, choices_for
 from esat_kernels import _tuned
 from esat_kernels.attention import reference as attention_reference
@@ -56,6 +56,40 @@ def test_other_devices_and_problems_get_the_estimate(table, device):
     estimate = min(linear_tiles.candidates(*SHAPE[1:2], BFLOAT16, BFLOAT16), key=lambda t: linear_tiles.estimated_cycles(t, *SHAPE, 132))
     assert linear_tiles.product_tiles(*SHAPE, 132, device) == estimate
     assert linear_tiles.product_tiles(719, *SHAPE[1:], 132, "NVIDIA H200") == linear_tiles.product_tiles(719, *SHAPE[1:], 132)
+
+
+def _write(content):
+    _tuned.file("NVIDIA H200").write_text(content if isinstance(content, str) else json.dumps(content))
+    _tuned._table.cache_clear()
+
+
+@pytest.mark.parametrize("tiles", [[256, 256, 64, 1, 8, 3], [32, 64, 64, 1, 4], "64", [128, 128, 64, 1, 8, 3]])
+def test_tiles_that_may_not_be_chosen_give_way_to_the_estimate(table, tiles):
+    """Since they are none any more, have another form, or do not fit into this device's memory. Those of other kernels are taken: they are right."""
+    product, attention = linear_tiles.shape_key(*SHAPE), attention_tiles.forward_key(720, 12, 64, BFLOAT16)
+    _write({"linear": {product: tiles}, "attention": {attention: tiles}})
+    little = 64 * 1024
+    for name in ("NVIDIA H200", ""):
+        assert linear_tiles.product_tiles(*SHAPE, 132, name, little) == linear_tiles.product_tiles(*SHAPE, 132, shared_memory=little)
+        assert attention_tiles.forward_tiles(720, 12, 64, BFLOAT16, 132, name) == attention_tiles.forward_tiles(720, 12, 64, BFLOAT16, 132)
+
+
+def test_choices_of_another_version_are_left_out(table, monkeypatch):
+    monkeypatch.setattr(_tuned, "device_name", lambda device: "NVIDIA H200")
+    engine = {"verified": True, "convolutions": "winograd", "polish": 3, "products": {"1x2x3": "library", "4x5x6": "assembler"}}
+    _write({"engine": engine})
+    assert choices_for(torch.device("cuda")) == Choices(verified=True, products={"1x2x3": "library"})
+
+
+@pytest.mark.parametrize("content", ["{", "[]", '{"linear": 3}'])
+def test_a_table_that_is_none_is_named_and_written_anew(table, content):
+    _write(content)
+    with pytest.raises(ValueError, match=r"nvidia-h200.json is no .*make gpu"):
+        linear_tiles.product_tiles(*SHAPE, 132, "NVIDIA H200")
+    assert "nvidia-h200.json is no" in _tuned.tables()["nvidia-h200"]
+    assert tables.read("NVIDIA H200") == {}
+    tables.write("NVIDIA H200", {"linear": {}})
+    assert tables.read("NVIDIA H200") == {"linear": {}}
 
 
 @pytest.mark.parametrize("multiprocessors", [1, 108, 132])
@@ -122,7 +156,6 @@ def tuned(tmp_path, monkeypatch):
     monkeypatch.setattr(esat_kernels, "backends", lambda: {"triton": None})
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda *_: "Fake 1")
-    monkeypatch.setattr(_tuned, "FOLDER", tmp_path)
 
     def run(shape, x, weight, bias, residual, tiles):
         if tiles.block_m == 16:
@@ -144,13 +177,18 @@ def tuned(tmp_path, monkeypatch):
 
     for name, make in timed.items():
         monkeypatch.setattr(products, name, with_times(make))
-    yield products.main(tmp_path / "gpu_products.json"), json.loads((tmp_path / "gpu_products.json").read_text()), tmp_path / "fake-1.json"
+    monkeypatch.setattr(_tuned, "FOLDER", tmp_path / "tuned")
+
+    def call():
+        output = tmp_path / "gpu_products.json"
+        return products.main(output), json.loads(output.read_text()), json.loads(_tuned.file("Fake 1").read_text())
+
+    yield call
     _tuned._table.cache_clear()
 
 
 def test_a_device_s_table_holds_the_fastest_right_tiles_and_the_engine_s_choices(tuned):
-    code, report, table = tuned
-    content = json.loads(table.read_text())
+    code, report, content = tuned()
     assert set(content) == {"linear", "attention", "engine"}
     assert all(tiles[0] == 64 for tiles in content["linear"].values())  # lower ones are wrong or cannot run
     assert all(tiles[0] == 32 for tiles in content["attention"].values())
@@ -161,3 +199,37 @@ def test_a_device_s_table_holds_the_fastest_right_tiles_and_the_engine_s_choices
     chosen = content["engine"]["products"]
     assert all(choice == ("fused" if int(shape.split("x")[0]) < 40 else "library") for shape, choice in chosen.items())
     assert content["engine"]["convolutions"] == "own"  # the fastest is wrong
+
+
+def test_where_time_runs_out_the_next_call_goes_on_and_keeps_what_a_frame_chose(tuned, tmp_path, monkeypatch):
+    output = tmp_path / "gpu_products.json"
+    problems = len(products.frame_shapes("small")) + 2  # and sizes of attention
+    left = iter([100.0, 100.0, *[1.0] * 1000])
+    monkeypatch.setattr(products, "seconds_left", lambda unlimited: next(left))
+    code, report, table = tuned()
+    assert code == 1
+    assert len({row["key"] for row in report["rows"]}) == len(table["linear"]) == 2
+    assert len(report["no_time_for"]) > problems - 2
+    first = next(iter(table["linear"]))
+    tables.write("Fake 1", {**table, "linear": {**table["linear"], first: [128, 64, 64, 1, 8, 4], "of other sources": [1]}})
+    output.replace(output.with_suffix(".earlier"))
+    monkeypatch.setattr(products, "seconds_left", lambda unlimited: 100.0)
+    measured = []
+    measure = products.measure
+    monkeypatch.setattr(products, "measure", lambda problem: measured.append(problem.key) or measure(problem))
+    _, report, table = tuned()
+    assert not report["no_time_for"]
+    assert len(measured) == problems - 2
+    assert table["linear"][first] == [128, 64, 64, 1, 8, 4]
+    assert set(table["linear"]) == {shape.key for shape in products.frame_shapes("small")}
+    assert {row["key"] for row in report["rows"]} == {*table["linear"], *table["attention"]}
+
+
+def test_finalists_are_right_and_not_much_slower_than_the_fastest():
+    times = {(1,): 10.0, (2,): 9.0, (3,): 10.5, (4,): 10.6, (5,): 11.0, (6,): 8.0}
+    rows = [{"operation": "linear", "key": "a", "tiles": list(tiles), "ok": tiles != (6,), "median_us": us} for tiles, us in times.items()]
+    rows += [{**rows[0], "key": "b", "tiles": [tile], "median_us": us} for tile, us in ((1, 10.0), (2, 12.5))]
+    assert products.finalists([*rows, {**rows[0], "key": "c", "ok": False}]) == {
+        ("linear", "a"): [(2,), (1,), (3,)],
+        ("linear", "b"): [(1,)],
+    }

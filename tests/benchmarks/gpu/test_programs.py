@@ -86,11 +86,12 @@ def test_tests_that_ended_before_time_ran_out_are_reported(tmp_path):
     assert "assert 1 == 2" in next(iter(found["failures"].values()))
 
 
-def test_racecheck_decides_on_the_cuda_kernels_alone():
+def test_racecheck_decides_on_the_sm_80_kernel_alone():
     clean, bad = {"verdict": "clean"}, {"verdict": "errors"}
-    assert sanitize.good({"cuda racecheck": clean, "triton racecheck": bad, "frame racecheck": bad})
+    assert sanitize.good({"cuda racecheck": clean, "hopper racecheck": bad, "triton racecheck": bad, "frame racecheck": bad})
     assert not sanitize.good({"cuda racecheck": bad, "triton racecheck": clean})
     assert not sanitize.good({"cuda memcheck": clean, "triton memcheck": bad})
+    assert not sanitize.good({"cuda memcheck": clean, "hopper memcheck": bad})
     assert not sanitize.good({"cuda racecheck": {"verdict": "not finished in 20 s"}})
 
 

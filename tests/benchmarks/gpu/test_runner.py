@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import random
+import re
+import signal
+import subprocess
 import sys
 import tarfile
+import time
 from pathlib import Path
 
 import pytest
 
-from benchmarks.gpu import cache, runner
-from benchmarks.gpu.parts import Part
+from benchmarks.gpu import cache, children, runner
+from benchmarks.gpu.parts import MINUTES, PARTS, STAGES, Part
 from benchmarks.gpu.runner import run_parts
+from tests.conftest import REPOSITORY
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,7 +50,7 @@ def run(tmp_path):
 def test_a_part_that_crashes_or_hangs_stops_no_other(run):
     parts = (
         Fake("crashes", "", "", 60, code="import os; os.abort()"),
-        Fake("hangs", "", "", 1, code="import time; time.sleep(100)"),
+        Fake("hangs", "", "", 0.4, code="import time; time.sleep(100)"),
         Fake("lies", "", "", 60, code=f"{WRITES}; raise SystemExit(3)"),
         Fake("works", "", "", 60, code=WRITES),
     )
@@ -54,6 +60,23 @@ def test_a_part_that_crashes_or_hangs_stops_no_other(run):
     assert found["hangs"]["ended"] == "stopped after 1 s"
     assert found["works"]["value"] == 7
     assert found["works"]["device"] == "fake"
+
+
+def test_a_part_that_cannot_be_killed_stops_no_other(run, monkeypatch):
+    """As the driver may hold a process until a kernel that hangs is taken off the device."""
+    held = []
+    kill = children.os.killpg
+    monkeypatch.setattr(children.os, "killpg", lambda pid, number: held.append(pid))
+    monkeypatch.setattr(children, "PATIENCE_S", 0.2)
+    try:
+        code, found = run((Fake("hangs", "", "", 1, code="import time; time.sleep(100)"), Fake("works", "", "", 60, code=WRITES)))
+    finally:
+        for pid in set(held):
+            with contextlib.suppress(ProcessLookupError):
+                kill(pid, signal.SIGKILL)
+    assert code == 1
+    assert re.fullmatch(r"stopped after \d s, did not end when it was killed", found["hangs"]["ended"])
+    assert found["works"]["ok"]
 
 
 def _command_line(process: Path) -> bytes:
@@ -92,15 +115,17 @@ def test_what_a_part_prints_is_kept_and_its_end_is_shown(run, tmp_path, capsys):
 
 def test_parts_know_their_time_and_what_does_not_fit_is_left_to_the_next_call(run, capsys):
     tells = "from benchmarks.gpu.parts import seconds_left; open(OUTPUT, 'w').write('{\"ok\": true, \"left\": %f}' % seconds_left(999))"
-    parts = (Fake("first", "", "", 60, code=tells), Fake("second", "", "", 60, code=f"{WRITES}; import time; time.sleep(3)"))
+    parts = (Fake("first", "", "", 10, code=tells), Fake("second", "", "", 2, code=f"{WRITES}; import time; time.sleep(3)"))
     code, found = run(parts, 12, least_s=2.0)
     assert code == 0
     assert 0 < found["first"]["left"] < 12
-    code, found = run((*parts, Fake("third", "", "", 60, code=WRITES)), 4.8, least_s=2.0, again=True)
+    parts = (*parts, Fake("third", "", "", 50, code=WRITES), Fake("fourth", "", "", 1, code=WRITES))
+    code, found = run(parts, 14, least_s=1.0, again=True)
     assert code == 1
     assert "third" not in found
+    assert found["fourth"]["ok"]  # which fits
     assert "no time was left for third: the same command goes on there" in capsys.readouterr().out
-    code, found = run((*parts, Fake("third", "", "", 60, code=WRITES)))
+    code, found = run(parts)
     assert code == 0
     assert found["third"]["ok"]
 
@@ -194,3 +219,129 @@ def test_pictures_and_reports_are_packed_too(run, tmp_path):
         assert sorted(Path(name).name for name in archive.getnames() if name.startswith("results/")) == [
             *("gpu_draws.json", "gpu_draws.log", "gpu_draws.png", "gpu_works.json", "gpu_works.log")
         ]
+
+
+class Simulated:
+    """The parts of the command on a clock of its own: each takes its planned time times a factor, `others` excepted; the archive takes a second."""
+
+    def __init__(self, monkeypatch, tmp_path, factor, others=None):
+        self.now, self.ended, self.stopped, self.archives = 1000.0, [], [], []
+        self._factor, self._others, self._folder = factor, others or {}, tmp_path
+        monkeypatch.setattr(runner.time, "monotonic", lambda: self.now)
+        monkeypatch.setattr(runner, "_run", self._run)
+        monkeypatch.setattr(runner, "pack", self._pack)
+        monkeypatch.setattr(runner, "TRITON_CACHE", tmp_path / "triton")
+
+    def _run(self, part, folder, facts, seconds, remaining, again, grace_s):
+        needed = self._others.get(part.name, part.planned_s * self._factor)
+        took = min(needed, seconds + grace_s)
+        self.now += took
+        good = needed <= seconds
+        (self.ended if good else self.stopped).append(part.name)
+        found = {"ok": good, "seconds": took, "ended": "exit code 0" if good else f"stopped after {seconds:.0f} s", **facts}
+        (folder / f"gpu_{part.name}.json").write_text(json.dumps(found))
+        return found
+
+    def _pack(self, folder, archive):
+        self.now += 1.0
+        self.archives.append({path.name for path in folder.glob("gpu_*.json")})
+
+    def call(self):
+        """One call of the command: how long it took."""
+        before = self.now
+        run_parts(PARTS, self._folder, FACTS, 60 * MINUTES, archive=self._folder / "gpu.tar.gz")
+        return self.now - before
+
+
+FIRST = [part.name for name in "ab" for part in STAGES[name]]
+
+
+@pytest.mark.parametrize("factor", [0.5, 0.9, 1.0, 1.4, 2.0, 2.4])
+def test_guesses_that_are_wrong_cost_nothing_of_the_first_stages_and_no_more_than_the_time(monkeypatch, tmp_path, factor):
+    """What is left, or was stopped, is done by the calls behind it."""
+    machine = Simulated(monkeypatch, tmp_path, factor)
+    calls = 0
+    while len(machine.ended) < len(PARTS):
+        calls += 1
+        assert machine.call() <= 60 * MINUTES
+        if calls == 1:
+            assert machine.ended[: len(FIRST)] == FIRST
+            assert len(machine.stopped) <= 1  # the last one that was started
+        assert calls <= 3
+    assert calls == 1 or factor > 0.9
+    ran = [name for name in (*machine.ended, *machine.stopped)]
+    assert len(machine.archives) == len(ran)  # one after each, with all that there was by then
+    assert all(len(one) <= len(next_one) for one, next_one in zip(machine.archives, machine.archives[1:], strict=False))
+
+
+@pytest.mark.parametrize("name", ["hopper", "counters", "tests"])
+def test_a_part_that_hangs_leaves_time_behind_it(monkeypatch, tmp_path, name):
+    machine = Simulated(monkeypatch, tmp_path, 0.8, {name: 1e9})
+    assert machine.call() <= 60 * MINUTES
+    assert machine.stopped == [name]
+    assert machine.ended == [part.name for part in PARTS if part.name not in machine.stopped]
+
+
+def test_time_that_was_saved_is_for_whoever_needs_it(monkeypatch, tmp_path):
+    machine = Simulated(monkeypatch, tmp_path, 0.8, {"dependent": 45.0})  # the last one, more than twice its plan
+    machine.call()
+    assert machine.ended == [part.name for part in PARTS]
+
+
+def test_what_was_planned_and_what_it_took_is_printed(run, capsys):
+    run((Fake("quick", "", "", 20, code=WRITES),))
+    shown = capsys.readouterr().out
+    assert "== quick:  (planned 20 s, at most 50 s of 5" in shown
+    assert re.search(r"quick +planned +20 s, took +\d+\.\d s +ok", shown)
+    assert re.search(r"sum +planned +20 s, took +\d+\.\d s", shown)
+
+
+def test_a_part_goes_on_from_what_an_earlier_call_of_it_wrote(run, tmp_path):
+    """Unless it ran on other sources, or everything is to be done again. One that writes nothing loses nothing of it."""
+    first = "import json, sys; open(OUTPUT, 'w').write(json.dumps({'ok': False, 'rows': [1]})); sys.exit(1)"
+    goes_on = (
+        "import json, pathlib; from benchmarks.gpu.parts import earlier; rows = earlier(pathlib.Path(OUTPUT)).get('rows', []) + [2]\n"
+        "open(OUTPUT, 'w').write(json.dumps({'ok': rows == [1, 2], 'rows': rows}))"
+    )
+    run((Fake("part", "", "", 60, code=first),))
+    code, found = run((Fake("part", "", "", 60, code="import os; os.abort()"),))
+    assert (code, found["part"]["ok"], found["part"]["rows"]) == (1, False, [1])
+    code, found = run((Fake("part", "", "", 60, code=goes_on),))
+    assert (code, found["part"]["rows"]) == (0, [1, 2])
+    assert not list(tmp_path.glob("*.earlier"))
+    run((Fake("part", "", "", 60, code=first),), again=True)
+    assert run((Fake("part", "", "", 60, code=goes_on),), again=True)[1]["part"]["rows"] == [2]
+    run((Fake("part", "", "", 60, code=first),), again=True)
+    run_parts((Fake("part", "", "", 60, code=goes_on),), tmp_path, FACTS | {"sources": "def"}, 60.0, grace_s=0.5)
+    assert json.loads((tmp_path / "gpu_part.json").read_text())["rows"] == [2]
+
+
+def test_an_archive_that_cannot_be_written_ends_no_call(run, tmp_path, capsys):
+    (tmp_path / "file").touch()
+    code, found = run(
+        (Fake("works", "", "", 60, code=WRITES), Fake("too", "", "", 60, code=WRITES)), archive=tmp_path / "file" / "gpu.tar.gz"
+    )
+    assert code == 0
+    assert found["too"]["ok"]
+    assert "gpu.tar.gz is not written anew" in capsys.readouterr().out
+
+
+def test_a_call_that_is_stopped_stops_its_part(tmp_path):
+    """The part writes the number of its process, then hangs."""
+    number = tmp_path / "pid"
+    part = f"import os, pathlib, time; pathlib.Path({str(number)!r}).write_text(f'{{os.getpid()}}.'); time.sleep(100)"
+    code = f"""
+import dataclasses, pathlib, sys
+from benchmarks.gpu import runner
+from benchmarks.gpu.parts import Part
+class Hangs(Part):
+    def command(self, output): return [sys.executable, "-c", {part!r}]
+runner.run_parts([Hangs("hangs", "", "", 60)], pathlib.Path({str(tmp_path)!r}), dict(device="a", sources="b"), 60.0)
+"""
+    with subprocess.Popen([sys.executable, "-c", code], cwd=REPOSITORY, stdout=subprocess.DEVNULL) as call:
+        end = time.monotonic() + 60
+        while not (number.is_file() and number.read_text().endswith(".")) and time.monotonic() < end:
+            time.sleep(0.05)
+        call.terminate()
+        call.wait(30)
+    assert not Path("/proc", number.read_text().rstrip(".")).exists()

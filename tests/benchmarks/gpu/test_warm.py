@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import functools
 import importlib.util
+import json
+import subprocess
+import sys
 
 import pytest
 import torch
 
-from benchmarks.gpu import frame, inputs, warm
+from benchmarks.gpu import frame, frame_tiles, inputs, products, warm
 from engine.runners.gpu.network import GpuNetwork, Kernels
 from esat_kernels import _triton
+from tests.conftest import REPOSITORY
 from tests.require import require
 
 
@@ -34,13 +39,17 @@ def compiled(monkeypatch):
     monkeypatch.setattr(JITFunction, "run", run)
     monkeypatch.setattr(_triton, "unsupported", lambda *_, **__: None)
 
-    def frames(share):
+    network = GpuNetwork(inputs.small_weights(), torch.device("cpu"), torch.bfloat16, Kernels.of("triton"))
+    monkeypatch.setattr(warm, "_network", lambda model: network)
+
+    def frames(share, job=None):
         calls.clear()
         launchers.clear()
         with warm.compiling(share) as found:
-            network = GpuNetwork(inputs.small_weights(), torch.device("cpu"), torch.bfloat16, Kernels.of("triton"))
-            result = frame.WholeFrame(network, 2).eager()
-        assert result.record.shape[0] == 2
+            if job is not None:
+                job()
+            else:
+                assert frame.WholeFrame(network, 2).eager().record.shape[0] == 2
         assert len(launchers) == len(calls)
         return list(calls), found
 
@@ -65,3 +74,62 @@ def test_fresh_memory_is_fresh_again_behind_it(compiled):
     before = torch.empty, torch.empty_like, torch.Tensor.new_empty
     compiled(lambda name: False)
     assert before == (torch.empty, torch.empty_like, torch.Tensor.new_empty)
+
+
+def test_a_frame_around_the_cuda_attention_is_compiled_without_it(compiled):
+    """Its products leave the norms of the keys; attention itself is not called."""
+    calls, found = compiled(lambda name: True, lambda: warm._around_cuda("small", 1))
+    assert {"product_kernel", "eliminate_kernel", "features_kernel"} <= set(calls)
+    assert not {"forward_kernel", "scores_kernel"} & set(calls)
+    groups = {name for name in found if name.startswith("product_kernel") and "('GROUPS', 0)" not in name}
+    assert len(groups) == 1
+    both = compiled(lambda name: True, lambda: warm._frames("small"))[1]
+    assert groups < set(both)
+    assert any(name.startswith("forward_kernel") for name in both)
+
+
+def test_the_fastest_tiles_of_each_product_are_compiled_with_what_surrounds_them(compiled, tmp_path, monkeypatch):
+    """Of each place by speed, as they are launched now, and launched before the one in front is done."""
+    keys = [shape.key for shape in _shapes(monkeypatch)]
+    tiles = ([64, 64, 64, 1, 4, 4], [16, 64, 128, 1, 4, 4])
+    rows = [
+        {"operation": "linear", "key": key, "tiles": own, "ok": True, "median_us": 5.0 + place}
+        for key in keys
+        for place, own in enumerate(tiles)
+    ]
+    path = tmp_path / "gpu_products.json"
+    path.write_text(json.dumps({"rows": rows}))
+    monkeypatch.setattr(_triton._device, "has_dependent_launches", lambda device: True)
+    for place, own in enumerate(tiles):
+        _, found = compiled(lambda name: True, functools.partial(warm._tiles, "small", place, path))
+        own_tiles = [name for name in found if name.startswith("product_kernel") and f"('BLOCK_M', {own[0]})" in name]
+        for dependent in (False, True):
+            launched = [name for name in own_tiles if f"('DEPENDENT', {dependent})" in name]
+            kinds = {(name.split("('GROUPS', ")[1][0], name.split("('LEFT_WIDTH', ")[1][0]) for name in launched}
+            assert len(kinds) == 3  # alone, with the norms of the keys, with what the next product needs
+    assert set(warm.jobs("--tiles", tmp_path)) == {f"{model} {place}" for model in ("esat-384", "esat-s-256") for place in range(3)}
+
+
+def _shapes(monkeypatch):
+    monkeypatch.setattr(products, "preset", lambda name: inputs.small_weights().config)
+    return products.frame_shapes("small")
+
+
+def test_launches_are_counted_by_the_problems_whose_tiles_are_asked_for(compiled, monkeypatch):
+    """Every one that `products` measures, as often as a frame has it."""
+    counted = {}
+    whole = []
+    compiled(lambda name: False, lambda: whole.append(frame.WholeFrame(warm._network("small"), 1)))
+    compiled(lambda name: False, lambda: counted.update(frame_tiles.launches(whole[0].eager)))
+    linear = {key: count for (operation, key), count in counted.items() if operation == "linear"}
+    assert set(linear) == {shape.key for shape in _shapes(monkeypatch)}
+    depth = inputs.small_weights().config.depth
+    assert sum(linear.values()) == 1 + 4 * depth
+    assert sum(count for (operation, _), count in counted.items() if operation == "attention") == depth
+
+
+def test_the_process_that_starts_the_others_does_without_pytorch():
+    """Its import takes seconds, in front of theirs."""
+    code = "import sys; from benchmarks.gpu import warm; print('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True)
+    assert done.stdout == "False\n", done.stderr
