@@ -64,7 +64,7 @@ def cycles(loops: Sequence[Loop], processor: str) -> list[float]:
     command = [tool, "-mtriple=x86_64", f"-mcpu={processor}", f"-iterations={ROUNDS}", "-json"]
     done = subprocess.run(command, input="".join(regions), capture_output=True, text=True)
     if done.returncode != 0 or not done.stdout.strip():
-        raise RuntimeError(f"{tool} -mcpu={processor} cannot model these loops: {done.stderr.strip().splitlines()[:1]}")
+        raise RuntimeError(f"{tool} -mcpu={processor} cannot model these loops: {done.stderr.strip().partition(chr(10))[0]}")
     found = {region["Name"]: region["SummaryView"]["TotalCycles"] for region in json.loads(done.stdout)["CodeRegions"]}
     return [round(found[str(i)] / ROUNDS, 2) for i in range(len(loops))]
 
@@ -127,7 +127,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         parser.error(str(error))
     print(table(counts, processors))
     if options.json:
-        options.json.write_text(json.dumps([dataclasses.asdict(one) for one in counts], indent=1) + "\n")
+        options.json.write_text("[\n" + ",\n".join(json.dumps(dataclasses.asdict(one)) for one in counts) + "\n]\n")
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 _FUNCTION = re.compile(r"^[0-9a-f]+ <(.+)>:$")
-_INSTRUCTION = re.compile(r"^\s*([0-9a-f]+):\t(?:[a-z]\w* )*?(\w+)(?:\s+(.*))?$")
+_INSTRUCTION = re.compile(r"^\s*([0-9a-f]+):\t(?:\{?[a-z]\w*\}? )*?(\w+)(?:\s+(.*))?$")
 _TARGET = re.compile(r"^([0-9a-f]+) <")
 # Sums, products and conversions of vectors of floats, products of integers in vectors, products of tiles.
 _ARITHMETIC = re.compile(r"^v?(f?n?m?(add|sub|mul|div)\w*p[sd]|cvt\w*p[sd]|dpbf16ps|pdpbusds?|pmadd\w+|pmul\w+)$|^tdp\w+$")

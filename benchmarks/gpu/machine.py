@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import platform
 import re
+import shutil
 import subprocess
+import sysconfig
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
@@ -70,6 +73,15 @@ def clocks() -> str | None:
     return _query("clocks.sm,clocks.mem,temperature.gpu,power.draw")
 
 
+def triton_needs() -> str:
+    """What Triton compiles the launcher of every kernel with, or what of it is missing: without it none runs."""
+    compiler = next(filter(None, map(shutil.which, (os.environ.get("CC", ""), "gcc", "clang"))), None)
+    scheme = sysconfig.get_default_scheme().replace("posix_local", "posix_prefix")  # Debian's own has no headers
+    headers = Path(sysconfig.get_paths(scheme)["include"], "Python.h")
+    missing = [*([] if compiler else ["no C compiler (CC, gcc, clang)"]), *([] if headers.is_file() else [f"no {headers}"])]
+    return f"{' and '.join(missing)}: Triton's kernels cannot be launched" if missing else str(compiler)
+
+
 def facts(repository: Path) -> dict[str, object]:
     """What every result file carries."""
     nvcc = re.search(r"release ([\d.]+)", output("nvcc", "--version") or output("/usr/local/cuda/bin/nvcc", "--version") or "")
@@ -82,6 +94,7 @@ def facts(repository: Path) -> dict[str, object]:
         "torch": _version("torch"),
         "triton": _version("triton"),
         "nvcc": nvcc.group(1) if nvcc else None,
+        "for_triton": triton_needs(),
         "commit": commit(repository),
         "sources": sources(repository),
     }

@@ -18,6 +18,7 @@ from benchmarks.gpu.parts import EARLIER, LIBRARY, REPOSITORY, TRITON_CACHE, Par
 GRACE_S = 3.0  # for a part that is stopped to stop what it has started
 LARGEST = 15 * 2**20  # bytes of an archive
 LEAST_S = 8.0  # with less time left no part is started
+Listing = dict[Path, int]  # files and their bytes
 _LINES = {True: 8, False: 40}  # of a part's log that are printed, by whether it ended well
 
 
@@ -41,7 +42,7 @@ def run_parts(
     cache.settle(TRITON_CACHE)
     ran: list[tuple[Part, dict[str, Any]]] = []
     left: list[str] = []
-    packing_s = 0.0
+    packing_s, apart = 0.0, None
     try:
         for part in parts:
             remaining = end - time.monotonic() - grace_s - packing_s
@@ -55,7 +56,7 @@ def run_parts(
             if archive is not None:
                 started = time.monotonic()
                 try:
-                    pack(folder, archive)
+                    apart = pack(folder, archive, apart)
                 except OSError as error:  # a full disk: the one before stays, and the results are in the folder
                     print(f"{archive} is not written anew: {error}", flush=True)
                 packing_s = max(packing_s, time.monotonic() - started)
@@ -136,22 +137,24 @@ def _run(
     return found
 
 
-def pack(folder: Path, target: Path) -> None:
+def pack(folder: Path, target: Path, apart: Listing | None = None) -> Listing | None:
     """All that a call leaves, by its place in the repository: unpacked there, and carried to a machine, the next call goes on at once.
 
-    Compiled kernels go into a file of their own, beside `target`, where all together would be too large to be handed back.
+    Compiled kernels go into a file of their own, beside `target`, where all together would be too large to be handed back. Gives what lies in that
+    file; None if there is none. apart: what the last archive of this call gave: kernels that are packed already are not packed again.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
     kept = [*folder.glob("gpu_*"), *folder.glob("table2.json"), *(REPOSITORY / "esat_kernels" / "tuned").glob("*.json")]
     kept += [path for path in (LIBRARY,) if path.is_file()]
-    compiled = cache.files(TRITON_CACHE)
-    whole = _archive([*kept, *compiled], target)
-    if whole.stat().st_size > LARGEST:
-        whole.unlink()
-        kernels = target.with_name(f"kernels-{target.name}")
-        _archive(compiled, kernels).replace(kernels)
-        whole = _archive(kept, target)
+    compiled = {path: path.stat().st_size for path in cache.files(TRITON_CACHE)}
+    whole = None if apart is not None else _archive([*kept, *compiled], target)
+    if whole is None or whole.stat().st_size > LARGEST:
+        if compiled != apart:
+            kernels = target.with_name(f"kernels-{target.name}")
+            _archive(list(compiled), kernels).replace(kernels)
+        apart, whole = compiled, _archive(kept, target)
     whole.replace(target)  # a call that is stopped leaves a whole file
+    return apart
 
 
 def _archive(paths: list[Path], target: Path) -> Path:

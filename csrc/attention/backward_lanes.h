@@ -126,7 +126,7 @@ inline Simd::Vector score_gradient(Simd::Vector p, Simd::Vector dp_less_dot, Sim
 
 // P and dS of a tile of keys, in place of S and dP; adds the forces to their sums. `column`: the keys' sums.
 template <bool Attraction>
-[[gnu::noinline]] void differentiate(const Constants& constants, const Problem& problem, const KeyTile& keys, const float* key_norms,
+[[gnu::noinline]] void differentiate(const Constants constants, const Problem problem, const KeyTile keys, const float* key_norms,
                                      const BackwardWorkspace& work, QueryBlock& block, float* column) {
   using Vector = Simd::Vector;
   const Vector scale = Simd::set1(problem.scale), twice_delta = Simd::set1(2 * problem.delta);
@@ -143,7 +143,7 @@ template <bool Attraction>
       if constexpr (Attraction) {
         const Vector distance = Simd::sub(Simd::add(norm2, Simd::set1(key_norms[j])), Simd::add(s, s));
         const Vector z = Simd::min(Simd::mul(distance, Simd::set1(-constants.distance)), Simd::zero());
-        const Vector e = Simd::exp2(z, Simd::zero());
+        const Vector e = Simd::exp2(z);
         y = Simd::fma(e, Simd::set1(constants.attraction), y);
         weight = Simd::fma(e, Simd::set1(problem.alpha), weight);
       }

@@ -64,7 +64,7 @@ template <class Lanes>
 inline Simd::Vector attraction(const Constants& constants, Simd::Vector s, Simd::Vector query_distance, float key_distance) {
   const Simd::Vector norms = Simd::add(query_distance, Simd::set1(key_distance));
   const Simd::Vector z = Simd::fma(s, Simd::set1(2 * constants.distance), norms);
-  return Simd::mul(Lanes::exp2(Simd::min(z, Simd::zero()), Simd::zero()), Simd::set1(constants.attraction));
+  return Simd::mul(Lanes::exp2(Simd::min(z, Simd::zero())), Simd::set1(constants.attraction));
 }
 
 // One sum per tile of keys, then their sum: rounding grows with the tile, not with N.
@@ -88,9 +88,9 @@ template <int NV, bool Attracted>
   }
 }
 
-// Both in one loop.
+// Both in one loop. Constants are copies: what stores could change would be read anew for each score.
 template <int NV, bool Attraction>
-[[gnu::noinline]] void weigh(const Constants& constants, const KeyTile& keys, float* scores, Queries& rows) {
+[[gnu::noinline]] void weigh(const Constants constants, const KeyTile keys, float* scores, Queries& rows) {
   for (int n = 0; n < NV; ++n) {
     const Simd::Vector offset = Simd::load(rows.offset + n * Simd::kWidth), distance = Simd::load(rows.distance + n * Simd::kWidth);
     Simd::Vector sum = Simd::zero();
@@ -109,7 +109,7 @@ template <int NV, bool Attraction>
 
 // Operands as floats, whatever the problem's type.
 struct Floats : Singles {
-  static Simd::Vector exp2(Simd::Vector x, Simd::Vector shift) { return Simd::exp2(x, shift); }
+  static Simd::Vector exp2(Simd::Vector x) { return Simd::exp2(x); }
   // The lanes of a query that lies at `start` + `at`, and in `line` as floats.
   static const float* words(const void*, std::int64_t, std::int64_t, const float* line, float*) { return line; }
   static Head prepare(const Problem& problem, Head::Source key, Head::Source value, std::int64_t batch, std::int64_t head,

@@ -25,7 +25,7 @@ inline bool attracts(const Constants& constants, const float* scores, std::int64
 struct Pairs {
   static constexpr int kCount = 2;
 
-  static __m512 exp2(__m512 x, __m512 shift) { return exp2_cubic(_mm512_add_ps(x, shift)); }
+  static __m512 exp2(__m512 x) { return exp2_cubic(x); }
 
   static __m512 mac(__m512 a, __m512 b, __m512 sum) {
     return _mm512_dpbf16_ps(sum, reinterpret_cast<__m512bh>(a), reinterpret_cast<__m512bh>(b));
@@ -51,9 +51,10 @@ struct Pairs {
     return packed;
   }
 
-  // Scores to probabilities, and their sums. Pairs take the place of the rows that they came from, or of earlier ones.
+  // Scores to probabilities, and their sums; constants are copies, as in weigh(). Pairs take the place of the rows that they came from, or
+  // of earlier ones.
   template <int NV, bool Attraction>
-  [[gnu::noinline]] static void probabilities(const Constants& constants, const KeyTile& keys, float* scores, Queries& rows,
+  [[gnu::noinline]] static void probabilities(const Constants constants, const KeyTile keys, float* scores, Queries& rows,
                                               Counters& counters) {
     constexpr int kLanes = NV * Simd::kWidth;
 #pragma GCC unroll 4
@@ -65,7 +66,7 @@ struct Pairs {
           const Simd::Vector s = Simd::load(scores + j * kLanes + n * Simd::kWidth);
           Simd::Vector y = exponent(constants, s, keys.bias[j]);
           if constexpr (Attracts) y = Simd::add(y, attraction<Pairs>(constants, s, distance, keys.distance[j]));
-          const Simd::Vector p = exp2(y, offset);
+          const Simd::Vector p = exp2(Simd::add(y, offset));
           sum = Simd::add(sum, p);
           return p;
         };

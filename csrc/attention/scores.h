@@ -70,7 +70,7 @@ inline RowConstant row_constant(const Constants& constants, float lse, float que
 // The probabilities of one row, from its products S_j (`products`, overwritten)
 // and |k_j|^2 (`key_norms`): out[j - first] for keys first..count. The arrays
 // have room for a multiple of the vector's width.
-[[gnu::noinline]] inline void row_probabilities(const Constants& constants, float* products, const float* key_norms, float query_norm2,
+[[gnu::noinline]] inline void row_probabilities(const Constants constants, float* products, const float* key_norms, float query_norm2,
                                                 std::int64_t count, std::int64_t first, float* out) {
   const std::int64_t padded = (count + Simd::kWidth - 1) / Simd::kWidth * Simd::kWidth;
   for (std::int64_t j = 0; j < padded; j += Simd::kWidth) {
@@ -78,13 +78,13 @@ inline RowConstant row_constant(const Constants& constants, float lse, float que
     Simd::Vector y = Simd::fma(s, Simd::set1(constants.product), Simd::mul(norm, Simd::set1(constants.key_bias)));
     const Simd::Vector distance = Simd::sub(Simd::add(norm, Simd::set1(query_norm2)), Simd::add(s, s));
     const Simd::Vector z = Simd::min(Simd::mul(distance, Simd::set1(-constants.distance)), Simd::zero());
-    y = Simd::fma(Simd::exp2(z, Simd::zero()), Simd::set1(constants.attraction), y);
+    y = Simd::fma(Simd::exp2(z), Simd::set1(constants.attraction), y);
     Simd::store(products + j, y);
   }
   float highest = products[0];
   for (std::int64_t j = 1; j < count; ++j) highest = products[j] > highest ? products[j] : highest;
   for (std::int64_t j = 0; j < padded; j += Simd::kWidth) {
-    Simd::store(products + j, Simd::exp2(Simd::sub(Simd::load(products + j), Simd::set1(highest)), Simd::zero()));
+    Simd::store(products + j, Simd::exp2(Simd::sub(Simd::load(products + j), Simd::set1(highest))));
   }
   double sum = 0;
   for (std::int64_t j = 0; j < count; ++j) sum += products[j];

@@ -33,22 +33,32 @@ struct Simd {
   // 2^(x + shift) for an integer shift, relative error below 2e-7; underflows
   // to 0. x + shift above 127 is not allowed.
   static Vector exp2(Vector x, Vector shift) {
-    const Vector f = _mm512_reduce_ps(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);  // one instruction where roundscale is two
-    const Vector n = sub(x, f);
-    Vector p = set1(0.0013276472454890609F);
-    p = fma(p, f, set1(0.009675541892647743F));
-    p = fma(p, f, set1(0.05550713092088699F));
-    p = fma(p, f, set1(0.24022120237350464F));
-    p = fma(p, f, set1(0.6931469440460205F));
-    p = fma(p, f, set1(1.0F));
-    return _mm512_scalef_ps(p, add(n, shift));
+    const Vector f = rest(x);
+    return _mm512_scalef_ps(fraction_exp2(f), add(sub(x, f), shift));
   }
-  static Vector exp2(Vector x) { return exp2(x, zero()); }
+  static Vector exp2(Vector x) {
+    const Vector f = rest(x);
+    return _mm512_scalef_ps(fraction_exp2(f), sub(x, f));
+  }
 
   // Every lane of x is in [low, high]; false for NaN.
   static bool all_within(Vector x, float low, float high) {
     const __mmask16 above = _mm512_cmp_ps_mask(x, set1(low), _CMP_GE_OQ);
     return _mm512_mask_cmp_ps_mask(above, x, set1(high), _CMP_LE_OQ) == 0xffff;
+  }
+
+ private:
+  // What x has beside the nearest integer: one instruction where roundscale is two.
+  static Vector rest(Vector x) { return _mm512_reduce_ps(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
+
+  // 2^f for -1/2 <= f <= 1/2.
+  static Vector fraction_exp2(Vector f) {
+    Vector p = set1(0.0013276472454890609F);
+    p = fma(p, f, set1(0.009675541892647743F));
+    p = fma(p, f, set1(0.05550713092088699F));
+    p = fma(p, f, set1(0.24022120237350464F));
+    p = fma(p, f, set1(0.6931469440460205F));
+    return fma(p, f, set1(1.0F));
   }
 };
 

@@ -128,7 +128,10 @@ def _finish(
     if squares_ptr is not None:  # noqa: SIM102  (known when this is compiled, the next one is not)
         if (first + BLOCK_N > squares_first) & (first < squares_first + GROUPS * WIDTH):
             wide = rounded.to(tl.float32)
-            groups = tl.sum(tl.reshape(wide * wide, [BLOCK_M, BLOCK_N // WIDTH, WIDTH]), 2)
+            if BLOCK_N == WIDTH:  # noqa: SIM108
+                groups = tl.sum(wide * wide, 1)[:, None]
+            else:
+                groups = tl.sum(tl.reshape(wide * wide, [BLOCK_M, BLOCK_N // WIDTH, WIDTH]), 2)
             start = first - squares_first + WIDTH * tl.arange(0, BLOCK_N // WIDTH)[None, :]
             of_out = (row < rows) & (start >= 0) & (start < GROUPS * WIDTH)
             tl.store(squares_ptr + row * GROUPS + start // WIDTH, groups, mask=of_out)
@@ -157,7 +160,8 @@ def _finish_tile(
     GROUPS: tl.constexpr, LEFT_WIDTH: tl.constexpr, SPLITS: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
 ):  # fmt: skip
     """`_finish`, so few columns at a time that registers suffice."""
-    width: tl.constexpr = min(BLOCK_N, 128 if centred_ptr is None and parts_ptr is None else 64)
+    few: tl.constexpr = centred_ptr is not None or parts_ptr is not None or (squares_ptr is not None and BLOCK_N > 128)
+    width: tl.constexpr = min(BLOCK_N, 64 if few else 128)
     if width == BLOCK_N:
         _finish(
             sums, own, parts_ptr, bias_ptr, residual_ptr, out_ptr, squares_ptr, centred_ptr, left_ptr, row, first, rows, item_rows, columns,

@@ -120,6 +120,8 @@ def test_a_set_shares_no_function_with_others(objects: dict[str, Path], source: 
         ("attention/attention_cpu_amx.cpp", "attend<", "tdpbf16ps", 2),
         ("linear/linear_cpu_avx2.cpp", "block<float, 6>", "vfmadd", 12),
         ("linear/linear_int8_cpu_avx2.cpp", "block<signed char, 4>", "vpmaddubsw", 8),
+        ("linear/linear_int8_cpu_avx2vnni.cpp", "block<signed char, 6>", "vpdpbusd", 12),
+        ("linear/linear_cpu_avx512bf16.cpp", "block<signed char, 12>", "vpdpbusd", 24),
     ],
 )
 def test_the_products_are_among_the_loops(objects: dict[str, Path], source: str, function: str, instruction: str, least: int) -> None:
@@ -154,6 +156,7 @@ kernel:
         ({}, 0),
         ({"inside": "vmovaps %ymm0, 0x40(%rsp)"}, 1),
         ({"inside": "vaddps -0x20(%rsp), %ymm0, %ymm0\n mov (%rsp), %rcx"}, 2),
+        ({"inside": "{vex} vpdpbusd 0x40(%rsp), %ymm1, %ymm2"}, 1),
         ({"inside": "vmovups 0x40(%rsp,%rax), %ymm1"}, 0),  # an array
         ({"inside": "vmovups -0x40(%rbp), %ymm1"}, 0),  # rbp is any register here
         ({"inside": "vmovups -0x40(%rbp), %ymm1", "before": "push %rbp\n mov %rsp, %rbp", "after": "leave"}, 1),

@@ -2,8 +2,11 @@
 #include <stdexcept>
 #include <string>
 
+#include "attention/attention.h"
 #include "check.h"
 #include "common/kernel_table.h"
+#include "crop/crop.h"
+#include "linear/linear.h"
 
 namespace {
 
@@ -70,11 +73,42 @@ void first_that_runs_and_fits() {
   CHECK(esat::choice("op", table, sets::neon.needs, 5).chosen == nullptr);
 }
 
+std::string chosen(const std::string& operation, Features have) {
+  for (const auto& rows : {esat::attention::choices(have), esat::linear::choices(have), esat::crop::choices(have)}) {
+    for (const esat::Choice& row : rows) {
+      if (row.operation == operation) return row.chosen == nullptr ? "none" : row.chosen;
+    }
+  }
+  return "no such operation";
+}
+
+// The kernels with the most work an instruction (benchmarks/results/machine-code), by what these processors have.
+void taken_by_processors() {
+#if defined(__x86_64__)
+  const Features sapphire_rapids = sets::amx.needs | sets::avx2vnni.needs, zen4 = sets::avx512bf16.needs, ice_lake = sets::avx512vnni.needs;
+  for (const Features have : {sapphire_rapids, zen4, ice_lake}) {
+    const bool tiles = have == sapphire_rapids, pairs = have != ice_lake;
+    const std::string half = tiles ? "amx" : pairs ? "avx512bf16" : "none";
+    CHECK_EQUAL(chosen("attention float32", have), "avx512");
+    CHECK_EQUAL(chosen("attention float16", have), "avx512");
+    CHECK_EQUAL(chosen("attention bfloat16", have), pairs ? half : "avx512");
+    CHECK_EQUAL(chosen("attention backward float32", have), "avx512");
+    CHECK_EQUAL(chosen("attention backward bfloat16", have), tiles ? "amx" : "avx512");
+    CHECK_EQUAL(chosen("products float32", have), "avx512");
+    CHECK_EQUAL(chosen("products bfloat16", have), half);
+    CHECK_EQUAL(chosen("products int8, float32 around", have), "avx512vnni");
+    CHECK_EQUAL(chosen("products int8, bfloat16 around", have), half);
+    CHECK_EQUAL(chosen("crop", have), "avx2");
+  }
+#endif
+}
+
 }  // namespace
 
 int main() {
   named_sets();
   independent_bits();
   first_that_runs_and_fits();
+  taken_by_processors();
   return esat::testing::failures != 0;
 }

@@ -136,6 +136,18 @@ def test_the_hash_of_the_sources_follows_them_but_not_the_results(tmp_path):
     assert machine.sources(tmp_path) != first
 
 
+def test_what_triton_needs_and_lacks_is_said_at_first(tmp_path, monkeypatch):
+    (tmp_path / "Python.h").touch()
+    monkeypatch.setattr(machine.sysconfig, "get_paths", lambda scheme: {"include": str(tmp_path)})
+    monkeypatch.setattr(machine.shutil, "which", lambda name: "/bin/gcc" if name == "gcc" else None)
+    assert machine.triton_needs() == "/bin/gcc"
+    (tmp_path / "Python.h").unlink()
+    monkeypatch.setattr(machine.shutil, "which", lambda name: None)
+    expected = f"no C compiler (CC, gcc, clang) and no {tmp_path / 'Python.h'}: Triton's kernels cannot be launched"
+    assert machine.triton_needs() == expected
+    assert machine.facts(tmp_path)["for_triton"] == expected
+
+
 def test_a_command_that_hangs_or_is_missing_says_nothing():
     assert machine.output("no-such-command") is None
     assert machine.output(sys.executable, "-c", "raise SystemExit(1)") is None

@@ -69,7 +69,7 @@ def test_a_part_that_cannot_be_killed_stops_no_other(run, monkeypatch):
     monkeypatch.setattr(children.os, "killpg", lambda pid, number: held.append(pid))
     monkeypatch.setattr(children, "PATIENCE_S", 0.2)
     try:
-        code, found = run((Fake("hangs", "", "", 1, code="import time; time.sleep(100)"), Fake("works", "", "", 60, code=WRITES)))
+        code, found = run((Fake("hangs", "", "", 0.4, code="import time; time.sleep(100)"), Fake("works", "", "", 60, code=WRITES)))
     finally:
         for pid in set(held):
             with contextlib.suppress(ProcessLookupError):
@@ -209,6 +209,22 @@ def test_an_archive_that_would_be_too_large_is_two(run, tmp_path, monkeypatch):
     assert names["kernels-gpu.tar.gz"] == ["k.cubin"]
 
 
+def test_kernels_that_are_packed_apart_are_packed_again_only_when_there_are_others(run, tmp_path, monkeypatch):
+    kernels, packed = tmp_path / "triton", tmp_path / "out" / "kernels-gpu.tar.gz"
+    kernels.mkdir()
+    monkeypatch.setattr(runner, "TRITON_CACHE", kernels)
+    monkeypatch.setattr(runner, "LARGEST", 100)
+    archive = runner._archive
+    written = []
+    monkeypatch.setattr(runner, "_archive", lambda paths, target: written.append(target.name) or archive(paths, target))
+    compiles = f"open({str(kernels)!r} + '/' + OUTPUT[-6] + '.cubin', 'wb').write(b'code'); {WRITES}"
+    parts = [Fake(name, "", "", 60, code=compiles if name in "ac" else WRITES) for name in "abc"]
+    assert run(parts, archive=tmp_path / "out" / "gpu.tar.gz")[0] == 0
+    assert written == ["gpu.tar.gz", "kernels-gpu.tar.gz", "gpu.tar.gz", "gpu.tar.gz", "kernels-gpu.tar.gz", "gpu.tar.gz"]
+    with tarfile.open(packed) as found:
+        assert [Path(name).name for name in found.getnames()] == ["a.cubin", "c.cubin"]
+
+
 def test_pictures_and_reports_are_packed_too(run, tmp_path):
     packed = tmp_path.parent / f"{tmp_path.name}.tar"
     run(
@@ -242,7 +258,7 @@ class Simulated:
         (folder / f"gpu_{part.name}.json").write_text(json.dumps(found))
         return found
 
-    def _pack(self, folder, archive):
+    def _pack(self, folder, archive, apart):
         self.now += 1.0
         self.archives.append({path.name for path in folder.glob("gpu_*.json")})
 
