@@ -12,7 +12,7 @@ from esat_kernels.crop.nv12 import Nv12
 from esat_kernels.decode.api import Decoded, advance_boxes, advance_boxes_with_features, decode_maps
 from esat_kernels.elimination.api import eliminate_tokens, gather_tokens, plan_elimination, scatter_tokens, select_tokens
 from esat_kernels.head.api import head_convolution, head_convolution_with_maps, head_features, head_maps
-from esat_kernels.linear.api import centred_memory, group_sums, linear, linear_into, linear_with_squares
+from esat_kernels.linear.api import centred_memory, group_sums, linear, linear_into, linear_with_squares, meeting_counters
 from esat_kernels.linear.api_fp8 import fp8_unsupported, linear_fp8
 from esat_kernels.linear.common import Centred
 from esat_kernels.linear.fp8 import Scaled, ScaledWeight, scaled_memory, scaled_weight
@@ -49,6 +49,7 @@ __all__ = [
     "linear_into",
     "linear_with_squares",
     "measured",
+    "meeting_counters",
     "plan_attention",
     "plan_elimination",
     "scaled_memory",

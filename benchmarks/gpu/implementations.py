@@ -38,9 +38,10 @@ def measure_product(rows: int, outputs: int, inputs: int, norm: bool, gelu: bool
     if centred is not None:
         centred.rows.normal_()
         centred.statistics.fill_(1.0)
+    counters = esat_kernels.meeting_counters(DEVICE)
     works: dict[str, list[Work]] = {}
     for name, choices in (("fused", FUSED), ("library", LIBRARY)):
-        products = [Product(weight, bias, choices, "triton", norm, gelu) for weight in weights]
+        products = [Product(weight, bias, choices, "triton", norm, gelu, counters) for weight in weights]
         calls = [lambda p=p: p(Stream(x, centred)) if added is None else p.stream(x, added) for p in products]  # type: ignore[misc]
         works[name] = calls
     return _median_us(works)

@@ -8,6 +8,7 @@ Candidates of one problem are replayed as CUDA graphs in turn. One that gives a 
 from __future__ import annotations
 
 import dataclasses
+import functools
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -37,6 +38,11 @@ SETS, QUICK, ROUNDS, FINALISTS = 8, 3, 15, 4
 TRIED, NEAR = 3, 1.2  # tiles of a problem that a frame is tried with, and how many times the fastest one's time they may take alone
 LAST_S = 8  # one problem may take so long
 Key = tuple[str, str]  # operation and problem, as in a device's table
+
+
+@functools.cache
+def _counters() -> Tensor:
+    return esat_kernels.meeting_counters(DEVICE)
 
 
 def shapes(config: ModelConfig, batch: int) -> dict[str, set[int]]:
@@ -91,7 +97,7 @@ class Shape:
         return linear_tiles.candidates(self.inner, DTYPE, DTYPE, _triton.shared_memory(DEVICE))
 
     def run(self, x: Tensor, weight: Tensor, bias: Tensor, residual: Tensor | None, tiles: linear_tiles.Tiles) -> Tensor:
-        return linear.run(x, weight, bias, self.activation, residual, torch.float32 if self.residual else DTYPE, tiles)
+        return linear.run(x, weight, bias, self.activation, residual, torch.float32 if self.residual else DTYPE, tiles, _counters())
 
     def right(self, out: Tensor, x: Tensor, weight: Tensor, bias: Tensor, residual: Tensor | None) -> bool:
         """Against the product in float32: the result's rounding, and sums in another order by units that cut off what they add."""

@@ -10,7 +10,7 @@ from torch import Tensor
 from esat_kernels import _device, _dispatch
 from esat_kernels._triton import power_of_two
 from esat_kernels.linear import reference, triton
-from esat_kernels.linear.common import Centred, Squares, group_width
+from esat_kernels.linear.common import COUNTERS, Centred, Squares, group_width
 
 _DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
@@ -92,6 +92,7 @@ def linear_into(
     first: int = 0,
     width: int = 1,
     leave: Centred | None = None,
+    counters: Tensor | None = None,
     backend: str = "auto",
 ) -> None:
     """`linear` into memory that is there, of a batch whose items may lie apart: x [B, n, K] and residual [B, n, N] -> out [B, n, N].
@@ -99,6 +100,7 @@ def linear_into(
     x: with `norm_eps` what an earlier call left of the stream, and `group_sums` are those of weight, by the function of that name; without it
     the rows themselves. leave: memory from `centred_memory(out)`, in which the next product finds the normalised rows of out.
     squares: float32 [B * n, groups], which gets the sums that `linear_with_squares` leaves, of groups of `width` columns from `first` on.
+    counters: from `meeting_counters`, common to calls that run one after another; they save a launch where a product is split.
     backend: "auto", "triton" (no gradient; a weight in bfloat16 where rows are normalised or squares left) or "reference". ValueError for shapes,
     devices and numbers, TypeError for dtypes.
     """
@@ -124,6 +126,10 @@ def linear_into(
         )
     if leave is not None and leave.rows.shape != out.shape:
         raise ValueError(f"linear_into: what is left must be of {tuple(out.shape)}, got {tuple(leave.rows.shape)}")
+    if counters is not None and (counters.dtype != torch.int32 or counters.dim() != 1 or counters.device != rows.device):
+        raise ValueError(
+            f"linear_into: counters must be int32 [n] on {rows.device}, got {counters.dtype} {tuple(counters.shape)} on {counters.device}"
+        )
     wanted = Squares(first, width, 0 if squares is None else squares.shape[1])
     chosen = _dispatch.choose(
         "linear",
@@ -141,7 +147,16 @@ def linear_into(
     of = triton if chosen == "triton" else reference
     centred, left = (None, None) if leave is None else leave
     eps = 0.0 if norm_eps is None else norm_eps
-    of.linear_into(out, rows, weight, bias, residual, activation, statistics, group_sums, eps, squares, first, width, centred, left)
+    of.linear_into(
+        out, rows, weight, bias, residual, activation, statistics, group_sums, eps, squares, first, width, centred, left, counters
+    )
+
+
+def meeting_counters(device: torch.device) -> Tensor:
+    """Counters for products whose parts meet in one launch: int32 zeros, and zeros again after each. Launches that are given the same ones have to
+    run one after another. A product of more tiles, or without counters, makes its own, which takes a launch.
+    """
+    return torch.zeros(COUNTERS, dtype=torch.int32, device=device)
 
 
 def centred_memory(out: Tensor) -> Centred | None:

@@ -29,6 +29,7 @@ class Centred(NamedTuple):
         return self.rows.shape[2] // self.statistics.shape[2]
 
 
+COUNTERS = 1024  # tiles whose parts may meet in a launch
 GROUP_WIDTHS = (64, 32, 16)
 
 

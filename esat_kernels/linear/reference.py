@@ -60,9 +60,10 @@ def linear_into(
     width: int,
     centred: Tensor | None,
     left: Tensor | None,
+    counters: Tensor | None = None,
 ) -> None:
     """out [B, n, N] = activation(norm(x) weight^T + bias) + residual, x [B, n, K]; with `statistics` x is the rows of a `Centred`. squares float32
-    [B * n, groups]; centred and left are the parts of the `Centred` of out.
+    [B * n, groups]; centred and left are the parts of the `Centred` of out. counters: not used.
     """
     rows = x.flatten(0, 1)
     added = None if residual is None else residual.flatten(0, 1)

@@ -74,7 +74,7 @@ def _(x, weight, bias, norm_eps, dtype, first, width, groups):  # type: ignore[n
     return x.new_empty(x.shape[0], weight.shape[0], dtype=dtype), x.new_empty(x.shape[0], groups, dtype=torch.float32)
 
 
-@torch.library.custom_op("esat::linear_into", mutates_args=("out", "squares", "centred", "left"))
+@torch.library.custom_op("esat::linear_into", mutates_args=("out", "squares", "centred", "left", "counters"))
 def linear_into(
     out: Tensor,
     x: Tensor,
@@ -90,15 +90,16 @@ def linear_into(
     width: int,
     centred: Tensor | None,
     left: Tensor | None,
+    counters: Tensor | None = None,
 ) -> None:
-    """As the reference."""
-    work = Work(x, weight, out, bias, activation, residual, squares, first, width, statistics, group_sums, eps, centred, left)
+    """As the reference. counters: from `meeting_counters`."""
+    work = Work(x, weight, out, bias, activation, residual, squares, first, width, statistics, group_sums, eps, centred, left, counters)
     with _triton.on_device_of(x):
         launch(work, _tiles(x.shape[0] * x.shape[1], x, weight))
 
 
 @linear_into.register_fake
-def _(out, x, weight, bias, residual, activation, statistics, group_sums, eps, squares, first, width, centred, left):  # type: ignore[no-untyped-def]
+def _(out, x, weight, bias, residual, activation, statistics, group_sums, eps, squares, first, width, centred, left, counters=None):  # type: ignore[no-untyped-def]
     return None
 
 
@@ -162,6 +163,7 @@ class Work:
     eps: float = 0.0
     centred: Tensor | None = None  # what to leave of out
     left: Tensor | None = None
+    counters: Tensor | None = None  # int32 zeros, one for each tile where parts meet in the launch; None: made for this call
 
 
 def run(
@@ -172,10 +174,12 @@ def run(
     residual: Tensor | None,
     dtype: torch.dtype,
     tiles: Tiles,
+    counters: Tensor | None = None,
 ) -> Tensor:
     """activation(x weight^T + bias) + residual with these tiles: [M, K], [N, K] -> [M, N]."""
     out = x.new_empty(x.shape[0], weight.shape[0], dtype=dtype)
-    launch(Work(x[None], weight, out[None], bias, activation, None if residual is None else residual[None]), tiles)
+    added = None if residual is None else residual[None]
+    launch(Work(x[None], weight, out[None], bias, activation, added, counters=counters), tiles)
     return out
 
 
@@ -185,15 +189,21 @@ def _aligned(weight: Tensor) -> bool:
 
 
 def launch(work: Work, tiles: Tiles) -> None:
-    """With these tiles; what stands behind a split product is left to the kernel that sums its parts."""
+    """With these tiles; where parts do not meet in the launch, what stands behind the product is left to the kernel that sums them."""
     from esat_kernels.linear.triton_kernels import product_kernel, sum_kernel
 
     x, weight, out, residual, norm = work.x, work.weight, work.out, work.residual, work.statistics
     item_rows, inner, columns = *x.shape[1:], weight.shape[0]
     rows = x.shape[0] * item_rows
-    split = tiles.splits > 1
-    target = x.new_empty(tiles.splits, rows, columns, dtype=torch.float32) if split else out
+    programs = cdiv(rows, tiles.block_m) * cdiv(columns, tiles.block_n)
+    parts = x.new_empty(tiles.splits, rows, columns, dtype=torch.float32) if tiles.splits > 1 else None
+    counters = None
+    if tiles.joined:
+        enough = work.counters is not None and work.counters.numel() >= programs
+        counters = work.counters if enough else x.new_zeros(programs, dtype=torch.int32)
+    summed = parts is not None and counters is None
     behind = (work.bias, residual, out, work.squares, work.centred, work.left)
+    now = (None,) * 6 if summed else behind
     strides = (*((0, 0) if residual is None else residual.stride()[:2]), *out.stride()[:2])
     constants = {
         "WIDTH": work.width,
@@ -204,17 +214,17 @@ def launch(work: Work, tiles: Tiles) -> None:
         **_triton.launch_options(x.device),
     }
     whole = inner % tiles.block_k == 0
-    product_kernel[(cdiv(rows, tiles.block_m) * cdiv(columns, tiles.block_n), tiles.splits)](
-        x, weight, *((None, None, target, None) if split else behind[:4]), norm, work.group_sums, *((None, None) if split else behind[4:]),
+    product_kernel[(programs, tiles.splits)](
+        x, weight, *now[:4], norm, work.group_sums, *now[4:], parts, counters,
         *x.stride()[:2], weight.stride(0), *strides, rows, item_rows, inner, columns, work.first, work.eps,
-        ACTIVATION=None if split else work.activation, NORM_WIDTH=1 if norm is None else inner // norm.shape[2],
+        ACTIVATION=None if summed else work.activation, NORM_WIDTH=1 if norm is None else inner // norm.shape[2],
         NORM_GROUPS=1 if work.group_sums is None else work.group_sums.shape[2], WHOLE_K=whole,
         PREFETCH=constants["DEPENDENT"] and whole and _aligned(weight),
         BLOCK_M=tiles.block_m, BLOCK_N=tiles.block_n, BLOCK_K=tiles.block_k,
         num_warps=tiles.num_warps, num_stages=tiles.num_stages, **constants,
     )  # fmt: skip
-    if split:
+    if summed:
         sum_kernel[(cdiv(rows, tiling.SUM_BLOCK_M), cdiv(columns, tiling.SUM_BLOCK_N))](
-            target, *behind, *strides, rows, item_rows, columns, work.first,
+            parts, *behind, *strides, rows, item_rows, columns, work.first,
             ACTIVATION=work.activation, BLOCK_M=tiling.SUM_BLOCK_M, BLOCK_N=tiling.SUM_BLOCK_N, num_warps=tiling.SUM_WARPS, **constants,
         )  # fmt: skip

@@ -13,6 +13,8 @@ import triton
 import triton.language as tl
 from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
+from esat_kernels.linear.triton_parts import add_parts, last_to_arrive
+
 SQRT_HALF = tl.constexpr(0.7071067811865476)
 
 
@@ -93,18 +95,22 @@ def _apply_left(left_ptr, row, rows, inner, eps, WIDTH: tl.constexpr, GROUPS: tl
 
 @triton.jit
 def _finish(
-    sums, bias_ptr, residual_ptr, out_ptr, squares_ptr, centred_ptr, left_ptr, row, first, rows, item_rows, columns,
+    sums, own, parts_ptr, bias_ptr, residual_ptr, out_ptr, squares_ptr, centred_ptr, left_ptr, row, first, rows, item_rows, columns,
     residual_stride_b, residual_stride_m, out_stride_b, out_stride_m, squares_first, ACTIVATION: tl.constexpr, WIDTH: tl.constexpr,
-    GROUPS: tl.constexpr, LEFT_WIDTH: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
+    GROUPS: tl.constexpr, LEFT_WIDTH: tl.constexpr, SPLITS: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
 ):  # fmt: skip
     """Bias, activation and residual in float32, rounded once into out [rows, columns]: rows `row`, columns from `first` on. Every item_rows rows of
     residual and out are an item, a stride_b behind the one before.
 
+    parts_ptr, if not None: sums are only part `own` of SPLITS, and the others are added from there.
     squares_ptr, if not None: float32 [rows, GROUPS], the sums of squares of GROUPS groups of WIDTH columns of out, from squares_first on.
     centred_ptr, if not None: `_leave_centred` for groups of LEFT_WIDTH columns.
     """
     column = first + tl.arange(0, BLOCK_N)
     inside = (row[:, None] < rows) & (column[None, :] < columns)
+    if parts_ptr is not None:
+        at = row.to(tl.int64)[:, None] * columns + column[None, :]
+        sums = add_parts(sums, own, parts_ptr, at, inside, rows.to(tl.int64) * columns, SPLITS)
     if bias_ptr is not None:
         sums += tl.load(bias_ptr + column, mask=column < columns, other=0.0).to(tl.float32)[None, :]
     if ACTIVATION == "gelu":
@@ -147,18 +153,52 @@ def _halves(values, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr):
     return tl.split(tl.permute(tl.reshape(values, [BLOCK_M, 2, BLOCK_N // 2]), [0, 2, 1]))
 
 
+@triton.jit
+def _finish_tile(
+    sums, own, parts_ptr, bias_ptr, residual_ptr, out_ptr, squares_ptr, centred_ptr, left_ptr, row, first, rows, item_rows, columns,
+    residual_stride_b, residual_stride_m, out_stride_b, out_stride_m, squares_first, ACTIVATION: tl.constexpr, WIDTH: tl.constexpr,
+    GROUPS: tl.constexpr, LEFT_WIDTH: tl.constexpr, SPLITS: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
+):  # fmt: skip
+    """`_finish`, so few columns at a time that registers suffice."""
+    few: tl.constexpr = centred_ptr is not None or parts_ptr is not None or (squares_ptr is not None and BLOCK_N > 128)
+    width: tl.constexpr = min(BLOCK_N, 64 if few else 128)
+    if width == BLOCK_N:
+        _finish(
+            sums, own, parts_ptr, bias_ptr, residual_ptr, out_ptr, squares_ptr, centred_ptr, left_ptr, row, first, rows, item_rows, columns,
+            residual_stride_b, residual_stride_m, out_stride_b, out_stride_m, squares_first, ACTIVATION, WIDTH, GROUPS, LEFT_WIDTH, SPLITS,
+            BLOCK_M, width,
+        )  # fmt: skip
+    else:
+        for half in tl.static_range(2):
+            side = _halves(sums, BLOCK_M, BLOCK_N)[half]
+            if 2 * width == BLOCK_N:
+                _finish(
+                    side, own, parts_ptr, bias_ptr, residual_ptr, out_ptr, squares_ptr, centred_ptr, left_ptr, row, first + half * width, rows,
+                    item_rows, columns, residual_stride_b, residual_stride_m, out_stride_b, out_stride_m, squares_first, ACTIVATION, WIDTH,
+                    GROUPS, LEFT_WIDTH, SPLITS, BLOCK_M, width,
+                )  # fmt: skip
+            else:
+                for quarter in tl.static_range(2):
+                    _finish(
+                        _halves(side, BLOCK_M, BLOCK_N // 2)[quarter], own, parts_ptr, bias_ptr, residual_ptr, out_ptr, squares_ptr, centred_ptr,
+                        left_ptr, row, first + (2 * half + quarter) * width, rows, item_rows, columns, residual_stride_b, residual_stride_m,
+                        out_stride_b, out_stride_m, squares_first, ACTIVATION, WIDTH, GROUPS, LEFT_WIDTH, SPLITS, BLOCK_M, width,
+                    )  # fmt: skip
+
+
 @triton.jit(do_not_specialize=["rows", "item_rows"])
 def product_kernel(
-    x_ptr, weight_ptr, bias_ptr, residual_ptr, out_ptr, squares_ptr, norm_ptr, group_sums_ptr, centred_ptr, left_ptr,
-    x_stride_b, x_stride_m, weight_stride_n, residual_stride_b, residual_stride_m, out_stride_b, out_stride_m,
+    x_ptr, weight_ptr, bias_ptr, residual_ptr, out_ptr, squares_ptr, norm_ptr, group_sums_ptr, centred_ptr, left_ptr, parts_ptr,
+    counters_ptr, x_stride_b, x_stride_m, weight_stride_n, residual_stride_b, residual_stride_m, out_stride_b, out_stride_m,
     rows, item_rows, inner, columns, squares_first, eps, ACTIVATION: tl.constexpr, WIDTH: tl.constexpr, GROUPS: tl.constexpr,
     NORM_WIDTH: tl.constexpr, NORM_GROUPS: tl.constexpr, LEFT_WIDTH: tl.constexpr, SPLITS: tl.constexpr, WHOLE_K: tl.constexpr,
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr, DEPENDENT: tl.constexpr, PREFETCH: tl.constexpr,
 ):  # fmt: skip
     """Grid (cdiv(rows, BLOCK_M) * cdiv(columns, BLOCK_N), SPLITS). Programs that follow each other share a tile of the weight.
 
-    SPLITS == 1: out is the result, and squares, centred and left are as in `_finish`. Otherwise out is float32 [SPLITS, rows, columns], the parts'
-    sums, for `sum_kernel` to finish. Of x too every item_rows rows are an item.
+    out is the result, and squares, centred and left are as in `_finish`. Of x too every item_rows rows are an item.
+    SPLITS > 1: parts, float32 [SPLITS, rows, columns], get the parts' sums, and the last program of a tile to come finishes it, for which counters
+    holds a number for each tile (`last_to_arrive`). If that is None, `sum_kernel` finishes, and all else that stands behind the sums is None.
     norm_ptr, if not None: x is `centred`, and this is `left` of its stream, whose groups have NORM_WIDTH columns. group_sums, in 16 bits [2,
     columns, NORM_GROUPS]: the sums of a row's weights in each group, rounded, and what the rounding left.
     WHOLE_K: inner is a multiple of BLOCK_K.
@@ -207,36 +247,23 @@ def product_kernel(
     if norm_ptr is not None:
         sums *= scale[:, None]
     first = (tl.program_id(0) // row_tiles) * BLOCK_N
-    # Columns at a time, so that registers suffice.
-    width: tl.constexpr = min(BLOCK_N, 64 if centred_ptr is not None or (squares_ptr is not None and BLOCK_N > 128) else 128)
-    if SPLITS > 1:
-        out_ptr += tl.program_id(1).to(tl.int64) * rows * columns
-        _finish(
-            sums, None, None, out_ptr, None, None, None, row, first, rows, rows, columns, 0, 0, 0, columns, 0, None, WIDTH, GROUPS, LEFT_WIDTH,
+    if SPLITS == 1:
+        _finish_tile(
+            sums, 0, None, bias_ptr, residual_ptr, out_ptr, squares_ptr, centred_ptr, left_ptr, row, first, rows, item_rows, columns,
+            residual_stride_b, residual_stride_m, out_stride_b, out_stride_m, squares_first, ACTIVATION, WIDTH, GROUPS, LEFT_WIDTH, SPLITS,
             BLOCK_M, BLOCK_N,
         )  # fmt: skip
-    elif width == BLOCK_N:
-        _finish(
-            sums, bias_ptr, residual_ptr, out_ptr, squares_ptr, centred_ptr, left_ptr, row, first, rows, item_rows,
-            columns, residual_stride_b, residual_stride_m, out_stride_b, out_stride_m, squares_first, ACTIVATION, WIDTH, GROUPS, LEFT_WIDTH,
-            BLOCK_M, width,
-        )  # fmt: skip
     else:
-        for half in tl.static_range(2):
-            side = _halves(sums, BLOCK_M, BLOCK_N)[half]
-            if 2 * width == BLOCK_N:
-                _finish(
-                    side, bias_ptr, residual_ptr, out_ptr, squares_ptr, centred_ptr, left_ptr, row, first + half * width, rows, item_rows,
-                    columns, residual_stride_b, residual_stride_m, out_stride_b, out_stride_m, squares_first, ACTIVATION, WIDTH, GROUPS, LEFT_WIDTH,
-                    BLOCK_M, width,
+        own = tl.program_id(1)
+        at = (own.to(tl.int64) * rows + row)[:, None] * columns + column[None, :]
+        tl.store(parts_ptr + at, sums, mask=(row[:, None] < rows) & (column[None, :] < columns))
+        if counters_ptr is not None:  # noqa: SIM102  (known when this is compiled, the next one is not)
+            if last_to_arrive(counters_ptr + tl.program_id(0), SPLITS):
+                _finish_tile(
+                    sums, own, parts_ptr, bias_ptr, residual_ptr, out_ptr, squares_ptr, centred_ptr, left_ptr, row, first, rows, item_rows, columns,
+                    residual_stride_b, residual_stride_m, out_stride_b, out_stride_m, squares_first, ACTIVATION, WIDTH, GROUPS, LEFT_WIDTH, SPLITS,
+                    BLOCK_M, BLOCK_N,
                 )  # fmt: skip
-            else:
-                for quarter in tl.static_range(2):
-                    _finish(
-                        _halves(side, BLOCK_M, BLOCK_N // 2)[quarter], bias_ptr, residual_ptr, out_ptr, squares_ptr, centred_ptr, left_ptr, row,
-                        first + (2 * half + quarter) * width, rows, item_rows, columns, residual_stride_b, residual_stride_m, out_stride_b,
-                        out_stride_m, squares_first, ACTIVATION, WIDTH, GROUPS, LEFT_WIDTH, BLOCK_M, width,
-                    )  # fmt: skip
 
 
 @triton.jit(do_not_specialize=["rows", "item_rows"])
@@ -258,6 +285,7 @@ def sum_kernel(
     for part in tl.static_range(SPLITS):
         sums += tl.load(parts_ptr + part * rows.to(tl.int64) * columns + at, mask=inside, other=0.0)
     _finish(
-        sums, bias_ptr, residual_ptr, out_ptr, squares_ptr, centred_ptr, left_ptr, row, first, rows, item_rows, columns, residual_stride_b,
-        residual_stride_m, out_stride_b, out_stride_m, squares_first, ACTIVATION, WIDTH, GROUPS, LEFT_WIDTH, BLOCK_M, BLOCK_N,
+        sums, 0, None, bias_ptr, residual_ptr, out_ptr, squares_ptr, centred_ptr, left_ptr, row, first, rows, item_rows, columns,
+        residual_stride_b, residual_stride_m, out_stride_b, out_stride_m, squares_first, ACTIVATION, WIDTH, GROUPS, LEFT_WIDTH, 1, BLOCK_M,
+        BLOCK_N,
     )  # fmt: skip

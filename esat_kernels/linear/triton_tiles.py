@@ -23,11 +23,15 @@ _OWN_BYTES = 64  # from L2 at most
 _SHARED_REST = 1024  # bytes beside the pipeline's stages: barriers
 _BLOCK_CYCLES = 1500  # filling the pipeline, epilogue
 _LAUNCH_CYCLES = 2500  # a further kernel
+_MEETING_CYCLES = 1500  # a part's last write to reach the L2 cache, an atomic there and back, the first read of another part
 
 
 @dataclasses.dataclass(frozen=True)
 class Tiles:
-    """Rows, columns and inner elements of a tile (powers of two), parts of the inner dimension, warps, depth of the software pipeline."""
+    """Rows, columns and inner elements of a tile (powers of two), parts of the inner dimension, warps, depth of the software pipeline.
+
+    joined: the parts meet in the same launch (`triton_parts.py`), not in a further one.
+    """
 
     block_m: int
     block_n: int
@@ -35,6 +39,7 @@ class Tiles:
     splits: int
     num_warps: int
     num_stages: int
+    joined: bool = False
 
     def shared_bytes(self, x_size: int, weight_size: int) -> int:
         """What the pipeline's stages hold, for elements of these bytes."""
@@ -53,6 +58,11 @@ _HALF = (
 )
 _FULL = (Tiles(64, 64, 16, 1, 8, 3), Tiles(32, 64, 16, 1, 4, 3), Tiles(16, 32, 32, 1, 4, 3))
 _SPLITS = (1, 2, 3, 4, 6)
+_JOINED_ROWS, _JOINED_COLUMNS, _JOINED_SPLITS = (
+    64,
+    128,
+    (2, 3),
+)  # other tiles spill registers, more parts are too much for one program to read
 _ASYNCHRONOUS_ROWS = 64  # of a tile whose products use sm_90's own matrix instructions
 
 
@@ -66,12 +76,18 @@ def candidates(inner: int, x_dtype: torch.dtype, weight_dtype: torch.dtype, shar
     if weight_dtype != torch.float32 and x_dtype != weight_dtype:
         shapes = tuple(tiles for tiles in shapes if tiles.block_m < _ASYNCHRONOUS_ROWS)
     fitting = [tiles for tiles in shapes if tiles.shared_bytes(x_dtype.itemsize, weight_dtype.itemsize) + _SHARED_REST <= shared_memory]
-    return [
+    found = [
         dataclasses.replace(tiles, splits=splits)
         for tiles in fitting
         for splits in _SPLITS
         if splits == 1 or inner >= 4 * splits * tiles.block_k
     ]
+    joined = [
+        dataclasses.replace(tiles, joined=True)
+        for tiles in found
+        if tiles.splits in _JOINED_SPLITS and tiles.block_m >= _JOINED_ROWS and tiles.block_n == _JOINED_COLUMNS
+    ]
+    return found + ([] if weight_dtype == torch.float32 else joined)
 
 
 def estimated_cycles(
@@ -86,7 +102,11 @@ def estimated_cycles(
     cycles = (
         max(waves * flops / _FLOPS, blocks * read / (_SHARED_BYTES * multiprocessors), waves * read / _OWN_BYTES) + waves * _BLOCK_CYCLES
     )
-    if tiles.splits > 1:
+    if tiles.joined:  # a program writes its part, and the last one reads the others
+        moved = (2 * tiles.splits - 1) * 4 * rows * columns
+        own = tiles.splits * 4 * tiles.block_m * tiles.block_n
+        cycles += _MEETING_CYCLES + max(own / _OWN_BYTES, moved / (_SHARED_BYTES * multiprocessors))
+    elif tiles.splits > 1:
         moved = 2 * 4 * tiles.splits * rows * columns
         cycles += _LAUNCH_CYCLES + moved / (_SHARED_BYTES * multiprocessors)
     return cycles

@@ -73,6 +73,7 @@ def test_what_is_compiled_for_a_small_device_takes_no_more_than_was_estimated():
 
     product = linear_tiles.candidates(768, BFLOAT16, BFLOAT16, small)[0]
     constants = {"ACTIVATION": "gelu", "SPLITS": 1, "WHOLE_K": True, "squares_ptr": None, "squares_first": 0, "WIDTH": 1, "GROUPS": 0}
+    constants |= {"parts_ptr": None, "counters_ptr": None}
     constants |= {"BLOCK_M": product.block_m, "BLOCK_N": product.block_n, "BLOCK_K": product.block_k, "DEPENDENT": False, "PREFETCH": False}
     types = {"x_ptr": "*bf16", **dict.fromkeys(("residual_ptr", "bias_ptr", "norm_ptr", "left_ptr"), "*fp32"), "eps": "fp32"}
     normed, leaving = dict.fromkeys(("norm_ptr", "group_sums_ptr")), dict.fromkeys(("centred_ptr", "left_ptr"))

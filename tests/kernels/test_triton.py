@@ -18,7 +18,7 @@ from tests.conftest import REPOSITORY
 from tests.require import require
 
 
-@pytest.mark.parametrize("cases", ["cases", "frame_cases", "product_cases", "fp8_cases", "head_cases", "promise_cases"])
+@pytest.mark.parametrize("cases", ["cases", "frame_cases", "product_cases", "meeting_cases", "fp8_cases", "head_cases", "promise_cases"])
 def test_the_kernels_in_the_interpreter(cases):
     require("triton", None if importlib.util.find_spec("triton") else "Triton is not installed")
     environment = {**os.environ, "TRITON_INTERPRET": "1", "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import importlib.util
+import re
 
 import pytest
 import torch
@@ -112,12 +113,17 @@ def product(architecture, tiles, stream, dtype, **changes):
         "WHOLE_K": True,
         **NO_SQUARES,
         **ALONE,
+        **({} if tiles.splits > 1 else {"parts_ptr": None}),
+        **({} if tiles.joined else {"counters_ptr": None}),
         "DEPENDENT": False,
         "PREFETCH": False,
     }
     constants |= {"BLOCK_M": tiles.block_m, "BLOCK_N": tiles.block_n, "BLOCK_K": tiles.block_k, **changes}
-    types = {"x_ptr": f"*{stream}", **dict.fromkeys(("residual_ptr", "bias_ptr", "squares_ptr", "norm_ptr", "left_ptr"), "*fp32")}
-    types |= {"eps": "fp32", "out_ptr": "*fp32" if tiles.splits > 1 or "LEFT_WIDTH" in changes else f"*{dtype}"}
+    types = {
+        "x_ptr": f"*{stream}",
+        **dict.fromkeys(("residual_ptr", "bias_ptr", "squares_ptr", "norm_ptr", "left_ptr", "parts_ptr"), "*fp32"),
+    }
+    types |= {"counters_ptr": "*i32", "eps": "fp32", "out_ptr": "*fp32" if tiles.splits > 1 or "LEFT_WIDTH" in changes else f"*{dtype}"}
     given = {"GROUPS": ("squares_ptr",), "NORM_GROUPS": ("norm_ptr", "group_sums_ptr"), "LEFT_WIDTH": ("centred_ptr", "left_ptr")}
     for name in [pointer for change in changes for pointer in given.get(change, ())]:
         del constants[name]
@@ -161,11 +167,27 @@ def test_the_split_products_of_a_frame(architecture):
     types = torch.bfloat16, torch.bfloat16, MULTIPROCESSORS[architecture]
     shapes = [shape for model in ("esat-384", "esat-s-256") for shape in frame_shapes(model)]
     chosen = {triton_tiles.product_tiles(shape.rows, shape.inner, shape.columns, *types) for shape in shapes}
-    split = {dataclasses.replace(tiles, splits=2) for tiles in chosen if tiles.splits > 1}
+    split = {dataclasses.replace(tiles, splits=2, joined=False) for tiles in chosen if tiles.splits > 1}
     assert any(tiles.block_m == 128 for tiles in split)
     for tiles in split:
         found = product(architecture, tiles, "bf16", "bf16", ACTIVATION=None)
         assert (found.facts.instructions["HGMMA"] > 0) == (architecture == 90 and tiles.block_m >= 64)
+
+
+@pytest.mark.parametrize("around", [{}, BEHIND, {**KEY_NORMS, **BEHIND}, IN_FRONT], ids=["bf16", "bf16 gelu", "bf16 qkv", "bf16 in front"])
+def test_parts_that_meet_in_the_launch(architecture, around):
+    """One atomic, between barriers, and no way back to it: nobody waits for another program. Parts are read behind it, from the L2 cache."""
+    for tiles in triton_tiles.candidates(3072, torch.bfloat16, torch.bfloat16):
+        if tiles.joined:
+            found = product(architecture, tiles, "bf16", "bf16", **around)
+            before, behind = re.split(r"atom\.global\.gpu\.acq_rel\.add\.u32", found.ptx)
+            code = [line.strip() for line in before.splitlines() if re.match(r"\s+(bar\.sync|@?%?\w*\s*(st|ld)\.global)", line)]
+            assert code[-1].startswith("bar.sync"), "all threads have written the part"
+            assert re.search(r"bar\.sync", behind.split("ld.global")[0]), "all threads know"
+            assert "ld.global.cg" not in before
+            assert behind.count("ld.global.cg") >= (tiles.splits - 1) * tiles.block_m * tiles.block_n // (32 * tiles.num_warps * 4)
+            assert "atom." not in behind
+            assert not set(re.findall(r"bra\S*\s+(\S+);", behind)) & set(re.findall(r"^(\S+):", before, re.MULTILINE))
 
 
 def test_sum_and_normalise(architecture):

@@ -13,6 +13,7 @@ from tests.kernels.test_regions import frame_of
 from tests.kernels.triton_cases import *  # noqa: F403
 from tests.kernels.triton_frame_cases import *  # noqa: F403
 from tests.kernels.triton_head_cases import *  # noqa: F403
+from tests.kernels.triton_meeting_cases import *  # noqa: F403
 from tests.kernels.triton_product_cases import *  # noqa: F403
 from tests.kernels.triton_promise_cases import *  # noqa: F403
 

@@ -166,6 +166,8 @@ def test_launches_before_the_one_in_front_is_done(launched, monkeypatch):
     def all_of_them():
         monkeypatch.setattr(shared, "multiprocessors", lambda device: 132)
         linear.linear_into(tokens, x, weight.view(768, 3072), bias, tokens, None, None, None, 0.0, None, 0, 1, *centred)
+        more = torch.zeros(1, 720, 768), x[:, :1].expand(1, 720, -1).contiguous(), weight.view(768, 3072)
+        linear.linear_into(*more, bias, more[0], None, None, None, 0.0, None, 0, 1, None, None, esat_kernels.meeting_counters(x.device))
         sums = esat_kernels.group_sums(weight)
         linear.linear_into(out, centred.rows, weight, None, None, "gelu", centred.statistics, sums, 1e-6, None, 0, 1, None, None)
         elimination.eliminate_tokens(torch.zeros(1, 200), 140, tokens, tokens.bfloat16(), 143, None)
@@ -174,7 +176,15 @@ def test_launches_before_the_one_in_front_is_done(launched, monkeypatch):
 
     all_of_them()
     names = [launch.name for launch in launched]
-    assert names == ["product_kernel", "sum_kernel", "product_kernel", "eliminate_kernel", "features_kernel", "convolution_kernel"]
+    assert names == [
+        "product_kernel",
+        "sum_kernel",
+        "product_kernel",
+        "product_kernel",
+        "eliminate_kernel",
+        "features_kernel",
+        "convolution_kernel",
+    ]
     assert not any("griddepcontrol" in launch.compiled.asm["ptx"] or launch.compiled.metadata.launch_pdl for launch in launched)
     launched.clear()
     with shared.dependent_launches(True):

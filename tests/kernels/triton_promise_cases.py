@@ -56,6 +56,7 @@ def test_the_operators_keep_their_promises():
                 16,
                 torch.empty(1, 3, 96, dtype=BFLOAT16),
                 torch.empty(3, 3, 3),
+                torch.zeros(8, dtype=torch.int32),
             ),
         ),
         (linear.linear_with_squares, (*(wide[name] for name in ("x", "weight", "bias")), 1e-6, BFLOAT16, 32, 16, 2)),

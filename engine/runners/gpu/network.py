@@ -50,7 +50,8 @@ class Kernels:
 
 
 class GpuNetwork:
-    """The network of `weights` in `dtype`, with residuals, LayerNorms and the head's last layer in float32. Holds no state of a frame.
+    """The network of `weights` in `dtype`, with residuals, LayerNorms and the head's last layer in float32. Holds no state of a frame, but
+    counters of its products, which are zero between launches: its work runs on one queue.
 
     fp8: the MLPs multiply e4m3; dtype is bfloat16 then.
     """

@@ -27,12 +27,22 @@ class Stream(NamedTuple):
 class Product:
     """gelu?(norm?(x) weight^T + bias) + residual?; results are in the weight's dtype, with a residual in the residual's (float32).
 
-    norm: LayerNorm's statistics; gain and bias are folded into `weight` [N, K] and `bias` [N].
+    norm: LayerNorm's statistics; gain and bias are folded into `weight` [N, K] and `bias` [N]. counters: `esat_kernels.meeting_counters`, common to
+    products that run one after another.
     """
 
-    def __init__(self, weight: Tensor, bias: Tensor, choices: Choices, backend: str, norm: bool = False, gelu: bool = False):
+    def __init__(
+        self,
+        weight: Tensor,
+        bias: Tensor,
+        choices: Choices,
+        backend: str,
+        norm: bool = False,
+        gelu: bool = False,
+        counters: Tensor | None = None,
+    ):
         self._weight, self._bias = weight, bias
-        self._choices, self._backend = choices, backend
+        self._choices, self._backend, self._counters = choices, backend, counters
         self._norm, self._activation = norm, "gelu" if gelu else None
         self._group_sums: Tensor | None = None
         if norm and weight.dtype == torch.bfloat16 and weight.shape[1] % 16 == 0:
@@ -100,7 +110,8 @@ class Product:
     def _product(self, out: Tensor, x: Tensor | Centred, **around: Any) -> None:
         if isinstance(x, Centred):
             around |= {"group_sums": self._group_sums, "norm_eps": NORM_EPS}
-        esat_kernels.linear_into(out, x, self._weight, self._bias, activation=self._activation, backend=self._backend, **around)
+        around |= {"activation": self._activation, "counters": self._counters, "backend": self._backend}
+        esat_kernels.linear_into(out, x, self._weight, self._bias, **around)
 
     def _fused(self, x: Tensor, residual: Tensor | None) -> Tensor:
         outputs, inputs = self._weight.shape

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
+import esat_kernels
 from engine.config import ModelConfig
 from engine.model.head import BRANCHES
 from engine.runners.gpu.choices import Choices
@@ -82,8 +83,10 @@ def fold_weights(
     fused products.
     """
 
+    counters = esat_kernels.meeting_counters(device)
+
     def product(weight: Tensor, bias: Tensor, norm: bool = False, gelu: bool = False) -> Product:
-        return Product(weight.to(device, dtype).contiguous(), bias.to(device, dtype), choices, backend, norm, gelu)
+        return Product(weight.to(device, dtype).contiguous(), bias.to(device, dtype), choices, backend, norm, gelu, counters)
 
     layers = []
     for index in range(config.depth):

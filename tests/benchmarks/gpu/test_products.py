@@ -26,10 +26,10 @@ def table(tmp_path, monkeypatch):
     """A device's table as `products` writes it, from four measured candidates."""
     product, attention = linear_tiles.shape_key(*SHAPE), attention_tiles.forward_key(720, 12, 64, BFLOAT16)
     rows = [
-        {"operation": "linear", "key": product, "tiles": [64, 64, 64, 1, 4, 4], "ok": True, "median_us": 9.0},
-        {"operation": "linear", "key": product, "tiles": [32, 64, 64, 1, 4, 4], "ok": True, "median_us": 8.0},
-        {"operation": "linear", "key": product, "tiles": [16, 64, 128, 1, 4, 4], "ok": False},
-        {"operation": "linear", "key": product, "tiles": [128, 128, 64, 1, 8, 3], "ok": False, "why": "out of shared memory"},
+        {"operation": "linear", "key": product, "tiles": [64, 64, 64, 1, 4, 4, False], "ok": True, "median_us": 9.0},
+        {"operation": "linear", "key": product, "tiles": [32, 64, 64, 1, 4, 4, False], "ok": True, "median_us": 8.0},
+        {"operation": "linear", "key": product, "tiles": [16, 64, 128, 1, 4, 4, False], "ok": False},
+        {"operation": "linear", "key": product, "tiles": [128, 128, 64, 1, 8, 3, False], "ok": False, "why": "out of shared memory"},
         {"operation": "attention", "key": attention, "tiles": [32, 64, 4, 3], "ok": True, "median_us": 7.0},
     ]
     monkeypatch.setattr(_tuned, "FOLDER", tmp_path)
@@ -63,7 +63,7 @@ def _write(content):
     _tuned._table.cache_clear()
 
 
-@pytest.mark.parametrize("tiles", [[256, 256, 64, 1, 8, 3], [32, 64, 64, 1, 4], "64", [128, 128, 64, 1, 8, 3]])
+@pytest.mark.parametrize("tiles", [[256, 256, 64, 1, 8, 3, False], [32, 64, 64, 1, 4], "64", [128, 128, 64, 1, 8, 3, False]])
 def test_tiles_that_may_not_be_chosen_give_way_to_the_estimate(table, tiles):
     """Since they are none any more, have another form, or do not fit into this device's memory. Those of other kernels are taken: they are right."""
     product, attention = linear_tiles.shape_key(*SHAPE), attention_tiles.forward_key(720, 12, 64, BFLOAT16)

@@ -91,7 +91,7 @@ def test_a_frame_around_the_cuda_attention_is_compiled_without_it(compiled):
 def test_the_fastest_tiles_of_each_product_are_compiled_with_what_surrounds_them(compiled, tmp_path, monkeypatch):
     """Of each place by speed, as they are launched now, and launched before the one in front is done."""
     keys = [shape.key for shape in _shapes(monkeypatch)]
-    tiles = ([64, 64, 64, 1, 4, 4], [16, 64, 128, 1, 4, 4])
+    tiles = ([64, 64, 64, 1, 4, 4, False], [16, 64, 128, 1, 4, 4, False])
     rows = [
         {"operation": "linear", "key": key, "tiles": own, "ok": True, "median_us": 5.0 + place}
         for key in keys
