@@ -47,7 +47,7 @@ def product_tiles(
     """Tiles for x [rows, inner] and weight [columns, inner], both of this dtype."""
     measured = _tuned.find(device, TABLE, tiling.shape_key(rows, inner, columns, dtype, dtype))
     if measured is not None:
-        return Tiles(*measured)
+        return Tiles(*measured)  # type: ignore[arg-type]
     return min(
         candidates(inner, dtype, shared_memory),
         key=lambda tiles: tiling.estimated_cycles(tiles, rows, inner, columns, dtype, dtype, multiprocessors),
