@@ -94,6 +94,10 @@ inline float rounded(float x, int imm) {
 
 inline float scaled_by(float x, float power) {
   if (power != power) return power;
+  if (std::isinf(power) && (x != x || std::isinf(x) || x == 0)) {  // a NaN is gone where the power takes everything
+    if (power < 0) return std::isinf(x) ? std::numeric_limits<float>::quiet_NaN() : 0.0F * (x == x ? x : 0.0F);
+    return x == 0 ? std::numeric_limits<float>::quiet_NaN() : x == x ? x : power;
+  }
   return std::ldexp(x, static_cast<int>(std::floor(std::fmin(std::fmax(power, -1000.0F), 1000.0F))));
 }
 
@@ -200,7 +204,10 @@ inline __m512 min_ps(__m512 a, __m512 b) { return smaller(a, b); }
 inline __m512 roundscale_ps(__m512 x, int imm) { return ESAT_LANES(rounded(x[i], imm)); }
 inline __m512 reduce_ps(__m512 x, int imm) { return ESAT_LANES(std::isinf(x[i]) ? 0.0F : x[i] - rounded(x[i], imm)); }
 inline __m512 scalef_ps(__m512 a, __m512 b) { return ESAT_LANES(scaled_by(a[i], b[i])); }
-inline __m512 getmant_ps(__m512 x, int, int) { return ESAT_LANES(mantissa(x[i])); }
+inline __m512 getmant_ps(__m512 x, int interval, int sign) {
+  if (interval != _MM_MANT_NORM_p75_1p5 || sign != _MM_MANT_SIGN_zero) __builtin_trap();
+  return ESAT_LANES(mantissa(x[i]));
+}
 inline __m512 getexp_ps(__m512 x) { return ESAT_LANES(exponent(x[i])); }
 inline float reduce_add_ps(__m512 x) {
   for (int half = 8; half > 0; half /= 2) {
@@ -464,6 +471,10 @@ inline __m256i dpbusd_epi32_256(__m256i sum, __m256i a, __m256i b) {
 #define _mm256_dpbusd_avx_epi32 ESAT_INSTRUCTION(dpbusd_epi32_256)
 #define _mm512_set_epi16 esat::emulation::set_halves
 
+#undef __AVXVNNI__
+#undef __AVX512F__
+#undef __AVX512VNNI__
+#undef __AVX512BF16__
 #if ESAT_EMULATED_SET == 256
 #define __AVXVNNI__ 1
 #endif
