@@ -3,7 +3,8 @@
 Of each problem of a frame `products` has found a few tiles that are fast alone. Here a frame is captured with each of them in turn, the problem on
 which it spends most time first, and replayed in rounds beside one with the tiles in use and another capture of that same one: what two captures of
 the same launches differ by is no gain. Tiles that are faster beyond that are in use from there on, and written into the device's table at once.
-A frame of the end must be as close to the model in float32 as one has to be, else the table stays as it was.
+A frame of the end must be as close to the model in float32 as one has to be, and faster than the one at first, else the table gets back what it
+held before.
 """
 
 from __future__ import annotations
@@ -256,9 +257,14 @@ def one(model: str, frame: Frame, report: Report, rows: list[dict[str, Any]], ta
         if not found["ok"]:
             report.take_back(before(found))
             found["why"] = "with the tiles that were chosen the frame is too far from the model in float32"
+            found["wrong"] = [[*problem, list(tiles)] for problem, tiles in chosen.items()]
+            found["rows"], found["sweeps"] = [], 0  # so that another call begins anew
             return False
+        found.pop("why", None)
         found["gain"] = gain(frame, chosen, before(found))
         print(f"{model}: {found['gain']}", flush=True)
+        if found["gain"]["ratio"] >= 1:  # what was gained problem by problem is none in the whole
+            report.take_back(before(found))
     found["ok"] = True
     return bool(found["sweeps"] == SWEEPS)
 

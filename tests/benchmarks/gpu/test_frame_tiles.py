@@ -139,6 +139,21 @@ def test_a_frame_that_is_wrong_leaves_the_table_as_it_was(device):
     assert "too far from the model" in report["models"]["small"]["why"]
 
 
+def test_what_is_no_gain_in_the_whole_leaves_the_table_as_it_was(device, monkeypatch):
+    monkeypatch.setattr(frame_tiles, "gain", lambda *_: {"ratio": 1.001})
+    code, _, table = device(FakeFrame(WITHIN))
+    assert (code, table["linear"]["mlp"]) == (0, list(HIGH))
+
+
+def test_a_frame_that_was_wrong_is_tuned_anew(device, tmp_path):
+    assert device(FakeFrame(WITHIN, wrong=True))[0] == 1
+    (tmp_path / "gpu_frame-tiles.json").replace(tmp_path / "gpu_frame-tiles.earlier")
+    again = FakeFrame(WITHIN)
+    code, _, table = device(again)
+    assert (code, table["linear"]["mlp"]) == (0, list(LOW))
+    assert len(again.captured) > 4  # problems are tried once more, not only the choice of before checked
+
+
 def test_where_time_runs_out_the_next_call_goes_on(device, tmp_path, monkeypatch):
     left = iter([100.0, 100.0, 1.0])
     monkeypatch.setattr(frame_tiles, "seconds_left", lambda unlimited: next(left, 1.0))
