@@ -50,8 +50,11 @@ def track_in_processes(
     while todo:
         suspects, todo = yield from _share_out(todo, open_pool(workers), workers, tell)
         for sequence in suspects:  # each alone, so that it is known which of them kills its worker
-            again, _ = yield from _share_out([sequence], open_pool(1), 1, tell)
-            if again:
+            for _ in range(2):  # the first death may have been another's: a worker that dies takes those beside it along
+                again, _ = yield from _share_out([sequence], open_pool(1), 1, tell)
+                if not again:
+                    break
+            else:
                 yield sequence.name, "its worker process died twice (out of memory?)"
 
 
