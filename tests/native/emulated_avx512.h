@@ -275,13 +275,8 @@ inline __m512i mullo_epi32(__m512i a, __m512i b) { return as<__m512i>(as<__v16su
 inline __m512i max_epi32(__m512i a, __m512i b) { return as<__m512i>(words(a) > words(b) ? words(a) : words(b)); }
 inline __m512i and_si512(__m512i a, __m512i b) { return a & b; }
 inline __m512i or_si512(__m512i a, __m512i b) { return a | b; }
-// Lane by lane: g++ 12 makes wrong results of a vector's shift under -fsanitize=shift.
-inline __m512i slli_epi32(__m512i x, unsigned count) {
-  return each_word([&](int i) { return static_cast<std::uint32_t>(words(x)[i]) << count; });
-}
-inline __m512i srli_epi32(__m512i x, unsigned count) {
-  return each_word([&](int i) { return static_cast<std::uint32_t>(words(x)[i]) >> count; });
-}
+inline __m512i slli_epi32(__m512i x, unsigned count) { return as<__m512i>(as<__v16su>(x) << count); }
+inline __m512i srli_epi32(__m512i x, unsigned count) { return as<__m512i>(as<__v16su>(x) >> count); }
 inline __m512 cvtepi32_ps(__m512i x) { return ESAT_LANES(static_cast<float>(words(x)[i])); }
 inline __m512i cvtps_epi32(__m512 x) {
   return each_word([&](int i) {
