@@ -315,7 +315,10 @@ inline __m512i unpacklo_epi64(__m512i a, __m512i b) { return unpack<__m512i, 2>(
 inline __m512i unpackhi_epi64(__m512i a, __m512i b) { return unpack<__m512i, 2>(a, b, 1); }
 inline __m512i shuffle_i32x4(__m512i a, __m512i b, int imm) {
   const W x = words(a), y = words(b);
-  return each_word([&](int i) { return (i < 8 ? x : y)[4 * (imm >> i / 4 * 2 & 3) + i % 4]; });
+  return each_word([&](int i) {
+    const int from = 4 * (imm >> i / 4 * 2 & 3) + i % 4;  // by itself: within the brackets g++ 12 loses it under -fsanitize=shift
+    return i < 8 ? x[from] : y[from];
+  });
 }
 
 inline __m512 dpbf16_ps(__m512 sum, __m512bh a, __m512bh b) {
