@@ -8,9 +8,8 @@ import torch
 from torch import Tensor
 
 from esat_kernels import _device, _dispatch
-from esat_kernels._triton import power_of_two
 from esat_kernels.linear import reference, triton
-from esat_kernels.linear.common import COUNTERS, Centred, Squares, group_width
+from esat_kernels.linear.common import COUNTERS, Centred, Squares, group_width, split_sums
 
 _DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
@@ -180,9 +179,7 @@ def group_sums(weight: Tensor) -> Tensor:
     if not width:
         raise ValueError(f"group_sums: the columns of weight must be a multiple of 16, got {tuple(weight.shape)}")
     sums = weight.float().unflatten(1, (-1, width)).sum(2)
-    sums = torch.nn.functional.pad(sums, (0, max(16, power_of_two(sums.shape[1])) - sums.shape[1]))
-    rounded = sums.bfloat16()
-    return torch.stack([rounded, (sums - rounded.float()).bfloat16()])
+    return split_sums(sums)
 
 
 def _check(

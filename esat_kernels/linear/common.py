@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
+
+from esat_kernels._triton import power_of_two
 
 
 class Squares(NamedTuple):
@@ -36,3 +39,10 @@ GROUP_WIDTHS = (64, 32, 16)
 def group_width(columns: int) -> int:
     """Columns of a group in a stream of so many columns: the widest that divides them, 0 if none does."""
     return next((width for width in GROUP_WIDTHS if columns % width == 0), 0)
+
+
+def split_sums(sums: Tensor) -> Tensor:
+    """sums float32 [N, groups] in two parts that add up: bfloat16 [2, N, G], zeros behind the last group; G is a power of two, at least 16."""
+    sums = torch.nn.functional.pad(sums, (0, max(16, power_of_two(sums.shape[1])) - sums.shape[1]))
+    high = sums.bfloat16()
+    return torch.stack([high, (sums - high.float()).bfloat16()])

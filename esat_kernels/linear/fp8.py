@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from esat_kernels._triton import power_of_two
+from esat_kernels.linear.common import split_sums
 
 E4M3 = torch.float8_e4m3fn
 LARGEST = 448.0  # of e4m3
@@ -68,7 +68,4 @@ def scaled_weight(weight: Tensor) -> ScaledWeight:
         raise ValueError(f"scaled_weight: expected [N, K] in multiples of {GROUP}, got {tuple(weight.shape)}")
     scales = weight.abs().amax(1).clamp_min(LARGEST * _LEAST_SCALE) / LARGEST
     over = weight / scales.unsqueeze(1)
-    sums = over.unflatten(1, (-1, GROUP)).sum(2)
-    sums = torch.nn.functional.pad(sums, (0, max(16, power_of_two(sums.shape[1])) - sums.shape[1]))
-    high = sums.bfloat16()
-    return ScaledWeight(over.to(E4M3), scales, torch.stack([high, (sums - high.float()).bfloat16()]))
+    return ScaledWeight(over.to(E4M3), scales, split_sums(over.unflatten(1, (-1, GROUP)).sum(2)))
