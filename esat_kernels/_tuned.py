@@ -1,13 +1,15 @@
 """What was measured on a device, `tuned/<device>.json`: launch shapes by operation, the engine's choices, whether dependent launches pay.
 
 `benchmarks.gpu` writes it. Launch shapes and choices are a matter of time alone, and stay in use when the kernels change, as long as they are still
-among those that may be chosen. Dependent launches are a matter of order too: they hold for the sources alone that they were checked with.
+among those that may be chosen. Dependent launches are a matter of order too: they hold for the sources and compilers that they were checked with.
 """
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import hashlib
+import importlib
 import json
 import re
 from collections.abc import Iterable
@@ -33,13 +35,22 @@ def file(device: str) -> Path:
 
 @functools.cache
 def sources() -> str:
-    """A hash of the Python files that the Triton kernels and their launches are made of. An order of launches that is right with a kernel may be
-    wrong once it, or one around it, has changed; the engine's own order is not part of it, since each kernel waits for all that ran before.
+    """A hash of what the Triton kernels and their launches are made of: this package's Python files and the versions of the compilers. An order of
+    launches that is right with a kernel may be wrong once it, or one around it, has changed; the engine's own order is not part of it, since each
+    kernel waits for all that ran before.
     """
-    found = hashlib.sha256()
+    found = hashlib.sha256(_compilers().encode())
     for path in sorted(_PACKAGE.rglob("*.py")):
         found.update(f"{path.relative_to(_PACKAGE)} {path.stat().st_size}\n".encode() + path.read_bytes())
     return found.hexdigest()[:16]
+
+
+def _compilers() -> str:
+    """Triton's version and that of PyTorch's CUDA, as far as they are there."""
+    triton = None
+    with contextlib.suppress(ImportError):
+        triton = importlib.import_module("triton").__version__
+    return f"triton {triton} cuda {torch.version.cuda}\n"
 
 
 @functools.cache
@@ -106,10 +117,8 @@ def _about(path: Path) -> str:
     if launches:
         dependent = "on" if launches.get("dependent") is True else "off"
     if launches and launches.get("sources") != sources():
-        dependent = (
-            f"off, since they were measured with other sources ({launches.get('sources')}, these are {sources()}): `make gpu` measures them"
-        )
-    counts = [
-        f"{len(table.get(operation, {}))} {what}" for operation, what in (("linear", "products"), ("attention", "sizes of attention"))
-    ]
-    return f"tiles of {' and '.join(counts)}; dependent launches {dependent}"
+        found = f"{launches.get('sources')}, these are {sources()}"
+        dependent = f"off, since they were measured with other sources or compilers ({found}): `make gpu` measures them"
+    parts = (("linear", "products"), ("linear_fp8", "products in fp8"), ("attention", "sizes of attention"))
+    counts = [f"{len(table.get(operation, {}))} {what}" for operation, what in parts]
+    return f"tiles of {', '.join(counts[:-1])} and {counts[-1]}; dependent launches {dependent}"

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from esat_kernels import _device, _dispatch
 from esat_kernels.linear import reference, triton
-from esat_kernels.linear.common import COUNTERS, Centred, Squares, group_width, split_sums
+from esat_kernels.linear.common import COUNTERS, Centred, Squares, check_part, group_width, padded_groups, split_sums
 
 _DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
@@ -115,20 +115,23 @@ def linear_into(
         raise ValueError(f"linear_into: out must be {(*rows.shape[:2], shape[1])} on {rows.device} with rows adjacent in themselves")
     if (statistics is None) != (norm_eps is None) or (statistics is None) != (group_sums is None):
         raise ValueError("linear_into: a Centred x, norm_eps and group_sums belong together")
-    if statistics is not None and group_sums is not None and group_sums.shape[:2] != (2, shape[1]):
-        raise ValueError(f"linear_into: group_sums must be [2, {shape[1]}, groups], got {tuple(group_sums.shape)}")
+    if statistics is not None:
+        groups = _groups(rows)
+        check_part("linear_into: x.statistics", statistics, (3, shape[0], groups), (torch.float32,), rows.device)
+        check_part("linear_into: group_sums", group_sums, (2, shape[1], padded_groups(groups)), (torch.bfloat16,), rows.device)
     if squares is not None and (
-        squares.shape[0] != shape[0] or width < 1 or first < 0 or first + width * squares.shape[1] > shape[1] or not squares.is_contiguous()
+        squares.dim() != 2 or squares.shape[0] != shape[0] or width < 1 or first < 0 or first + width * squares.shape[1] > shape[1]
     ):
         raise ValueError(
             f"linear_into: squares of groups of {width} columns from {first} on must be [{shape[0]}, groups], within {shape[1]} columns"
         )
-    if leave is not None and leave.rows.shape != out.shape:
-        raise ValueError(f"linear_into: what is left must be of {tuple(out.shape)}, got {tuple(leave.rows.shape)}")
-    if counters is not None and (counters.dtype != torch.int32 or counters.dim() != 1 or counters.device != rows.device):
-        raise ValueError(
-            f"linear_into: counters must be int32 [n] on {rows.device}, got {counters.dtype} {tuple(counters.shape)} on {counters.device}"
-        )
+    if squares is not None:
+        check_part("linear_into: squares", squares, (shape[0], squares.shape[1]), (torch.float32,), rows.device)
+    if leave is not None:
+        check_part("linear_into: leave.rows", leave.rows, tuple(out.shape), (torch.bfloat16,), rows.device)
+        check_part("linear_into: leave.statistics", leave.statistics, (3, shape[0], _groups(out)), (torch.float32,), rows.device)
+    if counters is not None:
+        check_part("linear_into: counters", counters, (COUNTERS,), (torch.int32,), rows.device)
     wanted = Squares(first, width, 0 if squares is None else squares.shape[1])
     chosen = _dispatch.choose(
         "linear",
@@ -173,13 +176,21 @@ def centred_memory(out: Tensor) -> Centred | None:
 def group_sums(weight: Tensor) -> Tensor:
     """For each row of weight [N, K] the sums of its groups of columns, in two parts that add up: bfloat16 [2, N, G], zeros behind the K / width-th.
 
-    G is a power of two and at least 16: a kernel multiplies by them on the matrix units. ValueError if K is no multiple of 16.
+    G is a power of two and at least 16. ValueError if K is no multiple of 16.
     """
     width = group_width(weight.shape[1])
     if not width:
         raise ValueError(f"group_sums: the columns of weight must be a multiple of 16, got {tuple(weight.shape)}")
     sums = weight.float().unflatten(1, (-1, width)).sum(2)
     return split_sums(sums)
+
+
+def _groups(stream: Tensor) -> int:
+    """Of a stream [B, n, K] that is normalised between products. ValueError for what has no groups."""
+    width = group_width(stream.shape[2])
+    if not width:
+        raise ValueError(f"linear_into: rows that are normalised between products need a multiple of 16 columns, got {tuple(stream.shape)}")
+    return stream.shape[2] // width
 
 
 def _check(

@@ -10,6 +10,20 @@ from torch import Tensor
 from esat_kernels._triton import power_of_two
 
 
+def check_part(name: str, tensor: object, shape: tuple[int, ...], dtypes: tuple[torch.dtype, ...], device: torch.device) -> None:
+    """That a part is what kernels take it for, which get no more of it than its address: a contiguous tensor of this shape, one of these dtypes and
+    on this device. ValueError for shape, device and strides, TypeError for what is no tensor or has another dtype.
+    """
+    if not isinstance(tensor, Tensor):
+        raise TypeError(f"{name} must be a tensor {shape}, got {type(tensor).__name__}")
+    if tuple(tensor.shape) != shape or tensor.device != device:
+        raise ValueError(f"{name} must be {shape} on {device}, got {tuple(tensor.shape)} on {tensor.device}")
+    if tensor.dtype not in dtypes:
+        raise TypeError(f"{name} must be {' or '.join(map(str, dtypes))}, got {tensor.dtype}")
+    if not tensor.is_contiguous():
+        raise ValueError(f"{name} must be contiguous, got {shape} with strides {tensor.stride()}")
+
+
 class Squares(NamedTuple):
     """Which sums of squares a product leaves: of `groups` groups of `width` columns, the first group at column `first`."""
 
@@ -41,8 +55,13 @@ def group_width(columns: int) -> int:
     return next((width for width in GROUP_WIDTHS if columns % width == 0), 0)
 
 
+def padded_groups(groups: int) -> int:
+    """G, the columns of `split_sums`: a power of two and at least 16, since a kernel multiplies by them on the matrix units."""
+    return max(16, power_of_two(groups))
+
+
 def split_sums(sums: Tensor) -> Tensor:
-    """sums float32 [N, groups] in two parts that add up: bfloat16 [2, N, G], zeros behind the last group; G is a power of two, at least 16."""
-    sums = torch.nn.functional.pad(sums, (0, max(16, power_of_two(sums.shape[1])) - sums.shape[1]))
+    """sums float32 [N, groups] in two parts that add up: bfloat16 [2, N, G], zeros behind the last group; G is as `padded_groups` says."""
+    sums = torch.nn.functional.pad(sums, (0, padded_groups(sums.shape[1]) - sums.shape[1]))
     high = sums.bfloat16()
     return torch.stack([high, (sums - high.float()).bfloat16()])

@@ -43,7 +43,11 @@ def unsupported(*widths: int) -> str | None:
 
 
 def scaled_memory(like: Tensor, columns: int, statistics: bool) -> Scaled:
-    """Memory for what a product leaves of [B, n, columns], on the device of `like` [B, n, ...]; statistics: for a stream that will be normalised."""
+    """Memory for what a product leaves of [B, n, columns], on the device of `like` [B, n, ...]; statistics: for a stream that will be normalised.
+    ValueError unless columns are a multiple of `GROUP`.
+    """
+    if columns < 1 or columns % GROUP:
+        raise ValueError(f"scaled_memory: columns must be a multiple of {GROUP}, got {columns}")
     batch, count = like.shape[:2]
     groups = columns // GROUP
     return Scaled(
@@ -60,12 +64,15 @@ def rounded_groups(values: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def scaled_weight(weight: Tensor) -> ScaledWeight:
-    """weight [N, K] in float32, the largest of each output as `LARGEST`. ValueError unless N and K are multiples of `GROUP`.
+    """weight [N, K] in float32, the largest of each output as `LARGEST`. ValueError unless N and K are multiples of `GROUP`,
+    TypeError for another dtype.
 
     A scale of least squared error, which eight-bit integers gain by, does not pay here: e4m3 is a floating-point format.
     """
     if weight.dim() != 2 or unsupported(*weight.shape):
         raise ValueError(f"scaled_weight: expected [N, K] in multiples of {GROUP}, got {tuple(weight.shape)}")
+    if weight.dtype != torch.float32:  # one that was rounded before would be rounded twice
+        raise TypeError(f"scaled_weight: weight must be {torch.float32}, got {weight.dtype}")
     scales = weight.abs().amax(1).clamp_min(LARGEST * _LEAST_SCALE) / LARGEST
     over = weight / scales.unsqueeze(1)
     return ScaledWeight(over.to(E4M3), scales, split_sums(over.unflatten(1, (-1, GROUP)).sum(2)))

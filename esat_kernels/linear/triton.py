@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 
 import torch
 from torch import Tensor
@@ -20,10 +21,15 @@ _MAX_ROWS = 2**31 - 2**8  # row numbers are 32-bit, offsets 64-bit
 def unsupported(*tensors: Tensor | None) -> str | None:
     """Why these kernels cannot take x, weight, bias and residual, or None."""
     given = [tensor for tensor in tensors if tensor is not None]
-    reason = _triton.unsupported(*given)
-    if reason is None and max(max(tensor.shape) for tensor in given) > _MAX_ROWS:
-        reason = f"no dimension may exceed {_MAX_ROWS}"
-    return reason
+    return _triton.unsupported(*given) or too_large(*given)
+
+
+def too_large(*tensors: Tensor) -> str | None:
+    """Why the rows of one of these tensors, which all but its last dimension make, or its columns cannot be numbered, or None."""
+    for tensor in tensors:
+        if max(math.prod(tensor.shape[:-1]), tensor.shape[-1]) > _MAX_ROWS:
+            return f"neither rows nor columns may exceed {_MAX_ROWS}, got {tuple(tensor.shape)}"
+    return None
 
 
 def squares_unsupported(weight: Tensor, squares: Squares) -> str | None:
@@ -95,7 +101,7 @@ def linear_into(
     """As the reference. counters: from `meeting_counters`."""
     work = Work(x, weight, out, bias, activation, residual, squares, first, width, statistics, group_sums, eps, centred, left, counters)
     with _triton.on_device_of(x):
-        launch(work, _tiles(x.shape[0] * x.shape[1], x, weight))
+        launch(work, _tiles(x.shape[0] * x.shape[1], x, weight, 0 if counters is None else counters.numel()))
 
 
 @linear_into.register_fake
@@ -127,9 +133,9 @@ def _linear(
         return out, found
 
 
-def _tiles(rows: int, x: Tensor, weight: Tensor) -> Tiles:
+def _tiles(rows: int, x: Tensor, weight: Tensor, counters: int = 0) -> Tiles:
     processors, device, shared = _triton.multiprocessors(x.device), _tuned.device_name(x.device), _triton.shared_memory(x.device)
-    return tiling.product_tiles(rows, weight.shape[1], weight.shape[0], x.dtype, weight.dtype, processors, device, shared)
+    return tiling.product_tiles(rows, weight.shape[1], weight.shape[0], x.dtype, weight.dtype, processors, device, shared, counters)
 
 
 def normalise(x: Tensor, eps: float, dtype: torch.dtype) -> Tensor:
@@ -195,7 +201,7 @@ def launch(work: Work, tiles: Tiles) -> None:
     x, weight, out, residual, norm = work.x, work.weight, work.out, work.residual, work.statistics
     item_rows, inner, columns = *x.shape[1:], weight.shape[0]
     rows = x.shape[0] * item_rows
-    programs = cdiv(rows, tiles.block_m) * cdiv(columns, tiles.block_n)
+    programs = tiles.of(rows, columns)
     parts = x.new_empty(tiles.splits, rows, columns, dtype=torch.float32) if tiles.splits > 1 else None
     counters = None
     if tiles.joined:

@@ -11,14 +11,14 @@ from esat_kernels import _device, _triton, _tuned
 from esat_kernels._triton import cdiv
 from esat_kernels.linear import triton_fp8_tiles as tiling
 from esat_kernels.linear.fp8 import GROUP
-from esat_kernels.linear.triton import _aligned
+from esat_kernels.linear.triton import _aligned, too_large
 from esat_kernels.linear.triton_tiles import Tiles
 
 
 def unsupported(*tensors: Tensor | None) -> str | None:
     """Why these kernels cannot take the tensors of a product, or None."""
     given = [tensor for tensor in tensors if tensor is not None]
-    return _triton.unsupported(*given) or _device.fp8_unavailable(given[0].device)
+    return _triton.unsupported(*given) or too_large(*given) or _device.fp8_unavailable(given[0].device)
 
 
 @torch.library.custom_op("esat::linear_fp8", mutates_args=("out", "left_rows", "left_scales", "left_statistics"))

@@ -12,6 +12,7 @@ import torch
 
 from esat_kernels import _tuned
 from esat_kernels._triton import A100_SHARED_MEMORY, cdiv
+from esat_kernels.linear.common import COUNTERS
 
 SUM_BLOCK_M, SUM_BLOCK_N, SUM_WARPS = 4, 256, 4
 NORMALISE_BLOCK_M, NORMALISE_BLOCK_K, NORMALISE_WARPS = 4, 256, 4
@@ -45,6 +46,10 @@ class Tiles:
         """What the pipeline's stages hold, for elements of these bytes."""
         return self.num_stages * self.block_k * (self.block_m * x_size + self.block_n * weight_size)
 
+    def of(self, rows: int, columns: int) -> int:
+        """How many make up a result."""
+        return cdiv(rows, self.block_m) * cdiv(columns, self.block_n)
+
 
 _HALF = (
     Tiles(128, 256, 64, 1, 8, 3),
@@ -58,11 +63,8 @@ _HALF = (
 )
 _FULL = (Tiles(64, 64, 16, 1, 8, 3), Tiles(32, 64, 16, 1, 4, 3), Tiles(16, 32, 32, 1, 4, 3))
 _SPLITS = (1, 2, 3, 4, 6)
-_JOINED_ROWS, _JOINED_COLUMNS, _JOINED_SPLITS = (
-    64,
-    128,
-    (2, 3),
-)  # other tiles spill registers, more parts are too much for one program to read
+_JOINED_ROWS, _JOINED_COLUMNS = 64, 128  # other tiles spill registers
+_JOINED_SPLITS = (2, 3)  # more parts are too much for one program to read
 _ASYNCHRONOUS_ROWS = 64  # of a tile whose products use sm_90's own matrix instructions
 
 
@@ -94,7 +96,7 @@ def estimated_cycles(
     tiles: Tiles, rows: int, inner: int, columns: int, x_dtype: torch.dtype, weight_dtype: torch.dtype, multiprocessors: int
 ) -> float:
     """The largest of three ceilings, matrix units, L2 as a whole and one multiprocessor's share of it, and what every block and launch costs."""
-    blocks = cdiv(rows, tiles.block_m) * cdiv(columns, tiles.block_n) * tiles.splits
+    blocks = tiles.of(rows, columns) * tiles.splits
     waves = cdiv(blocks, multiprocessors)
     steps = cdiv(cdiv(inner, tiles.block_k), tiles.splits)
     flops = 2 * tiles.block_m * tiles.block_n * tiles.block_k * steps * min(1, weight_dtype.itemsize / 2)  # e4m3 twice as fast
@@ -121,11 +123,17 @@ def product_tiles(
     multiprocessors: int,
     device: str = "",
     shared_memory: int = A100_SHARED_MEMORY,
+    counters: int = COUNTERS,
 ) -> Tiles:
     """Tiles for x [rows, inner] and weight [columns, inner] among those that fit into a block's shared memory: the device's measured ones if they
-    may be chosen, else the cheapest estimate.
+    may be chosen, else the cheapest estimate. counters: what the product is given; parts meet only where each tile has one of them, since it takes
+    a launch to make others.
     """
-    possible = candidates(inner, x_dtype, weight_dtype, shared_memory)
+    possible = [
+        tiles
+        for tiles in candidates(inner, x_dtype, weight_dtype, shared_memory)
+        if not tiles.joined or tiles.of(rows, columns) <= counters
+    ]
     measured = _tuned.chosen(device, "linear", shape_key(rows, inner, columns, x_dtype, weight_dtype), possible)
     return measured or min(
         possible,

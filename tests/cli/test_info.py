@@ -48,13 +48,13 @@ def test_info_as_json(capsys: pytest.CaptureFixture[str]) -> None:
 def test_info_shows_what_was_measured_on_which_device(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    table = {"linear": {"a": [1], "b": [2]}, "launches": {"dependent": True, "sources": "those of a year ago"}}
+    table = {"linear": {"a": [1], "b": [2]}, "linear_fp8": {"a": [1]}, "launches": {"dependent": True, "sources": "those of a year ago"}}
     (tmp_path / "nvidia-h100.json").write_text(json.dumps(table))
     monkeypatch.setattr(_tuned, "FOLDER", tmp_path)
     assert esat("info") == 0
     shown = capsys.readouterr().out
-    assert "measured on nvidia-h100: tiles of 2 products and 0 sizes of attention; dependent launches off" in shown
-    assert "measured with other sources (those of a year ago" in shown
+    assert "measured on nvidia-h100: tiles of 2 products, 1 products in fp8 and 0 sizes of attention; dependent launches off" in shown
+    assert "measured with other sources or compilers (those of a year ago" in shown
     assert esat("info", "--json") == 0
     assert set(json.loads(capsys.readouterr().out)["tuned"]) == {"nvidia-h100"}
 

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Callable
 from types import SimpleNamespace
 
 import pytest
 import torch
+from torch import Tensor
 from torch.nn import functional
 
 import esat_kernels
 from esat_kernels import _device
+from esat_kernels.linear import fp8, triton, triton_fp8
 
 
 def test_a_weight_and_its_scales():
@@ -72,9 +76,96 @@ def test_refusals(x, weight, changes, error, message):
         esat_kernels.linear_fp8(x, weight, **{"out": OUT, **changes})
 
 
-def test_a_weight_of_another_width_is_refused():
+NORMED, WIDE_WEIGHT = esat_kernels.scaled_memory(OUT, 256, True), esat_kernels.scaled_weight(torch.ones(384, 256))
+WIDE = torch.zeros(1, 3, 384)
+PARTS = {
+    "weight.scales": (384,),
+    "weight.group_sums": (2, 384, 16),
+    "x.scales": (2, 3),
+    "x.statistics": (3, 3, 2),
+    "leave.rows": (1, 3, 384),
+    "leave.scales": (3, 3),
+    "leave.statistics": (3, 3, 3),
+    "centred.rows": (1, 3, 384),
+    "centred.statistics": (3, 3, 6),
+    "bias": (384,),
+}
+OPTIONAL = ("x.statistics", "leave.statistics", "bias")
+
+
+def product(name: str, change: Callable[[Tensor], Tensor | None]) -> None:
+    """A product of every kind of part, one of them changed."""
+    left, centred = esat_kernels.scaled_memory(OUT, 384, True), esat_kernels.centred_memory(WIDE)
+    given = {"x": NORMED, "weight": WIDE_WEIGHT, "bias": torch.zeros(384), "leave": left, "centred": centred}
+    owner, _, part = name.partition(".")
+    if part:
+        given[owner] = given[owner]._replace(**{part: change(getattr(given[owner], part))})
+    else:
+        given[owner] = change(given[owner])
+    leave, centred = given.pop("leave"), given.pop("centred")
+    esat_kernels.linear_fp8(**given, norm_eps=1e-6, out=WIDE, leave=centred if owner == "centred" else leave)
+
+
+def apart(tensor: Tensor) -> Tensor:
+    """The same values, each two elements behind the one before."""
+    return torch.stack([tensor.float()] * 2, -1).to(tensor.dtype)[..., 0]
+
+
+@pytest.mark.parametrize("name", PARTS)
+def test_every_part_is_what_the_kernels_take_it_for(name):
+    product(name, lambda part: part)
+    shape, called = re.escape(str(PARTS[name])), re.escape(name.replace("centred", "leave"))
+    with pytest.raises(ValueError, match=rf"{called} must be {shape} on cpu, got \(.*\) on cpu"):
+        product(name, lambda part: part[..., :-1].contiguous())
+    with pytest.raises(ValueError, match=rf"{called} must be {shape} on cpu, got {shape} on meta"):
+        product(name, lambda part: part.to("meta"))
+    with pytest.raises(ValueError, match=rf"{called} must be contiguous, got {shape} with strides"):
+        product(name, apart)
+    with pytest.raises(TypeError, match=rf"{called} must be torch\..*, got torch.float16"):
+        product(name, Tensor.half)
+    if name not in OPTIONAL:
+        with pytest.raises(TypeError, match=rf"{called} must be a tensor {shape}, got NoneType"):
+            product(name, lambda part: None)
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "error", "message"),
+    [
+        ("x.rows", apart, ValueError, "rows must be adjacent in themselves"),
+        ("x.rows", lambda rows: None, TypeError, "must be tensors, or a `Scaled` and a `ScaledWeight` of tensors, got NoneType and Tensor"),
+        ("x", lambda x: esat_kernels.centred_memory(WIDE[..., :256]), TypeError, "got Centred and Tensor"),
+        ("x.rows", Tensor.bfloat16, TypeError, "x and weight must be torch.float8_e4m3fn with scales, got torch.bfloat16"),
+        ("x.rows", lambda rows: rows.expand(2, -1, -1), ValueError, r"x.rows must be contiguous, got \(2, 3, 256\) with strides \(0,"),
+        ("weight.values", apart, ValueError, "rows must be adjacent in themselves"),
+        ("weight.values", lambda values: values.to("meta"), ValueError, "weight must be on cpu like x, got meta"),
+        ("leave.rows", Tensor.bfloat16, TypeError, "leave.rows must be torch.float8_e4m3fn, got torch.bfloat16"),
+        ("centred.rows", lambda rows: rows.to(fp8.E4M3), TypeError, "leave.rows must be torch.bfloat16, got torch.float8_e4m3fn"),
+        ("centred.statistics", lambda found: found[..., ::2].contiguous(), ValueError, r"leave.statistics must be \(3, 3, 6\)"),
+    ],
+)
+def test_parts_that_do_not_belong_together(name, change, error, message):
+    with pytest.raises(error, match=message):
+        product(name, change)
+
+
+def test_weights_and_memory_of_another_kind_are_refused():
     with pytest.raises(ValueError, match=r"expected \[N, K\] in multiples of 128, got \(128, 100\)"):
         esat_kernels.scaled_weight(torch.ones(128, 100))
+    with pytest.raises(TypeError, match=r"weight must be torch\.float32, got torch\.bfloat16"):
+        esat_kernels.scaled_weight(torch.ones(128, 128, dtype=torch.bfloat16))
+    for columns in (200, 0):
+        with pytest.raises(ValueError, match=f"columns must be a multiple of 128, got {columns}"):
+            esat_kernels.scaled_memory(OUT, columns, False)
+
+
+def test_rows_have_numbers_of_32_bits(monkeypatch):
+    """Of all items together."""
+    monkeypatch.setattr(triton_fp8._triton, "unsupported", lambda *tensors: None)
+    many = torch.zeros(1, 1, 128).expand(2**15, 2**16, -1)
+    assert triton_fp8.unsupported(many[1:], WEIGHT, None, None) is None
+    assert "neither rows nor columns may exceed 2147483392, got (32768, 65536, 128)" in triton_fp8.unsupported(many, WEIGHT, None, None)
+    assert triton.unsupported(many[1:], WEIGHT, None, None) is None
+    assert "neither rows nor columns may exceed 2147483392, got (32768, 65536, 128)" in triton.unsupported(many, WEIGHT, None, None)
 
 
 @pytest.mark.parametrize(("capability", "reason"), [((8, 6), "need compute capability 8.9, got 8.6"), ((8, 9), None), ((12, 0), None)])

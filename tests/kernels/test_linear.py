@@ -150,6 +150,8 @@ def test_the_reference_of_a_norm_between_two_products():
 
 
 OUT, ROWS, CENTRED = torch.zeros(1, 3, 16), torch.zeros(1, 3, 16), esat_kernels.centred_memory(torch.zeros(1, 3, 16))
+NORM = {"norm_eps": 1e-6, "group_sums": esat_kernels.group_sums(torch.zeros(16, 16))}
+COUNTERS = esat_kernels.meeting_counters(torch.device("cpu"))
 BAD_INTO = [
     ({"out": OUT[0]}, "expected x [B, n, K] and out [B, n, N], got (1, 3, 16) and (3, 16)"),
     ({"out": torch.zeros(1, 3, 8)}, "out must be (1, 3, 16) on cpu with rows adjacent in themselves"),
@@ -157,12 +159,33 @@ BAD_INTO = [
     ({"norm_eps": 1e-6}, "a Centred x, norm_eps and group_sums belong together"),
     ({"x": CENTRED}, "a Centred x, norm_eps and group_sums belong together"),
     ({"squares": torch.zeros(3, 2), "width": 16}, "squares of groups of 16 columns from 0 on must be [3, groups], within 16 columns"),
-    ({"leave": esat_kernels.centred_memory(torch.zeros(1, 2, 16))}, "what is left must be of (1, 3, 16), got (1, 2, 16)"),
+    ({"squares": torch.zeros(1, 3).T, "width": 16}, None),  # a column: contiguous
+    ({"squares": torch.zeros(2, 3).T, "width": 8}, "squares must be contiguous, got (3, 2) with strides (1, 3)"),
+    ({"squares": torch.zeros(3, 1).half(), "width": 16}, TypeError("squares must be torch.float32, got torch.float16")),
+    ({"leave": esat_kernels.centred_memory(torch.zeros(1, 2, 16))}, "leave.rows must be (1, 3, 16) on cpu, got (1, 2, 16) on cpu"),
+    ({"leave": CENTRED._replace(statistics=torch.zeros(3, 3, 2))}, "leave.statistics must be (3, 3, 1) on cpu, got (3, 3, 2) on cpu"),
+    ({"leave": CENTRED._replace(rows=ROWS.half())}, TypeError("leave.rows must be torch.bfloat16, got torch.float16")),
+    ({**NORM, "x": CENTRED}, None),
+    ({**NORM, "x": CENTRED._replace(statistics=torch.zeros(3, 2, 1))}, "x.statistics must be (3, 3, 1) on cpu, got (3, 2, 1) on cpu"),
+    (
+        {**NORM, "x": CENTRED, "group_sums": torch.zeros(2, 16, 8).bfloat16()},
+        "group_sums must be (2, 16, 16) on cpu, got (2, 16, 8) on cpu",
+    ),
+    ({**NORM, "x": CENTRED, "group_sums": torch.zeros(2, 16, 16)}, TypeError("group_sums must be torch.bfloat16, got torch.float32")),
+    ({"counters": COUNTERS}, None),
+    ({"counters": COUNTERS.long()}, TypeError("counters must be torch.int32, got torch.int64")),
+    ({"counters": COUNTERS[:3]}, "counters must be (1024,) on cpu, got (3,) on cpu"),
+    ({"counters": torch.zeros(2048, dtype=torch.int32)[::2]}, "counters must be contiguous, got (1024,) with strides (2,)"),
+    ({"counters": COUNTERS.to("meta")}, "counters must be (1024,) on cpu, got (1024,) on meta"),
 ]
 
 
 @pytest.mark.parametrize(("changes", "message"), BAD_INTO)
 def test_bad_calls_into_memory(changes, message) -> None:
-    with pytest.raises(ValueError) as caught:  # noqa: PT011
-        esat_kernels.linear_into(**{"out": OUT, "x": ROWS, "weight": torch.zeros(16, 16), **changes})
-    assert message in str(caught.value)
+    """None: a good one."""
+    given = {"out": OUT, "x": ROWS, "weight": torch.zeros(16, 16), **changes}
+    if message is None:
+        return esat_kernels.linear_into(**given)
+    with pytest.raises(type(message) if isinstance(message, Exception) else ValueError) as caught:
+        esat_kernels.linear_into(**given)
+    assert str(message) in str(caught.value)

@@ -75,7 +75,7 @@ def test_whoever_is_last_adds_the_parts_in_their_order(splits):
 
 
 @needs_order
-def test_the_test_sees_an_order_of_arrival(monkeypatch):
+def test_the_test_sees_an_order_of_arrival():
     """Added as they come, the parts of `cancelling` do not give what is expected of them."""
     x, weight, expected = cancelling(16, 16, 3)
     parts = [(x[:, first : first + 64].float() @ weight[:, first : first + 64].float().T) for first in (0, 64, 128)]
@@ -125,6 +125,32 @@ def test_too_few_counters_are_replaced(counters):
     out = linear.run(*given, None, None, None, FLOAT32, tiles, few)
     assert torch.equal(out, linear.run(*given, None, None, None, FLOAT32, dataclasses.replace(tiles, joined=False)))
     assert few is None or not few.any()
+
+
+def test_parts_meet_only_where_each_tile_has_a_counter():
+    """To make others takes the launch that it would save."""
+    shape, types = (720, 3072, 768), (BFLOAT16, BFLOAT16, 132)
+    tiles = triton_tiles.product_tiles(*shape, *types)
+    assert tiles.joined
+    needed = tiles.of(720, 768)
+    assert needed == -(-720 // tiles.block_m) * (768 // tiles.block_n)
+    chosen = {counters: triton_tiles.product_tiles(*shape, *types, counters=counters) for counters in (needed, needed - 1, 0)}
+    assert chosen[needed] == tiles
+    assert chosen[needed - 1].of(720, 768) < needed or not chosen[needed - 1].joined
+    assert not chosen[0].joined
+
+
+@pytest.mark.parametrize("joined", [True, False])
+def test_a_product_has_as_many_launches_as_its_counters_allow(joined, monkeypatch):
+    x, weight = (operands(720, 3072, 768, BFLOAT16, BFLOAT16)[name] for name in ("x", "weight"))
+    monkeypatch.setattr(linear._triton, "multiprocessors", lambda device: 132)
+    chosen = []
+    monkeypatch.setattr(linear, "launch", lambda work, tiles: chosen.append((tiles, work.counters)))
+    counters = esat_kernels.meeting_counters(x.device) if joined else None
+    linear.linear_into._init_fn(
+        x.new_empty(1, 720, 768), x[None], weight, None, None, None, None, None, 0.0, None, 0, 1, None, None, counters
+    )
+    assert [tiles.joined for tiles, _ in chosen] == [joined]
 
 
 @pytest.mark.parametrize("rows", [720, 427])

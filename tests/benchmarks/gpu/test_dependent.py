@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import sys
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -77,15 +79,26 @@ def test_the_table_keeps_what_is_there_and_decides_about_launches(monkeypatch):
 @pytest.mark.usefixtures("device")
 def test_launches_that_were_measured_with_other_sources_are_off_and_that_is_said(monkeypatch):
     dependent.keep("Fake 1", True)
-    assert _tuned.tables() == {"fake-1": "tiles of 0 products and 0 sizes of attention; dependent launches on"}
+    assert _tuned.tables() == {"fake-1": "tiles of 0 products, 0 products in fp8 and 0 sizes of attention; dependent launches on"}
     before = _tuned.sources()
     monkeypatch.setattr(_tuned, "sources", lambda: "0123456789abcdef")
     assert _triton.launch_options(CPU) == OFF
-    said = f"off, since they were measured with other sources ({before}, these are 0123456789abcdef): `make gpu` measures them"
-    assert _tuned.about("Fake 1") == f"tiles of 0 products and 0 sizes of attention; dependent launches {said}"
+    said = f"off, since they were measured with other sources or compilers ({before}, these are 0123456789abcdef): `make gpu` measures them"
+    assert _tuned.about("Fake 1") == f"tiles of 0 products, 0 products in fp8 and 0 sizes of attention; dependent launches {said}"
     with _triton.dependent_launches(True):
         assert _triton.launch_options(CPU) == ON
     _tuned.file("Fake 1").write_text(json.dumps({"launches": {"dependent": True}}))  # without any
     _tuned._table.cache_clear()
     assert _triton.launch_options(CPU) == OFF
     assert _tuned.about("Fake 2") is None
+
+
+def test_other_compilers_are_other_sources(monkeypatch):
+    """One may order what another has not."""
+    found = []
+    for triton, cuda in (("3.6.0", "13.0"), ("3.6.1", "13.0"), ("3.6.0", "13.1"), (None, "13.0"), (None, None)):
+        monkeypatch.setitem(sys.modules, "triton", None if triton is None else SimpleNamespace(__version__=triton))
+        monkeypatch.setattr(torch.version, "cuda", cuda)
+        found += [_tuned.sources.__wrapped__(), _tuned.sources.__wrapped__()]
+    assert found[::2] == found[1::2]
+    assert len(set(found)) == 5
