@@ -231,6 +231,39 @@ def test_a_device_s_table_holds_the_fastest_right_tiles_and_the_engine_s_choices
     assert content["engine"]["convolutions"] == "own"  # the fastest is wrong
 
 
+def test_a_problem_of_which_nothing_runs_fails_with_the_first_reason_and_is_tried_again(tuned, tmp_path, monkeypatch):
+    def right(shape, x, weight, bias, residual, tiles):
+        return reference.linear(x, weight, bias, None, shape.activation, residual, torch.float32 if shape.residual else BFLOAT16)
+
+    monkeypatch.setattr(products.Shape, "run", right)
+    attend, asked = products.attention.forward, []
+
+    def broken(*arguments):
+        asked.append(arguments)
+        raise RuntimeError(f"attempt {len(asked)}: no image for this device")
+
+    monkeypatch.setattr(products.attention, "forward", broken)
+    code, report, table = tuned()
+    sizes = [key for key in report["failed"] if key.startswith("attention ")]
+    assert (code, report["ok"], len(sizes), len(report["failed"])) == (1, False, 2, 2)
+    assert report["failed"][sizes[0]] == "RuntimeError: attempt 1: no image for this device"
+    assert "attention" not in table
+    assert not report["no_time_for"]
+    (tmp_path / "gpu_products.json").replace(tmp_path / "gpu_products.earlier")
+    monkeypatch.setattr(products.attention, "forward", attend)
+    code, report, table = tuned()
+    assert (code, report["ok"], report["failed"]) == (0, True, {})
+    assert len(table["attention"]) == 2
+    assert all(row["ok"] for row in report["rows"])
+
+
+def test_a_problem_that_nothing_fits_fails(tuned, monkeypatch):
+    monkeypatch.setattr(products.attention_tiles, "forward_candidates", lambda *_: [])
+    code, report, _ = tuned()
+    assert code == 1
+    assert set(report["failed"].values()) == {"none fits this device"}
+
+
 def test_where_time_runs_out_the_next_call_goes_on_and_keeps_what_a_frame_chose(tuned, tmp_path, monkeypatch):
     output = tmp_path / "gpu_products.json"
     problems = len(products.frame_shapes("small")) + 2  # and sizes of attention
