@@ -10,12 +10,13 @@ import torch
 from torch.nn import functional
 
 import esat_kernels
-from benchmarks.gpu import fp8, tables
+from benchmarks.gpu import fp8, fp8_checks, tables
 from benchmarks.gpu.frame import NetworkFrame
 from benchmarks.gpu.inputs import images
 from engine.runners.gpu.network import GpuNetwork, Kernels
 from esat_kernels import _tuned
 from esat_kernels.linear import reference_fp8
+from esat_kernels.linear.triton_fp8 import Work
 from tests.engine.runners.gpu import models
 
 CPU = torch.device("cpu")
@@ -111,7 +112,7 @@ def weights():
 
 def errors(weights, given=None):
     network = GpuNetwork(given or weights, CPU, torch.bfloat16, Kernels.of("reference"), True)
-    return fp8.layer_errors(weights, fp8.layers_of(NetworkFrame(network, *images(weights.config, 1, CPU))))
+    return fp8_checks.layer_errors(weights, fp8_checks.layers_of(NetworkFrame(network, *images(weights.config, 1, CPU))))
 
 
 def changed(weights, name, change):
@@ -130,8 +131,8 @@ def test_layers_whose_sums_are_as_inexact_as_a_matrix_unit_s_agree(weights, monk
     generator = torch.Generator().manual_seed(1)
 
     def inexact(x, scales, statistics, weight, weight_scales, sums, bias, residual, activation, eps, out, *left):
-        work = fp8.eight.Work(x, scales, statistics, weight, weight_scales, sums, bias, None, None, eps)
-        values, limit = fp8.exact(work)
+        work = Work(x, scales, statistics, weight, weight_scales, sums, bias, None, None, eps)
+        values, limit = fp8_checks.exact(work)
         values += (2 * torch.rand(values.shape, generator=generator) - 1) * limit * (1.0 if scales is not None else 2.0**-9)
         values = functional.gelu(values) if activation else values
         values = values if residual is None else values + residual.flatten(0, 1)
@@ -143,9 +144,9 @@ def test_layers_whose_sums_are_as_inexact_as_a_matrix_unit_s_agree(weights, monk
     network = GpuNetwork(weights, CPU, torch.bfloat16, Kernels.of("reference"), True)
     frame = NetworkFrame(network, *images(weights.config, 1, CPU))
     monkeypatch.setattr(fp8.reference_fp8, "linear_fp8", lambda *arguments, **named: (reference if named else inexact)(*arguments, **named))
-    layers = fp8.layers_of(frame)
+    layers = fp8_checks.layers_of(frame)
     monkeypatch.undo()
-    found = fp8.layer_errors(weights, layers)
+    found = fp8_checks.layer_errors(weights, layers)
     assert found["ok"], found
     assert found["in_the_whole"] > 0.05
 
@@ -182,15 +183,15 @@ def test_a_layer_of_other_scales_does_not(weights, part, monkeypatch):
     frame = NetworkFrame(network, *images(weights.config, 1, CPU))
     with monkeypatch.context() as patch:
         patch.setattr(reference_fp8, "linear_fp8", wrong)
-        layers = fp8.layers_of(frame)
-    assert not fp8.layer_errors(weights, layers)["ok"]
+        layers = fp8_checks.layers_of(frame)
+    assert not fp8_checks.layer_errors(weights, layers)["ok"]
 
 
 def test_what_is_left_for_the_next_product_is_checked(weights):
     network = GpuNetwork(weights, CPU, torch.bfloat16, Kernels.of("reference"), True)
-    layers = fp8.layers_of(NetworkFrame(network, *images(weights.config, 1, CPU)))
+    layers = fp8_checks.layers_of(NetworkFrame(network, *images(weights.config, 1, CPU)))
     layers[1].made.centred.statistics[1, 3, 0] += 0.1
-    found = fp8.layer_errors(weights, layers)
+    found = fp8_checks.layer_errors(weights, layers)
     assert (found["ok"], found["left"], found["in_a_line"]) == (False, False, 0.0)
 
 

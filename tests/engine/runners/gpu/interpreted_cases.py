@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks.gpu import fp8
+from benchmarks.gpu import fp8_checks
 from benchmarks.gpu.frame import NetworkFrame
 from benchmarks.gpu.inputs import images
 from engine import Tracker
@@ -41,6 +41,6 @@ def test_each_layer_in_fp8_equals_the_reference():
     weights = models.weights(depth=2, elimination_layers=(1,), template_size=32, search_size=64, dim=128, heads=2)
     device = torch.device("cpu")
     network = GpuNetwork(weights, device, torch.bfloat16, Kernels.of("triton"), True)
-    found = fp8.layer_errors(weights, fp8.layers_of(NetworkFrame(network, *images(weights.config, 1, device))))
+    found = fp8_checks.layer_errors(weights, fp8_checks.layers_of(NetworkFrame(network, *images(weights.config, 1, device))))
     assert found["ok"]
     assert found["in_a_line"] < 0.05
