@@ -47,5 +47,9 @@ class DeviceError(EsatError, RuntimeError):
     """A device or backend that was asked for by name and is not there."""
 
 
+class TableError(EsatError, ValueError):
+    """A device's table of measurements that is damaged."""
+
+
 class EsatWarning(UserWarning):
     """What was asked for works, but hardly as it was meant; the message names what to do instead."""

@@ -4,6 +4,7 @@ from esat_kernels._backends import backends
 from esat_kernels._cuda import about as cuda_library
 from esat_kernels._device import verified_backends
 from esat_kernels._native import cpu_isa, kernel_table
+from esat_kernels._tuned import file as tuned_file
 from esat_kernels._tuned import measured
 from esat_kernels._tuned import tables as tuned_tables
 from esat_kernels.attention.api import fda_attention, fda_attention_with_scores, plan_attention
@@ -56,6 +57,7 @@ __all__ = [
     "scaled_weight",
     "scatter_tokens",
     "select_tokens",
+    "tuned_file",
     "tuned_tables",
     "verified_backends",
 ]

@@ -30,8 +30,8 @@ def chosen_parts(parser: argparse.ArgumentParser, options: argparse.Namespace) -
     if unknown:
         what = "stages" if options.stages else "parts"
         parser.error(f"unknown {what} {', '.join(unknown)}: expected some of {', '.join(known)}")
-    if options.parts:
-        return [part for part in _ALL if part.name in asked]
+    if options.parts:  # with what takes up their results: tiles that are measured anew take the place of those that a frame chose
+        return [part for part in _ALL if part.name in asked or part.follows in asked]
     parts = [part for name, stage in STAGES.items() if not options.stages or name in asked for part in stage]
     return [*parts, *(PEERS if options.peers else ())]
 
@@ -58,7 +58,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.gpu", description="Check and time the GPU kernels and the engine.")
     group = parser.add_mutually_exclusive_group()
     group.add_argument("--stages", help="only these, with commas: a, b, c")
-    group.add_argument("--parts", help=f"only these, with commas: {','.join(part.name for part in _ALL)}")
+    group.add_argument("--parts", help=f"only these and what follows from them, with commas: {','.join(part.name for part in _ALL)}")
     parser.add_argument("--peers", action="store_true", help="behind the stages also compiled peers, with what time is left")
     parser.add_argument("--again", action="store_true", help="run parts that an earlier call finished on these sources once more")
     parser.add_argument("--minutes", type=float, default=MINUTES, help="of this call; parts that do not fit are left to the next")

@@ -1,7 +1,8 @@
-"""Programmatic dependent launch, on against off, over a whole frame of esat-384: the same bits in every one of many frames, and what it saves.
+"""Programmatic dependent launch, on against off, over a whole frame of esat-384 in bf16 and in fp8: the same bits in every one of many frames, and
+what it saves.
 
-What was found goes into the device's table, `esat_kernels/tuned/<device>.json`: it is on only where every frame was the same and every round with it
-was faster than every one without.
+What was found goes into the device's table, `esat_kernels/tuned/<device>.json`. Kernels that both modes have do not know in which they run, so there
+is one switch: it is on only where in every mode that the device has every frame was the same, and every round with it faster than every one without.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from benchmarks.gpu import tables
 from benchmarks.gpu.frame import DEVICE, DTYPE, Clock, WholeFrame, times, wait
 from benchmarks.gpu.inputs import full_float32, model_weights
 from benchmarks.gpu.parts import write
+from engine.config import ModelConfig
 from engine.runners.gpu.frame import FrameResult
 from engine.runners.gpu.network import GpuNetwork, Kernels
 from engine.weights.io import Weights
@@ -35,17 +37,29 @@ def equal_frames(first: Callable[[], FrameResult], second: Callable[[], FrameRes
     return int(torch.stack(found).sum()) == 0
 
 
-@torch.no_grad()
+def modes(config: ModelConfig, device: torch.device) -> list[str]:
+    """What a network computes in on this device: other launches."""
+    return ["bf16"] if esat_kernels.fp8_unsupported(device, config.dim, int(config.dim * config.mlp_ratio)) else ["bf16", "fp8"]
+
+
 def measure(weights: Weights, backend: str, device: torch.device = DEVICE, clock: Clock = times, frames: int = FRAMES) -> dict[str, Any]:
-    """Whether frames are equal, milliseconds of each round, and whether dependent launches pay."""
-    network = GpuNetwork(weights, device, DTYPE, Kernels.of(backend))
+    """Of each mode whether frames are equal, and milliseconds of each round; and whether dependent launches pay in all of them."""
+    found = {mode: measure_mode(weights, mode, backend, device, clock, frames) for mode in modes(weights.config, device)}
+    in_all = {name: all(one[name] for one in found.values()) for name in ("ok", "pays")}
+    return {"backend": backend, **in_all, "modes": found}
+
+
+@torch.no_grad()
+def measure_mode(weights: Weights, mode: str, backend: str, device: torch.device, clock: Clock, frames: int) -> dict[str, Any]:
+    """One mode's frames and times."""
+    network = GpuNetwork(weights, device, DTYPE, Kernels.of(backend), mode == "fp8")
     captured: dict[str, Callable[[], FrameResult]] = {}
     for name in ("off", "on"):
         with _triton.dependent_launches(name == "on"):
             captured[name] = WholeFrame(network, 1).captured()
     equal = equal_frames(captured["off"], captured["on"], frames)
     wait(device)
-    found: dict[str, Any] = {"backend": backend, "ok": equal, "off_ms": [], "on_ms": []}
+    found: dict[str, Any] = {"ok": equal, "off_ms": [], "on_ms": []}
     for _ in range(ROUNDS if equal else 0):
         for name, call in captured.items():
             found[f"{name}_ms"].append(clock(call)["median_ms"])

@@ -1,5 +1,5 @@
 """Eight-bit products at the shapes of a frame, every tile against the reference and timed beside the product in bfloat16; then a frame in fp8 beside
-one in bf16, whose checks are that it repeats itself and that a graph equals the eager calls.
+one in bf16, whose checks are that each layer agrees with the reference in fp8, that it repeats itself, and that a graph equals the eager calls.
 
 The fastest tiles go into the device's table, `esat_kernels/tuned/<device>.json`.
 """
@@ -13,15 +13,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 import esat_kernels
 from benchmarks.gpu import products, tables
 from benchmarks.gpu.accuracy import DEVICE, DTYPE, NetworkFrame, wait
+from benchmarks.gpu.fp8_checks import exact, layer_errors, layers_of, right
 from benchmarks.gpu.frame import Clock, WholeFrame, repetitions_equal, times
 from benchmarks.gpu.inputs import full_float32, images, model_weights
-from benchmarks.gpu.parts import seconds_left, write
-from benchmarks.gpu.timing import Graph, interleaved, summary
+from benchmarks.gpu.parts import earlier, seconds_left, write
+from benchmarks.gpu.timing import Graph, copies, interleaved, summary
 from engine.runners.gpu.network import GpuNetwork, Kernels
 from engine.weights.io import Weights
 from esat_kernels import _triton
@@ -32,9 +32,8 @@ from esat_kernels.linear import triton_fp8_tiles as tiling
 from esat_kernels.linear.triton_tiles import Tiles, shape_key
 
 MODEL = "esat-384"
-SUMS = 2.0**-11  # error of a sum, of the sum of magnitudes: Hopper's matrix units keep about 14 bits of 128 products
-HALF_STEP, LEAST_STEP = 2.0**-4, 2.0**-10  # of e4m3: of a value, and of its scale
 ROUNDS, REPETITIONS, LAST_S = 9, 200, 4
+MOST_COPIES = 64  # of a weight: the smallest one, a projection's, is then 75 MB
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,36 +87,11 @@ def frame_products(model: str) -> list[Product]:
     return found
 
 
-def exact(work: eight.Work) -> tuple[Tensor, Tensor]:
-    """The product's values in float32 [M, N] by the reference, and the error that its sums may have."""
-    values = torch.empty(*work.x.shape[:2], work.weight.shape[0], device=work.x.device)
-    plain = dataclasses.replace(work, out=values, left_rows=None, left_scales=None, left_statistics=None)
-    reference_fp8.linear_fp8(**{field.name: getattr(plain, field.name) for field in dataclasses.fields(plain)})
-    rows = work.x.flatten(0, 1).float().abs()
-    if work.scales is not None:
-        rows = (rows.unflatten(1, (-1, fp8.GROUP)) * work.scales.T.unsqueeze(2)).flatten(1)
-    limit = rows @ work.weight.float().abs().T
-    if work.weight_scales is not None:
-        limit = limit * work.weight_scales
-    if work.statistics is not None:  # the rows' deviation
-        limit = limit * reference_fp8.reference.normalised(work.statistics, rows.shape[1], work.eps)[1]
-    return values.flatten(0, 1), SUMS * 1.2 * limit + 1e-5
-
-
-def right(work: eight.Work, values: Tensor, limit: Tensor) -> bool:
-    """Whether what lies in the memory of `work` is `values`: the result, and what the next product reads."""
-    good = work.out is None or bool(((work.out.flatten(0, 1).float() - values).abs() <= limit).all())
-    if work.left_rows is None:
-        return good
-    left = work.left_rows.flatten(0, 1).float()
-    step = HALF_STEP / 16 * left.abs() + 1e-6  # of bfloat16
-    if work.left_scales is not None:
-        scales = work.left_scales.T.repeat_interleave(fp8.GROUP, 1)
-        left = left * scales
-        step = torch.maximum(HALF_STEP * 1.07 * left.abs(), LEAST_STEP * scales)
-    if work.left_statistics is not None:
-        left = left + work.left_statistics[0].repeat_interleave(left.shape[1] // work.left_statistics.shape[2], 1)
-    return good and bool(((left - values).abs() <= step + 1.1 * limit).all())  # False for NaN
+def cold(work: eight.Work) -> list[eight.Work]:
+    """The same product with weights at so many places that none is still in the L2 when its turn comes: a frame reads each once."""
+    count = min(MOST_COPIES, copies(work.weight.nbytes))
+    names = [name for name in ("weight", "weight_scales", "group_sums") if getattr(work, name) is not None]
+    return [work, *(dataclasses.replace(work, **{name: getattr(work, name).clone() for name in names}) for _ in range(count - 1))]
 
 
 def rows_of(
@@ -127,6 +101,7 @@ def rows_of(
     work = product.work(device)
     values, limit = exact(work)
     memory = _triton.shared_memory(work.x.device)
+    works = cold(work) if timed else []
     rows: dict[str, dict[str, Any]] = {}
     graphs: dict[str, Graph] = {}
     for tiles in product.candidates(memory):
@@ -138,19 +113,25 @@ def rows_of(
             launch(work, tiles)
             row["ok"] = right(work, values, limit)
             if timed and row["ok"]:
-                graphs[str(tiles)] = Graph([lambda t=tiles: launch(work, t)] * 8, warmup=1)  # type: ignore[misc]
+                graphs[str(tiles)] = Graph([lambda w=one, t=tiles: launch(w, t) for one in works], warmup=1)  # type: ignore[misc]
         except Exception as error:  # noqa: BLE001  tiles that this device cannot hold are a result, not a failure
             row["why"] = f"{type(error).__name__}: {str(error)[:300]}"
     if timed and graphs:
         shape = products.Shape(product.rows, product.inputs, product.outputs, work.activation, work.residual is not None)
-        operands = shape.operands()
-        chosen = linear._tiles(shape.rows, operands[0], operands[1])
-        graphs["bf16"] = Graph([lambda: shape.run(*operands, chosen)] * 8, warmup=1)
+        x, weight, bias, residual = shape.operands(device)
+        chosen = linear._tiles(shape.rows, x, weight)
+        weights = [weight.clone() for _ in range(min(MOST_COPIES, copies(weight.nbytes)))]
+        graphs["bf16"] = Graph([lambda w=one: shape.run(x, w, bias, residual, chosen) for one in weights], warmup=1)  # type: ignore[misc]
         for name, found in interleaved(graphs, ROUNDS).items():
             median = summary(found)["median"]
             for row in rows.values() if name == "bf16" else [rows[name]]:
                 row["bf16_us" if name == "bf16" else "median_us"] = median
     return list(rows.values())
+
+
+def is_measured(key: str, rows: list[dict[str, Any]]) -> bool:
+    """Whether some tile of a product has a time, so that another call need not go through them again."""
+    return any(row["key"] == key and "median_us" in row for row in rows)
 
 
 def fastest(rows: list[dict[str, Any]]) -> dict[str, list[int]]:
@@ -163,20 +144,23 @@ def fastest(rows: list[dict[str, Any]]) -> dict[str, list[int]]:
 def frames(
     weights: Weights, backend: str, device: torch.device = DEVICE, clock: Clock = times, repetitions: int = REPETITIONS
 ) -> dict[str, Any]:
-    """Milliseconds of a whole frame in bf16 and in fp8, in turn, and what fp8 changes in the score map."""
+    """Milliseconds of a whole frame in bf16 and in fp8, in turn, if what fp8 computes is right; and what it changes in the score map."""
     networks = {name: GpuNetwork(weights, device, DTYPE, Kernels.of(backend), name == "fp8") for name in ("bf16", "fp8")}
     alone = {name: NetworkFrame(network, *images(weights.config, 1, device)) for name, network in networks.items()}
     seen = {name: frame.eager() for name, frame in alone.items()}
     replay = alone["fp8"].captured()
     equal = torch.equal(replay().maps.score, seen["fp8"].maps.score) and repetitions_equal(replay, repetitions)
     difference = float((seen["fp8"].maps.score.float() - seen["bf16"].maps.score.float()).abs().max())
+    errors = layer_errors(weights, layers_of(alone["fp8"]))
     wait(device)
     captured = {name: WholeFrame(network, 1).captured() for name, network in networks.items()}
     found: dict[str, Any] = {
         "model": weights.config.name,
         "backend": backend,
-        "ok": equal and difference < 1.0,
-        "score_difference": difference,
+        "ok": equal and errors["ok"],
+        "repeats": equal,
+        "layer_errors": errors,
+        "score_difference": difference,  # told, not judged: random weights leave near ties, which rounding decides
     }
     for name in ("bf16", "fp8", "bf16", "fp8") if found["ok"] else ():
         found.setdefault(f"{name}_ms", []).append(clock(captured[name])["median_ms"])
@@ -199,11 +183,17 @@ def main(output: Path) -> int:
         print(reason)
         write(output, {"ok": True, "why": reason, "rows": []})
         return 0
-    device, rows, skipped = torch.cuda.get_device_name(), [], []
+    device, skipped = torch.cuda.get_device_name(), []
     backend = "cuda" if esat_kernels.backends()["cuda"] is None else "triton"
-    found: dict[str, Any] = {"frame": frames(model_weights(MODEL), backend)}  # first: with the tiles of the estimate
-    write(output, {"ok": False, "rows": [], **found})
+    before = earlier(output)
+    rows: list[dict[str, Any]] = [row for row in before.get("rows", []) if is_measured(row["key"], before["rows"])]
+    found: dict[str, Any] = {"frame": before.get("frame", {})}
+    if not found["frame"].get("ok"):
+        found["frame"] = frames(model_weights(MODEL), backend)  # first: with the tiles of the estimate
+    write(output, {"ok": False, "rows": rows, **found})
     for product in frame_products(MODEL):
+        if is_measured(product.key, rows):
+            continue
         if seconds_left(3600) < LAST_S:
             skipped.append(product.key)
             continue

@@ -280,7 +280,8 @@ def main(output: Path, make: Callable[[str], Frame] | None = None) -> int:
     full_float32()
     device = torch.cuda.get_device_name()
     report, table = Report(output, device), tables.read(device)
-    complete = not any(problem.startswith(("linear", "attention")) for problem in measured.get("no_time_for", []))
+    lacking = [*measured.get("no_time_for", []), *measured.get("failed", {})]
+    complete = not any(problem.startswith(("linear", "attention")) for problem in lacking)
     good = complete
     for model in MODELS:
         if report.of(model)["ok"] and report.of(model)["sweeps"] == SWEEPS:

@@ -18,6 +18,9 @@ from engine.commit import commit_of
 _SOURCES = {".py", ".cu", ".cuh", ".h", ".cpp", ".npz", ".txt", ".toml"}  # no JSON: measured tiles and choices change while parts run
 
 
+CLOCKS_S = 3.0  # behind a part: a device that hangs may not answer at all
+
+
 def no_gpu() -> str | None:
     """None if there is a CUDA device and a PyTorch for it, else why not."""
     found = find_spec("torch")
@@ -38,9 +41,9 @@ def output(*command: str | Path, seconds: float = 20) -> str | None:
     return done.stdout.strip() if done.returncode == 0 else None
 
 
-def _query(fields: str) -> str | None:
+def _query(fields: str, seconds: float = 20) -> str | None:
     """Of the first device."""
-    found = output("nvidia-smi", f"--query-gpu={fields}", "--format=csv,noheader")
+    found = output("nvidia-smi", f"--query-gpu={fields}", "--format=csv,noheader", seconds=seconds)
     return found.splitlines()[0] if found else None
 
 
@@ -69,8 +72,8 @@ def sources(repository: Path) -> str:
 
 
 def clocks() -> str | None:
-    """As the device is now."""
-    return _query("clocks.sm,clocks.mem,temperature.gpu,power.draw")
+    """As the device is now; None where it does not answer in time."""
+    return _query("clocks.sm,clocks.mem,temperature.gpu,power.draw", CLOCKS_S)
 
 
 def triton_needs() -> str:

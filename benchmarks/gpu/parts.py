@@ -32,6 +32,7 @@ class Part:
     planned_s: int  # a guess, since no GPU was at hand: the sum is kept, and what one part does not need another may take
     arguments: tuple[str, ...] = ()
     leaves: Path | None = None  # what others need of it beside its results: where that is missing, it is done again
+    follows: str | None = None  # the part whose results it goes on from: once that has run again, so has this one to
 
     def command(self, output: Path) -> list[str]:
         return [sys.executable, "-m", f"benchmarks.gpu.{self.module}", *self.arguments, str(output)]
@@ -93,9 +94,21 @@ STAGES: dict[str, tuple[Part, ...]] = {
     "c": (
         Part("compile-rest", "warm", "Triton compiles what the parts below run, in several processes", 40, ("--rest",), TRITON_CACHE),
         Part("products", "products", "every tile of each product, right and timed, beside cuBLASLt; likewise attention and the head", 50),
-        Part("compile-tiles", "warm", "Triton compiles a frame with the fastest tiles of each product", 30, ("--tiles",), TRITON_CACHE),
         Part(
-            "frame-tiles", "frame_tiles", "the fastest tiles once more, each within the captured frame: what is faster there is taken", 35
+            "compile-tiles",
+            "warm",
+            "Triton compiles a frame with the fastest tiles of each product",
+            30,
+            ("--tiles",),
+            TRITON_CACHE,
+            "products",
+        ),
+        Part(
+            "frame-tiles",
+            "frame_tiles",
+            "the fastest tiles once more, each within the captured frame: what is faster there is taken",
+            35,
+            follows="products",
         ),
         Part(
             "tests", "tests", "the GPU tests: error budgets, gradients, graph replay equal to eager, the loop, 1000 equal repetitions", 55

@@ -220,12 +220,15 @@ class Table:
         self._output, self._device = output, torch.cuda.get_device_name()
         self._kept = tables.read(self._device)
         before = earlier(output)
-        self.before: list[dict[str, Any]] = before.get("rows", [])
+        rows: list[dict[str, Any]] = before.get("rows", [])
+        self._measured = {(row["operation"], row["key"]) for row in rows if "median_us" in row}
+        self.before = [row for row in rows if self.is_measured((row["operation"], row["key"]))]
         self.rows: list[dict[str, Any]] = []
-        self.found: dict[str, Any] = {"products": before.get("products", []), "no_time_for": []}
+        self.found: dict[str, Any] = {"products": before.get("products", []), "no_time_for": [], "failed": {}}
 
     def is_measured(self, problem: Key) -> bool:
-        return any((row["operation"], row["key"]) == problem and "median_us" in row for row in self.before)
+        """Whether some candidate of it had a time in an earlier call: else all of them are tried again."""
+        return problem in self._measured
 
     def write(self, ok: bool = False, engine: dict[str, Any] | None = None) -> None:
         rows = self.before + self.rows
@@ -245,7 +248,7 @@ class Table:
 
 
 def tune(table: Table) -> bool:
-    """Tiles; whether every candidate that ran was right."""
+    """Tiles; whether every problem has some, and every candidate that ran was right. Of a problem without, "failed" has the first reason."""
     for make in problems():
         problem = make()
         if table.is_measured((problem.operation, problem.key)):
@@ -260,8 +263,12 @@ def tune(table: Table) -> bool:
             best = min(timed, key=lambda row: row["median_us"])
             counted = f"{len(timed)} of {len(rows)} timed"
             print(f"{problem.operation} {problem.key}: {best['tiles']} {best['median_us']:.2f} us, {counted}", flush=True)
+        else:
+            why = next((row["why"] for row in rows if "why" in row), "every one is wrong" if rows else "none fits this device")
+            table.found["failed"][f"{problem.operation} {problem.key}"] = why
+            print(f"{problem.operation} {problem.key}: no tiles: {why}", flush=True)
         table.write()
-    return all(row["ok"] or "why" in row for row in table.before + table.rows)
+    return not table.found["failed"] and all(row["ok"] or "why" in row for row in table.before + table.rows)
 
 
 def compare(table: Table) -> dict[str, Any]:

@@ -11,9 +11,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.gpu import cache, machine
-from benchmarks.gpu.children import stop
-from benchmarks.gpu.parts import EARLIER, LIBRARY, REPOSITORY, TRITON_CACHE, Part, allowed_s, fits, read, write
+from benchmarks.gpu import cache, children, machine
+from benchmarks.gpu.parts import EARLIER, LIBRARY, PARTS, REPOSITORY, TRITON_CACHE, Part, allowed_s, fits, read, write
 
 GRACE_S = 3.0  # for a part that is stopped to stop what it has started
 LARGEST = 15 * 2**20  # bytes of an archive
@@ -45,13 +44,15 @@ def run_parts(
     packing_s, apart = 0.0, None
     try:
         for part in parts:
-            remaining = end - time.monotonic() - grace_s - packing_s
+            # What may pass between a part's last moment and the archive behind it: its end, its killed process's, the clocks, the archive.
+            remaining = end - time.monotonic() - (grace_s + children.PATIENCE_S + machine.CLOCKS_S) - packing_s
             if not again and _finished(part, folder / f"gpu_{part.name}.json", facts):
                 print(f"== {part.name}: finished by an earlier call (--again repeats it)")
                 continue
             if not fits(part, remaining, least_s):
                 left.append(part.name)
                 continue
+            _reopen(part, folder, again)
             ran.append((part, _run(part, folder, facts, allowed_s(part, remaining), remaining, again, grace_s)))
             if archive is not None:
                 started = time.monotonic()
@@ -91,6 +92,17 @@ def _finished(part: Part, path: Path, facts: dict[str, object]) -> bool:
     return bool(found.get("ok")) and _holds(found, facts) and (part.leaves is None or part.leaves.exists())
 
 
+def _reopen(part: Part, folder: Path, again: bool) -> None:
+    """Parts that follow this one, which is about to run, are to run behind it, in another call if need be; again: from their beginning."""
+    for other in PARTS:
+        path = folder / f"gpu_{other.name}.json"
+        if other.follows == part.name and again:
+            path.unlink(missing_ok=True)
+            path.with_suffix(EARLIER).unlink(missing_ok=True)
+        elif other.follows == part.name and path.is_file():
+            write(path, {**read(path), "ok": False, "ended": f"behind it {part.name} ran again"})
+
+
 def _run(
     part: Part, folder: Path, facts: dict[str, object], seconds: float, remaining: float, again: bool, grace_s: float
 ) -> dict[str, Any]:
@@ -120,7 +132,7 @@ def _run(
         except subprocess.TimeoutExpired:
             code, ended = 124, f"stopped after {seconds:.0f} s"
         finally:
-            stop(process, grace_s if process.poll() is None else 0)  # with what it has started: compilers, tests, the sanitizer
+            children.stop(process, grace_s if process.poll() is None else 0)  # with what it has started: compilers, tests, the sanitizer
     if process.poll() is None:
         ended += ", did not end when it was killed"
     written = read(path)

@@ -6,16 +6,23 @@ from typing import Any
 
 from benchmarks.gpu.parts import write as write_whole
 from esat_kernels import _tuned
+from esat_kernels.linear.triton_fp8_tiles import TABLE
 
 Table = dict[str, dict[str, Any]]
+TILES = ("linear", "attention", TABLE)  # the sections that hold tiles by problem
 
 
 def read(device: str) -> Table:
-    """The device's table; empty where there is none, or none that can be read: it is written anew."""
+    """The device's table; empty where there is none, or none that can be read, and without what are no tiles: it is written anew."""
     try:
-        return dict(_tuned._read(_tuned.file(device)))
+        found = dict(_tuned._read(_tuned.file(device)))
     except (OSError, ValueError):
         return {}
+    return found | {name: {key: tiles for key, tiles in found[name].items() if _are_tiles(tiles)} for name in TILES if name in found}
+
+
+def _are_tiles(found: object) -> bool:
+    return isinstance(found, list) and all(isinstance(number, int) for number in found)
 
 
 def write(device: str, table: Table) -> None:

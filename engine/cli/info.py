@@ -34,7 +34,8 @@ def info(as_json: Annotated[bool, typer.Option("--json", help="Print JSON instea
         console.print(f"  {row['operation']:30} {sets}" + ("" if row["chosen"] else "  [yellow]none here: PyTorch[/]"), soft_wrap=True)
     parts = (("devices", "devices"), ("backends", "backends"), ("CPU engine", "cpu_engine"), ("fp8", "fp8"))
     for title, states in ((title, about[name]) for title, name in parts):
-        console.print(f"[bold]{title}[/]")
+        if states:
+            console.print(f"[bold]{title}[/]")
         for name, reason in states.items():
             good = device_name(name) if title == "devices" and reason is None else "can run"
             console.print(

@@ -96,14 +96,13 @@ def _cuda_devices(torch: Any) -> dict[str, str | None]:
 
 
 def _fp8(torch: Any) -> dict[str, str | None]:
-    """For each CUDA device why the GPU engine cannot compute in fp8 there, None if it can; "cpu" has int8 instead."""
+    """For each CUDA device why the GPU engine cannot compute in fp8 there, None if it can. Of the CPU "cpu_engine" tells."""
     import esat_kernels
 
-    found = {
+    return {
         name: esat_kernels.backends()["triton"] or esat_kernels.fp8_unsupported(torch.device(name))
         for name in (f"cuda:{index}" for index in range(torch.cuda.device_count() if torch.cuda.is_available() else 0))
     }
-    return {"cpu": "fp8 runs on GPUs only, the CPU engine has int8", **found}
 
 
 def device_name(device: str) -> str:

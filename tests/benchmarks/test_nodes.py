@@ -11,6 +11,7 @@ import torch
 from benchmarks.nodes import Node, budget, budget_table, frame_nodes, table
 from engine.config import preset
 from esat_kernels.linear.triton_tiles import product_tiles
+from tests.conftest import REPOSITORY
 from tests.engine.runners.gpu import models
 from tests.require import require
 
@@ -50,7 +51,7 @@ BUDGET = 78
 def test_fp8_adds_no_launch():
     """Projection and MLP leave their eight bits in their epilogues."""
     half, eight = (frame_nodes(preset("esat-384"), dtype=dtype) for dtype in ("bf16", "fp8"))
-    assert len(eight) <= len(half)
+    assert len(eight) == len(half) - 2 == BUDGET - 2  # one split product instead of three
     counts = collections.Counter(node.kernel for node in eight)
     assert counts["fp8_product_kernel"] == 3 * 12
     assert counts["product_kernel"] == 13  # the patches, and q, k and v
@@ -58,6 +59,8 @@ def test_fp8_adds_no_launch():
     assert around == [node for node in half if node.stage != "projection and MLP"]
     config = preset("esat-384")
     assert budget(config, 84, "fp8")["MLP"][1] == budget(config, 84)["MLP"][1] / 2
+    us = sum(us for _, us in budget(config, len(eight), "fp8").values())
+    assert f"becomes {us:.0f} us, {len(eight)} launches" in " ".join((REPOSITORY / "docs" / "gpu.md").read_text().split())
 
 
 def test_both_attentions_take_a_launch_more_where_tokens_are_eliminated():

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 import esat_kernels
 from engine.cli import environment, machine
@@ -42,7 +43,7 @@ def test_info_as_json(capsys: pytest.CaptureFixture[str]) -> None:
     assert about["cpu_engine"].keys() == {"fp32", "bf16", "fp16", "int8", "fp8"}
     assert about["cpu_engine"]["fp16"]
     assert "int8" in about["cpu_engine"]["fp8"]
-    assert "int8" in about["fp8"]["cpu"]
+    assert set(about["fp8"]) == set(about["devices"]) - {"cpu", "cuda"}  # CUDA devices alone
 
 
 def test_info_shows_what_was_measured_on_which_device(
@@ -57,6 +58,22 @@ def test_info_shows_what_was_measured_on_which_device(
     assert "measured with other sources or compilers (those of a year ago" in shown
     assert esat("info", "--json") == 0
     assert set(json.loads(capsys.readouterr().out)["tuned"]) == {"nvidia-h100"}
+
+
+@pytest.mark.parametrize("devices", [0, 1])
+def test_info_says_once_for_each_device_whether_it_has_fp8(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, devices: int
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: devices > 0)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: devices)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "Fake 1")
+    monkeypatch.setattr(esat_kernels, "backends", lambda: {"triton": None, "cpu": None})
+    monkeypatch.setattr(esat_kernels, "fp8_unsupported", lambda device: "needs compute capability 8.9")
+    assert esat("info") == 0
+    lines = [line.split(maxsplit=1) for line in capsys.readouterr().out.splitlines()]
+    said = [line for line in lines if line and (line[0] == "fp8" or "8.9" in line[-1])]
+    assert [line[0] for line in said] == ["fp8", *["fp8", "cuda:0"] * devices]
+    assert "int8" in said[0][1]  # of the CPU engine
 
 
 def test_info_shows_the_sets_of_each_operation(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
-from typing import Literal, get_args
+from collections.abc import Callable, Mapping
+from typing import Any, Literal, get_args
 
 import torch
 
 import esat_kernels
+from engine.errors import TableError
 
 Implementation = Literal["fused", "library"]
 Convolutions = Literal["own", "cudnn", "library"]
@@ -34,10 +35,32 @@ class Choices:
         return self.products.get(f"{rows}x{outputs}x{inputs}", small)
 
 
+_EXPECTED: dict[str, tuple[str, Callable[[Any], bool]]] = {
+    "verified": ("true or false", lambda value: isinstance(value, bool)),
+    "fused_up_to_rows": ("a whole number from 0 on", lambda value: type(value) is int and value >= 0),
+    "products": ("names by shape", lambda value: isinstance(value, dict) and all(isinstance(name, str) for name in value.values())),
+    "convolutions": ("a name", lambda value: isinstance(value, str)),
+}
+
+
 def choices_for(device: torch.device) -> Choices:
-    """The device's measured choices, or the defaults; of a table that was written for another version what still is a choice."""
-    names = {field.name for field in dataclasses.fields(Choices)}
-    found = {name: value for name, value in esat_kernels.measured(device, "engine").items() if name in names}
+    """The device's measured choices, or the defaults; of a table that was written for another version what still is a choice.
+
+    TableError for a table that no version has written.
+    """
+    try:
+        table = esat_kernels.measured(device, "engine")
+    except ValueError as error:  # which names the file
+        raise TableError(str(error)) from error
+    found = {name: value for name, value in table.items() if name in _EXPECTED}
+    for name, value in found.items():
+        expected, is_one = _EXPECTED[name]
+        if not is_one(value):
+            file = esat_kernels.tuned_file(torch.cuda.get_device_name(device))
+            got = f"{type(value).__name__} {str(value)[:80]}"
+            raise TableError(
+                f"{file}: engine.{name} must be {expected}, got {got}: delete the file, or measure this device again by `make gpu`"
+            )
     if found.get("convolutions") not in get_args(Convolutions):
         found.pop("convolutions", None)
     if "products" in found:

@@ -11,8 +11,10 @@ import torch
 
 from benchmarks.gpu import dependent, inputs
 from esat_kernels import _triton, _tuned
+from tests.engine.runners.gpu import models
 
 CPU = torch.device("cpu")
+WIDE = models.weights(dim=128, heads=2, depth=2, elimination_layers=(1,), template_size=32, search_size=64)  # enough for eight bits
 
 
 def clocked(milliseconds):
@@ -25,7 +27,33 @@ def test_they_pay_where_every_round_is_faster(milliseconds, pays):
     found = dependent.measure(inputs.small_weights(), "reference", CPU, clocked(milliseconds), frames=3)
     assert found["ok"]
     assert found["pays"] == pays
-    assert found["off_ms"] == milliseconds[::2]
+    assert found["modes"]["bf16"]["off_ms"] == milliseconds[::2]
+    assert set(found["modes"]) == {"bf16"}  # too narrow for eight bits
+
+
+FASTER, SLOWER = [5.0, 4.0, 5.1, 4.1, 4.9, 4.2], [5.0, 5.5, 5.1, 5.6, 4.9, 5.7]
+
+
+@pytest.mark.parametrize(("half", "eight"), [(FASTER, FASTER), (FASTER, SLOWER), (SLOWER, FASTER)])
+def test_they_pay_only_where_a_frame_in_fp8_is_faster_too(half, eight):
+    """One switch is for both."""
+    found = dependent.measure(WIDE, "reference", CPU, clocked([*half, *eight]), frames=2)
+    assert {mode: one["on_ms"] for mode, one in found["modes"].items()} == {"bf16": half[1::2], "fp8": eight[1::2]}
+    assert (found["ok"], found["pays"]) == (True, half == eight == FASTER)
+
+
+def test_frames_in_fp8_that_differ_turn_them_off(monkeypatch):
+    captured, tried = dependent.WholeFrame.captured, []
+
+    def shaky(self):
+        call, wrong = captured(self), _triton._dependent and len(tried) >= 2  # the network in fp8 is the second one
+        tried.append(self)
+        return (lambda: call()._replace(record=call().record + 1)) if wrong else call
+
+    monkeypatch.setattr(dependent.WholeFrame, "captured", shaky)
+    found = dependent.measure(WIDE, "reference", CPU, clocked(FASTER), frames=2)
+    assert {mode: one["ok"] for mode, one in found["modes"].items()} == {"bf16": True, "fp8": False}
+    assert (found["ok"], found["pays"]) == (False, False)
 
 
 def test_frames_that_differ_have_no_time(monkeypatch):
@@ -44,7 +72,7 @@ def test_frames_that_differ_have_no_time(monkeypatch):
     monkeypatch.setattr(dependent.WholeFrame, "captured", shaky)
     assert _triton._dependent is None
     found = dependent.measure(inputs.small_weights(), "reference", CPU, clocked([]), frames=4)
-    assert (found["ok"], found["pays"], found["on_ms"]) == (False, False, [])
+    assert (found["ok"], found["pays"], found["modes"]["bf16"]["on_ms"]) == (False, False, [])
     assert _triton._dependent is None
 
 

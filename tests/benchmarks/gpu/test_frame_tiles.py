@@ -173,10 +173,11 @@ def test_where_time_runs_out_the_next_call_goes_on(device, tmp_path, monkeypatch
     assert table["linear"]["mlp"] == list(LOW)
 
 
-def test_what_products_had_no_time_for_is_left_to_the_next_call(device, tmp_path):
+@pytest.mark.parametrize("lacking", [{"no_time_for": ["linear mlp"]}, {"failed": {"linear mlp": "out of shared memory"}}])
+def test_what_products_has_not_measured_is_left_to_the_next_call(device, tmp_path, lacking):
     path = tmp_path / "gpu_products.json"
     whole = json.loads(path.read_text())
-    path.write_text(json.dumps({**whole, "rows": [row for row in whole["rows"] if row["key"] != "mlp"], "no_time_for": ["linear mlp"]}))
+    path.write_text(json.dumps({**whole, "rows": [row for row in whole["rows"] if row["key"] != "mlp"], **lacking}))
     code, report, _ = device(FakeFrame(WITHIN))
     assert (code, report["ok"]) == (1, False)
     path.write_text(json.dumps(whole))

@@ -10,6 +10,7 @@ import torch
 
 import esat_kernels
 from benchmarks.gpu import inputs, products, tables
+from engine.errors import EsatError, TableError
 from engine.runners.gpu.choices import Choices, choices_for
 from esat_kernels import _tuned
 from esat_kernels.attention import reference as attention_reference
@@ -79,6 +80,35 @@ def test_choices_of_another_version_are_left_out(table, monkeypatch):
     engine = {"verified": True, "convolutions": "winograd", "polish": 3, "products": {"1x2x3": "library", "4x5x6": "assembler"}}
     _write({"engine": engine})
     assert choices_for(torch.device("cuda")) == Choices(verified=True, products={"1x2x3": "library"})
+
+
+DAMAGED = {
+    "engine.verified must be true or false, got str yes": {"engine": {"verified": "yes"}},
+    "engine.fused_up_to_rows must be a whole number from 0 on, got str 7": {"engine": {"fused_up_to_rows": "7"}},
+    "engine.fused_up_to_rows must be a whole number from 0 on, got int -1": {"engine": {"fused_up_to_rows": -1}},
+    "engine.products must be names by shape, got list ": {"engine": {"products": ["library"]}},
+    "engine.products must be names by shape, got dict ": {"engine": {"products": {"1x2x3": ["library"]}}},
+    "engine.convolutions must be a name, got NoneType None": {"engine": {"convolutions": None}},
+    "is no JSON": "{",
+    "is no table of measurements": {"engine": [3]},
+}
+
+
+@pytest.mark.parametrize("message", DAMAGED)
+def test_a_damaged_table_is_one_error_of_the_engine_that_says_what_to_do(table, monkeypatch, message):
+    monkeypatch.setattr(_tuned, "device_name", lambda device: "NVIDIA H200")
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "NVIDIA H200")
+    _write(DAMAGED[message])
+    with pytest.raises(
+        TableError, match=rf"nvidia-h200.json:? {message}.*: delete (the file|it), or measure this device again by `make gpu`"
+    ):
+        choices_for(torch.device("cuda"))
+    assert issubclass(TableError, EsatError)
+
+
+def test_what_are_no_tiles_is_left_out_of_a_table_that_is_written_anew(table):
+    _write({"linear": {"a": 3, "b": [64, False], "c": "64"}, "linear_fp8": {"a": [None]}, "engine": {"verified": True}})
+    assert tables.read("NVIDIA H200") == {"linear": {"b": [64, False]}, "linear_fp8": {}, "engine": {"verified": True}}
 
 
 @pytest.mark.parametrize("content", ["{", "[]", '{"linear": 3}'])
@@ -199,6 +229,39 @@ def test_a_device_s_table_holds_the_fastest_right_tiles_and_the_engine_s_choices
     chosen = content["engine"]["products"]
     assert all(choice == ("fused" if int(shape.split("x")[0]) < 40 else "library") for shape, choice in chosen.items())
     assert content["engine"]["convolutions"] == "own"  # the fastest is wrong
+
+
+def test_a_problem_of_which_nothing_runs_fails_with_the_first_reason_and_is_tried_again(tuned, tmp_path, monkeypatch):
+    def right(shape, x, weight, bias, residual, tiles):
+        return reference.linear(x, weight, bias, None, shape.activation, residual, torch.float32 if shape.residual else BFLOAT16)
+
+    monkeypatch.setattr(products.Shape, "run", right)
+    attend, asked = products.attention.forward, []
+
+    def broken(*arguments):
+        asked.append(arguments)
+        raise RuntimeError(f"attempt {len(asked)}: no image for this device")
+
+    monkeypatch.setattr(products.attention, "forward", broken)
+    code, report, table = tuned()
+    sizes = [key for key in report["failed"] if key.startswith("attention ")]
+    assert (code, report["ok"], len(sizes), len(report["failed"])) == (1, False, 2, 2)
+    assert report["failed"][sizes[0]] == "RuntimeError: attempt 1: no image for this device"
+    assert "attention" not in table
+    assert not report["no_time_for"]
+    (tmp_path / "gpu_products.json").replace(tmp_path / "gpu_products.earlier")
+    monkeypatch.setattr(products.attention, "forward", attend)
+    code, report, table = tuned()
+    assert (code, report["ok"], report["failed"]) == (0, True, {})
+    assert len(table["attention"]) == 2
+    assert all(row["ok"] for row in report["rows"])
+
+
+def test_a_problem_that_nothing_fits_fails(tuned, monkeypatch):
+    monkeypatch.setattr(products.attention_tiles, "forward_candidates", lambda *_: [])
+    code, report, _ = tuned()
+    assert code == 1
+    assert set(report["failed"].values()) == {"none fits this device"}
 
 
 def test_where_time_runs_out_the_next_call_goes_on_and_keeps_what_a_frame_chose(tuned, tmp_path, monkeypatch):

@@ -11,10 +11,11 @@ import sys
 import pytest
 import torch
 
-from benchmarks.gpu import frame, frame_tiles, inputs, products, warm
+from benchmarks.gpu import fp8, frame, frame_tiles, inputs, products, warm
 from engine.runners.gpu.network import GpuNetwork, Kernels
 from esat_kernels import _triton
 from tests.conftest import REPOSITORY
+from tests.engine.runners.gpu import models
 from tests.require import require
 
 
@@ -108,6 +109,25 @@ def test_the_fastest_tiles_of_each_product_are_compiled_with_what_surrounds_them
             kinds = {(name.split("('GROUPS', ")[1][0], name.split("('LEFT_WIDTH', ")[1][0]) for name in launched}
             assert len(kinds) == 3  # alone, with the norms of the keys, with what the next product needs
     assert set(warm.jobs("--tiles", tmp_path)) == {f"{model} {place}" for model in ("esat-384", "esat-s-256") for place in range(3)}
+
+
+def test_eight_bit_products_are_compiled_for_both_ways_of_launching(compiled, monkeypatch):
+    """Every tile, and a frame: part `dependent` measures one with whichever tiles part `fp8` has found."""
+    wide = models.weights(dim=128, heads=2, depth=2, elimination_layers=(1,), template_size=32, search_size=64)
+    monkeypatch.setattr(fp8, "DEVICE", torch.device("cpu"))
+    monkeypatch.setattr(fp8, "model_weights", lambda name: wide)
+    monkeypatch.setattr(fp8, "frame_products", lambda model: [fp8.Product("mlp_in", 21, 128, 256)])
+    monkeypatch.setattr(_triton._device, "has_dependent_launches", lambda device: True)
+    _, found = compiled(lambda name: True, warm._fp8)
+    for kernel in ("fp8_product_kernel", "product_kernel", "eliminate_kernel"):
+        ways = [[name for name in found if name.startswith(f"{kernel} ") and f"('DEPENDENT', {way})" in name] for way in (False, True)]
+        assert len(ways[0]) == len(ways[1]) > 0, kernel
+    heights = {tiles.block_m for tiles in fp8.tiling.candidates(128, fp8.fp8.E4M3)}
+    assert len(heights) > 1
+    for height in heights:
+        assert any(
+            name.startswith("fp8_product_kernel") and f"('BLOCK_M', {height})" in name and "('DEPENDENT', True)" in name for name in found
+        )
 
 
 def _shapes(monkeypatch):

@@ -6,7 +6,11 @@ import numpy as np
 import pytest
 import torch
 
+from benchmarks.gpu import fp8_checks
+from benchmarks.gpu.frame import NetworkFrame
+from benchmarks.gpu.inputs import images
 from engine import Tracker
+from engine.runners.gpu.network import GpuNetwork, Kernels
 from engine.runners.gpu.runner import GpuRunner
 from tests.engine.runners.gpu import models
 from tests.kernels import interpreter
@@ -30,3 +34,13 @@ def test_a_frame_equals_the_reference(dtype, pixels, score):
         assert ours.score == pytest.approx(expected.score, abs=score)
         same = len(np.intersect1d(ours.kept_tokens, expected.kept_tokens))
         assert same >= len(expected.kept_tokens) - (2 if dtype == "fp8" else 0)  # of random weights: the order of equal steps decides ties
+
+
+def test_each_layer_in_fp8_equals_the_reference():
+    """By the check that a GPU's frames have to pass, but within float32's roundings."""
+    weights = models.weights(depth=2, elimination_layers=(1,), template_size=32, search_size=64, dim=128, heads=2)
+    device = torch.device("cpu")
+    network = GpuNetwork(weights, device, torch.bfloat16, Kernels.of("triton"), True)
+    found = fp8_checks.layer_errors(weights, fp8_checks.layers_of(NetworkFrame(network, *images(weights.config, 1, device))))
+    assert found["ok"]
+    assert found["in_a_line"] < 0.05
