@@ -12,7 +12,7 @@ from esat_kernels.linear.common import split_sums
 E4M3 = torch.float8_e4m3fn
 LARGEST = 448.0  # of e4m3
 GROUP = 128  # columns that share a scale: a tile's width, and the sums that Hopper's matrix units may add by themselves
-_LEAST_SCALE = 2.0**-100  # of a group of zeros
+LEAST_SCALE = 2.0**-100  # of a group of zeros
 
 
 class Scaled(NamedTuple):
@@ -59,7 +59,7 @@ def scaled_memory(like: Tensor, columns: int, statistics: bool) -> Scaled:
 
 def rounded_groups(values: Tensor) -> tuple[Tensor, Tensor]:
     """values [M, groups, GROUP] -> e4m3 of that shape and float32 scales [M, groups]: the largest of each group becomes `LARGEST`."""
-    scales = values.abs().amax(2).clamp_min(LARGEST * _LEAST_SCALE) / LARGEST
+    scales = values.abs().amax(2).clamp_min(LARGEST * LEAST_SCALE) / LARGEST
     return (values / scales.unsqueeze(2)).to(E4M3), scales.float()
 
 
@@ -73,6 +73,6 @@ def scaled_weight(weight: Tensor) -> ScaledWeight:
         raise ValueError(f"scaled_weight: expected [N, K] in multiples of {GROUP}, got {tuple(weight.shape)}")
     if weight.dtype != torch.float32:  # one that was rounded before would be rounded twice
         raise TypeError(f"scaled_weight: weight must be {torch.float32}, got {weight.dtype}")
-    scales = weight.abs().amax(1).clamp_min(LARGEST * _LEAST_SCALE) / LARGEST
+    scales = weight.abs().amax(1).clamp_min(LARGEST * LEAST_SCALE) / LARGEST
     over = weight / scales.unsqueeze(1)
     return ScaledWeight(over.to(E4M3), scales, split_sums(over.unflatten(1, (-1, GROUP)).sum(2)))

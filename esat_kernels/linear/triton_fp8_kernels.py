@@ -13,11 +13,10 @@ import triton
 import triton.language as tl
 from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
-from esat_kernels.linear.triton_kernels import SQRT_HALF, _apply_left, _leave_centred, _prefetch
+from esat_kernels.linear import fp8
+from esat_kernels.linear.triton_kernels import _activated, _add_shift, _apply_left, _item_and_place, _leave_centred, _prefetch
 
-GROUP = tl.constexpr(128)
-LARGEST = tl.constexpr(448.0)
-LEAST_SCALE = tl.constexpr(2.0**-100)
+GROUP, LARGEST, LEAST_SCALE = tl.constexpr(fp8.GROUP), tl.constexpr(fp8.LARGEST), tl.constexpr(fp8.LEAST_SCALE)
 
 
 @triton.jit
@@ -55,13 +54,8 @@ def _finish(
     inside = row[:, None] < rows
     if bias_ptr is not None:
         sums += tl.load(bias_ptr + column).to(tl.float32)[None, :]
-    if ACTIVATION == "gelu":
-        sums = 0.5 * sums * (1.0 + tl.erf(sums * SQRT_HALF))
-    elif ACTIVATION == "relu":
-        sums = tl.where(sums < 0.0, 0.0, sums)  # NaN stays
-    item = row // item_rows
-    place = (row - item * item_rows).to(tl.int64)[:, None]
-    item = item.to(tl.int64)[:, None]
+    sums = _activated(sums, ACTIVATION)
+    item, place = _item_and_place(row, item_rows)
     if residual_ptr is not None:
         residual = residual_ptr + item * residual_stride_b + place * residual_stride_m
         sums += tl.load(residual + column[None, :], mask=inside, other=0.0).to(tl.float32)
@@ -115,12 +109,7 @@ def fp8_product_kernel(
         shift, deviation = _apply_left(norm_ptr, row, rows, inner, eps, GROUP, NORM_GROUPS)
         if SPLITS > 1:  # the first part adds it
             shift = tl.where(tl.program_id(1) == 0, shift, 0.0)
-        group_sums = group_sums_ptr + column.to(tl.int64)[None, :] * NORM_GROUPS + tl.arange(0, NORM_GROUPS)[:, None]
-        high_sums = tl.load(group_sums)
-        high = shift.to(high_sums.dtype)
-        sums = tl.dot(high, tl.load(group_sums + columns * NORM_GROUPS), sums)
-        sums = tl.dot((shift - high.to(tl.float32)).to(high_sums.dtype), high_sums, sums)
-        sums = tl.dot(high, high_sums, sums)
+        sums = _add_shift(sums, shift, group_sums_ptr, column, columns, NORM_GROUPS)
     if scales_ptr is not None:
         tl.static_assert(BLOCK_K == GROUP)
         scales_ptr += source

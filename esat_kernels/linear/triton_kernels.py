@@ -94,6 +94,36 @@ def _apply_left(left_ptr, row, rows, inner, eps, WIDTH: tl.constexpr, GROUPS: tl
 
 
 @triton.jit
+def _add_shift(sums, shift, group_sums_ptr, column, columns, GROUPS: tl.constexpr):
+    """sums + shift [BLOCK_M, GROUPS] times the sums of the groups of weights, in 16 bits [2, columns, GROUPS], of `column` [BLOCK_N]."""
+    group_sums = group_sums_ptr + column.to(tl.int64)[None, :] * GROUPS + tl.arange(0, GROUPS)[:, None]
+    # On the matrix units, in two halves each: what is left out is 2 ** -16 of it.
+    rounded = tl.load(group_sums)
+    high = shift.to(rounded.dtype)
+    sums = tl.dot(high, tl.load(group_sums + columns * GROUPS), sums)
+    sums = tl.dot((shift - high.to(tl.float32)).to(rounded.dtype), rounded, sums)
+    return tl.dot(high, rounded, sums)
+
+
+@triton.jit
+def _activated(sums, ACTIVATION: tl.constexpr):
+    """None, "gelu" (exact) or "relu" of float32 values."""
+    if ACTIVATION == "gelu":
+        sums = 0.5 * sums * (1.0 + tl.erf(sums * SQRT_HALF))
+    elif ACTIVATION == "relu":
+        sums = tl.where(sums < 0.0, 0.0, sums)  # NaN stays
+    return sums
+
+
+@triton.jit
+def _item_and_place(row, item_rows):
+    """In which item of item_rows rows each row is, and at which place there: int64 [BLOCK_M, 1]."""
+    item = row // item_rows
+    place = (row - item * item_rows).to(tl.int64)[:, None]
+    return item.to(tl.int64)[:, None], place
+
+
+@triton.jit
 def _finish(
     sums, own, parts_ptr, bias_ptr, residual_ptr, out_ptr, squares_ptr, centred_ptr, left_ptr, row, first, rows, item_rows, columns,
     residual_stride_b, residual_stride_m, out_stride_b, out_stride_m, squares_first, ACTIVATION: tl.constexpr, WIDTH: tl.constexpr,
@@ -113,13 +143,9 @@ def _finish(
         sums = add_parts(sums, own, parts_ptr, at, inside, rows.to(tl.int64) * columns, SPLITS)
     if bias_ptr is not None:
         sums += tl.load(bias_ptr + column, mask=column < columns, other=0.0).to(tl.float32)[None, :]
-    if ACTIVATION == "gelu":
-        sums = 0.5 * sums * (1.0 + tl.erf(sums * SQRT_HALF))
-    elif ACTIVATION == "relu":
-        sums = tl.where(sums < 0.0, 0.0, sums)  # NaN stays
-    item = row // item_rows
-    place = (row - item * item_rows).to(tl.int64)[:, None]
-    item, row = item.to(tl.int64)[:, None], row.to(tl.int64)[:, None]
+    sums = _activated(sums, ACTIVATION)
+    item, place = _item_and_place(row, item_rows)
+    row = row.to(tl.int64)[:, None]
     if residual_ptr is not None:
         residual = residual_ptr + item * residual_stride_b + place * residual_stride_m
         sums += tl.load(residual + column[None, :], mask=inside, other=0.0).to(tl.float32)
@@ -226,15 +252,7 @@ def product_kernel(
         shift, scale = _apply_left(norm_ptr, row, rows, inner, eps, NORM_WIDTH, NORM_GROUPS)
         if SPLITS > 1:  # the first part adds it
             shift = tl.where(tl.program_id(1) == 0, shift, 0.0)
-        # On the matrix units, in two halves each: what is left out is 2 ** -16 of it.
-        group_sums = (
-            group_sums_ptr + tl.minimum(column, columns - 1).to(tl.int64)[None, :] * NORM_GROUPS + tl.arange(0, NORM_GROUPS)[:, None]
-        )
-        rounded = tl.load(group_sums)
-        high = shift.to(rounded.dtype)
-        sums = tl.dot(high, tl.load(group_sums + columns * NORM_GROUPS), sums)
-        sums = tl.dot((shift - high.to(tl.float32)).to(rounded.dtype), rounded, sums)
-        sums = tl.dot(high, rounded, sums)
+        sums = _add_shift(sums, shift, group_sums_ptr, tl.minimum(column, columns - 1), columns, NORM_GROUPS)
     for first in range(start, tl.minimum(start + part, inner), BLOCK_K):
         k = first + tl.arange(0, BLOCK_K)
         if WHOLE_K:

@@ -147,9 +147,7 @@ def test_a_product_has_as_many_launches_as_its_counters_allow(joined, monkeypatc
     chosen = []
     monkeypatch.setattr(linear, "launch", lambda work, tiles: chosen.append((tiles, work.counters)))
     counters = esat_kernels.meeting_counters(x.device) if joined else None
-    linear.linear_into._init_fn(
-        x.new_empty(1, 720, 768), x[None], weight, None, None, None, None, None, 0.0, None, 0, 1, None, None, counters
-    )
+    linear.linear_into(x.new_empty(1, 720, 768), x[None], weight, None, None, None, None, None, 0.0, None, 0, 1, None, None, counters)
     assert [tiles.joined for tiles, _ in chosen] == [joined]
 
 
