@@ -60,7 +60,7 @@ def main() -> int:
     group.add_argument("--stages", help="only these, with commas: a, b, c")
     group.add_argument("--parts", help=f"only these and what follows from them, with commas: {','.join(part.name for part in _ALL)}")
     parser.add_argument("--peers", action="store_true", help="behind the stages also compiled peers, with what time is left")
-    parser.add_argument("--again", action="store_true", help="run parts that an earlier call finished on these sources once more")
+    parser.add_argument("--again", action="store_true", help="run parts that an earlier call finished once more")
     parser.add_argument("--minutes", type=float, default=MINUTES, help="of this call; parts that do not fit are left to the next")
     parser.add_argument("--output", type=Path, default=WORK / "results", help="folder of the JSON files; default build/gpu/results")
     parser.add_argument("--tar", type=Path, help="the archive; default gpu.tar.gz in the folder that OUT or OUTPUT names, else in out/")

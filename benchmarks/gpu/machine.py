@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import platform
@@ -16,8 +17,6 @@ from pathlib import Path
 from engine.commit import commit_of
 
 _SOURCES = {".py", ".cu", ".cuh", ".h", ".cpp", ".npz", ".txt", ".toml"}  # no JSON: measured tiles and choices change while parts run
-
-
 CLOCKS_S = 3.0  # behind a part: a device that hangs may not answer at all
 
 
@@ -35,10 +34,17 @@ def no_gpu() -> str | None:
 def output(*command: str | Path, seconds: float = 20) -> str | None:
     """What a command prints, or None if it is missing, fails or hangs."""
     try:
-        done = subprocess.run(list(map(str, command)), capture_output=True, text=True, timeout=seconds)
-    except (OSError, subprocess.TimeoutExpired):
+        process = subprocess.Popen(list(map(str, command)), stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+    except OSError:
         return None
-    return done.stdout.strip() if done.returncode == 0 else None
+    try:
+        printed, _ = process.communicate(timeout=seconds)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        with contextlib.suppress(subprocess.TimeoutExpired):  # one that the driver holds does not end
+            process.wait(0.2)
+        return None
+    return printed.strip() if process.returncode == 0 else None
 
 
 def _query(fields: str, seconds: float = 20) -> str | None:

@@ -68,7 +68,7 @@ def read(path: Path) -> dict[str, Any]:
 
 
 def earlier(output: Path) -> dict[str, Any]:
-    """What a call before this one, on these sources and this device, wrote into this file and did not end; empty if there is none."""
+    """What a call before this one, whose results still hold, wrote into this file and did not end; empty if there is none."""
     return read(output.with_suffix(EARLIER))
 
 

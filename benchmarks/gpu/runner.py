@@ -17,6 +17,7 @@ from benchmarks.gpu.parts import EARLIER, LIBRARY, PARTS, REPOSITORY, TRITON_CAC
 GRACE_S = 3.0  # for a part that is stopped to stop what it has started
 LARGEST = 15 * 2**20  # bytes of an archive
 LEAST_S = 8.0  # with less time left no part is started
+SAME = ("sources", "device", "torch", "triton")  # facts that a result holds for: a device's table too knows its compilers
 Listing = dict[Path, int]  # files and their bytes
 _LINES = {True: 8, False: 40}  # of a part's log that are printed, by whether it ended well
 
@@ -33,7 +34,7 @@ def run_parts(
 ) -> int:
     """Run what an earlier call with these `facts` has not finished (`again`: all) within `seconds`; 0 if all parts are ok, else 1.
 
-    folder: gets each part's file and log. facts: what every file carries; "sources" and "device" tell whether an earlier result still holds.
+    folder: gets each part's file and log. facts: what every file carries; those that `SAME` names tell whether an earlier result still holds.
     archive: results, measured tiles, compiled kernels and the library in one file, written anew after every part that ran.
     """
     end = time.monotonic() + seconds
@@ -49,7 +50,7 @@ def run_parts(
             if not again and _finished(part, folder / f"gpu_{part.name}.json", facts):
                 print(f"== {part.name}: finished by an earlier call (--again repeats it)")
                 continue
-            if not fits(part, remaining, least_s):
+            if part.follows in left or not fits(part, remaining, least_s):  # what it goes on from is still to come: it would run twice
                 left.append(part.name)
                 continue
             _reopen(part, folder, again)
@@ -82,8 +83,8 @@ def _say(ran: Sequence[tuple[Part, dict[str, Any]]], packing_s: float) -> None:
 
 
 def _holds(found: dict[str, Any], facts: dict[str, object]) -> bool:
-    """Whether it was measured on these very sources and this device."""
-    return all(found.get(name) == facts[name] for name in ("sources", "device"))
+    """Whether it was measured on these very sources, this device and these versions."""
+    return all(found.get(name) == facts.get(name) for name in SAME)
 
 
 def _finished(part: Part, path: Path, facts: dict[str, object]) -> bool:

@@ -156,7 +156,7 @@ def linear_into(
 
 def meeting_counters(device: torch.device) -> Tensor:
     """Counters for products whose parts meet in one launch: int32 zeros, and zeros again after each. Launches that are given the same ones have to
-    run one after another. A product of more tiles, or without counters, makes its own, which takes a launch.
+    run one after another. A product of more tiles, or without counters, adds its parts in a launch of its own.
     """
     return torch.zeros(COUNTERS, dtype=torch.int32, device=device)
 

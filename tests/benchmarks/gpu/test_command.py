@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import time
 
 import pytest
 
@@ -159,6 +160,14 @@ def test_a_command_that_hangs_or_is_missing_says_nothing():
     assert machine.output(sys.executable, "-c", "raise SystemExit(1)") is None
     assert machine.output(sys.executable, "-c", "import time; time.sleep(100)", seconds=0.2) is None
     assert machine.output("echo", "found") == "found"
+
+
+def test_a_command_that_hangs_and_cannot_be_killed_is_not_waited_for(monkeypatch):
+    """As the driver may hold one."""
+    monkeypatch.setattr(machine.subprocess.Popen, "kill", lambda process: None)
+    started = time.monotonic()
+    assert machine.output("sleep", "8", seconds=0.1) is None
+    assert time.monotonic() - started < 5
 
 
 def test_the_commit_tells_local_changes(tmp_path):

@@ -235,6 +235,27 @@ def test_where_time_runs_out_the_next_call_goes_on(part, tmp_path):
     assert {row["key"] for row in report["rows"]} == set(tables.read("Fake 1")["linear_fp8"]) == {SMALL[0].key, SMALL[1].key}
 
 
+@pytest.mark.parametrize("wrong", [0, 1])
+def test_a_frame_that_is_wrong_fails_before_and_with_the_measured_tiles(part, monkeypatch, wrong):
+    frames = iter([{"ok": place != wrong} for place in range(2)])
+    monkeypatch.setattr(fp8, "frames", lambda *_, **options: next(frames))
+    code, report, _ = part()
+    assert (code, report["ok"]) == (1, False)
+    assert [report["frame"]["ok"], report["tuned_frame"]["ok"]] == [wrong != 0, wrong != 1]
+
+
+def test_the_product_in_bfloat16_takes_the_tiles_that_it_has_in_a_frame(monkeypatch):
+    """There it has counters, and its parts may meet."""
+    monkeypatch.setattr(fp8.linear._triton, "multiprocessors", lambda device: 8)
+    monkeypatch.setattr(fp8, "copies", lambda size: 1)
+    monkeypatch.setattr(fp8, "interleaved", lambda graphs, rounds: {name: [1.0] for name in graphs})
+    monkeypatch.setattr(fp8, "Graph", lambda works, warmup: [work() for work in works])
+    taken = []
+    monkeypatch.setattr(fp8.products.Shape, "run", lambda shape, *given: taken.append(given[-1]))
+    fp8.rows_of(fp8.Product("mlp_out", 64, 1536, 128), by_reference, device=CPU)
+    assert [tiles.joined for tiles in taken] == [True]
+
+
 def test_frames_are_timed_in_turn():
     weights = models.weights(dim=128, heads=2, depth=2, elimination_layers=(1,), template_size=32, search_size=64)
     times = iter([4.0, 3.0, 4.1, 3.1])

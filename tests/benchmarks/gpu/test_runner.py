@@ -143,9 +143,10 @@ def test_a_part_whose_work_is_gone_runs_again(run, tmp_path, capsys):
     assert left.exists()
 
 
-def test_results_of_another_device_or_other_sources_do_not_count(tmp_path, capsys):
+def test_results_of_another_device_or_other_sources_or_versions_do_not_count(tmp_path, capsys):
     part = Fake("works", "", "", 60, code=WRITES)
-    for facts in (FACTS, FACTS | {"device": "another"}, FACTS | {"device": "another", "sources": "def"}):
+    others = [{}, {"device": "another"}, {"sources": "def"}, {"torch": "2"}, {"triton": "3"}]  # one more each time
+    for facts in (FACTS | {name: value for other in others[:count] for name, value in other.items()} for count in range(1, 6)):
         assert run_parts((part,), tmp_path, facts, 60.0, grace_s=0.5) == 0
     assert "finished by an earlier call" not in capsys.readouterr().out
 
@@ -364,6 +365,17 @@ def test_a_part_runs_again_behind_the_one_that_it_follows(run, capsys, monkeypat
     capsys.readouterr()
     assert goes_through(parts, monkeypatch, run, capsys) == ["first", "second"]
     assert json.loads((tmp_path / "gpu_second.json").read_text())["count"] == 1
+
+
+def test_where_no_time_is_left_for_a_part_what_follows_it_waits_too(run, capsys, monkeypatch):
+    """It would take time, and run again behind it."""
+    long, short = Fake("long", "", "", 100, code=WRITES), Fake("short", "", "", 2, follows="long", code=WRITES)
+    other = Fake("other", "", "", 2, code=WRITES)
+    reserved = children.PATIENCE_S + runner.machine.CLOCKS_S
+    code, found = run((long, short, other), 20 + reserved, least_s=1.0)
+    assert (code, set(found)) == (1, {"other"})
+    assert "no time was left for long, short" in capsys.readouterr().out
+    assert goes_through((long, short, other), monkeypatch, run, capsys) == ["long", "short"]
 
 
 def test_a_part_goes_on_from_what_an_earlier_call_of_it_wrote(run, tmp_path):
