@@ -31,7 +31,11 @@ def chosen_parts(parser: argparse.ArgumentParser, options: argparse.Namespace) -
         what = "stages" if options.stages else "parts"
         parser.error(f"unknown {what} {', '.join(unknown)}: expected some of {', '.join(known)}")
     if options.parts:  # with what takes up their results: tiles that are measured anew take the place of those that a frame chose
-        return [part for part in _ALL if part.name in asked or part.follows in asked]
+        chosen: list[Part] = []
+        for part in _ALL:
+            if part.name in asked or {other.name for other in chosen} & set(part.follows):
+                chosen.append(part)
+        return chosen
     parts = [part for name, stage in STAGES.items() if not options.stages or name in asked for part in stage]
     return [*parts, *(PEERS if options.peers else ())]
 

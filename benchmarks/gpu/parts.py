@@ -32,7 +32,7 @@ class Part:
     planned_s: int  # a guess, since no GPU was at hand: the sum is kept, and what one part does not need another may take
     arguments: tuple[str, ...] = ()
     leaves: Path | None = None  # what others need of it beside its results: where that is missing, it is done again
-    follows: str | None = None  # the part whose results it goes on from: once that has run again, so has this one to
+    follows: tuple[str, ...] = ()  # the parts whose results it goes on from: once one has run again, so has this one to
 
     def command(self, output: Path) -> list[str]:
         return [sys.executable, "-m", f"benchmarks.gpu.{self.module}", *self.arguments, str(output)]
@@ -101,14 +101,14 @@ STAGES: dict[str, tuple[Part, ...]] = {
             30,
             ("--tiles",),
             TRITON_CACHE,
-            "products",
+            follows=("products",),
         ),
         Part(
             "frame-tiles",
             "frame_tiles",
             "the fastest tiles once more, each within the captured frame: what is faster there is taken",
             35,
-            follows="products",
+            follows=("products",),
         ),
         Part(
             "tests", "tests", "the GPU tests: error budgets, gradients, graph replay equal to eager, the loop, 1000 equal repetitions", 55
@@ -121,7 +121,13 @@ STAGES: dict[str, tuple[Part, ...]] = {
         Part("memcheck", "sanitize", "compute-sanitizer memcheck over small calls of every kernel", 25, ("--all", "memcheck")),
         Part("racecheck", "sanitize", "racecheck; of the sm_80 CUDA kernel alone it decides", 15, ("--all", "racecheck")),
         # Last: where it pays, every kernel behind it would have to be compiled again.
-        Part("dependent", "dependent", "a whole frame whose kernels are launched before the one in front is done: equal, and its time", 20),
+        Part(
+            "dependent",
+            "dependent",
+            "a whole frame whose kernels are launched before the one in front is done: equal, and its time",
+            20,
+            follows=("frame-tiles", "fp8"),  # a frame with their tiles
+        ),
     ),
 }
 PARTS = tuple(part for stage in STAGES.values() for part in stage)

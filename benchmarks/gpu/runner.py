@@ -50,7 +50,9 @@ def run_parts(
             if not again and _finished(part, folder / f"gpu_{part.name}.json", facts):
                 print(f"== {part.name}: finished by an earlier call (--again repeats it)")
                 continue
-            if part.follows in left or not fits(part, remaining, least_s):  # what it goes on from is still to come: it would run twice
+            if set(part.follows) & set(left) or not fits(
+                part, remaining, least_s
+            ):  # what it goes on from is still to come: it would run twice
                 left.append(part.name)
                 continue
             _reopen(part, folder, again)
@@ -97,10 +99,10 @@ def _reopen(part: Part, folder: Path, again: bool) -> None:
     """Parts that follow this one, which is about to run, are to run behind it, in another call if need be; again: from their beginning."""
     for other in PARTS:
         path = folder / f"gpu_{other.name}.json"
-        if other.follows == part.name and again:
+        if part.name in other.follows and again:
             path.unlink(missing_ok=True)
             path.with_suffix(EARLIER).unlink(missing_ok=True)
-        elif other.follows == part.name and path.is_file():
+        elif part.name in other.follows and path.is_file():
             write(path, {**read(path), "ok": False, "ended": f"behind it {part.name} ran again"})
 
 

@@ -68,9 +68,10 @@ def test_stages_and_parts_are_chosen_by_name(call):
     with_peers = call("--stages", "a", "--peers").stdout
     assert with_peers.index("  attention: ") < with_peers.index("  peers-frame: ")
     tiles = call("--parts", "products", "--again").stdout  # never without what a frame chooses among them
-    assert tiles.index("  products: ") < tiles.index("  compile-tiles: ") < tiles.index("  frame-tiles: ")
+    assert tiles.index("  products: ") < tiles.index("  compile-tiles: ") < tiles.index("  frame-tiles: ") < tiles.index("  dependent: ")
     assert "  tests: " not in tiles
     assert "  products: " not in call("--parts", "frame-tiles").stdout
+    assert call("--parts", "fp8").stdout.index("  fp8: ") < call("--parts", "fp8").stdout.index("  dependent: ")
     one = call("--parts", "training").stdout
     assert "  training: " in one
     assert "  attention: " not in one

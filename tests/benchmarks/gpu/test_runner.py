@@ -354,22 +354,23 @@ def test_a_part_runs_again_behind_the_one_that_it_follows(run, capsys, monkeypat
         "first", "", "", 60, code=f"{GOES_ON}again = bool(earlier(path)); write(path, {{'ok': again}}); raise SystemExit(not again)"
     )
     counts = f"{GOES_ON}write(path, {{'ok': True, 'count': earlier(path).get('count', 0) + 1}})"
-    second, other = Fake("second", "", "", 60, follows="first", code=counts), Fake("other", "", "", 60, code=counts)
-    parts = (first, second, other)
-    assert goes_through(parts, monkeypatch, run, capsys) == ["first", "second", "other"]
-    assert goes_through(parts, monkeypatch, run, capsys) == ["first", "second"]
+    second, other = Fake("second", "", "", 60, follows=("first",), code=counts), Fake("other", "", "", 60, code=counts)
+    third = Fake("third", "", "", 60, follows=("other", "second"), code=counts)
+    parts = (first, second, other, third)
+    assert goes_through(parts, monkeypatch, run, capsys) == ["first", "second", "other", "third"]
+    assert goes_through(parts, monkeypatch, run, capsys) == ["first", "second", "third"]
     assert goes_through(parts, monkeypatch, run, capsys) == []
     assert json.loads((tmp_path / "gpu_second.json").read_text())["count"] == 2
     run((first,), again=True)  # alone, or as where no time was left for the other
     assert not (tmp_path / "gpu_second.json").exists()
     capsys.readouterr()
-    assert goes_through(parts, monkeypatch, run, capsys) == ["first", "second"]
+    assert goes_through(parts, monkeypatch, run, capsys) == ["first", "second", "third"]
     assert json.loads((tmp_path / "gpu_second.json").read_text())["count"] == 1
 
 
 def test_where_no_time_is_left_for_a_part_what_follows_it_waits_too(run, capsys, monkeypatch):
     """It would take time, and run again behind it."""
-    long, short = Fake("long", "", "", 100, code=WRITES), Fake("short", "", "", 2, follows="long", code=WRITES)
+    long, short = Fake("long", "", "", 100, code=WRITES), Fake("short", "", "", 2, follows=("long",), code=WRITES)
     other = Fake("other", "", "", 2, code=WRITES)
     reserved = children.PATIENCE_S + runner.machine.CLOCKS_S
     code, found = run((long, short, other), 20 + reserved, least_s=1.0)
