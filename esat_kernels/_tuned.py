@@ -69,9 +69,9 @@ def _read(path: Path) -> dict[str, dict[str, Any]]:
     try:
         found = json.loads(path.read_text())
     except ValueError as error:
-        raise ValueError(f"{path} is no JSON ({error}): delete it, or measure this device again by `make gpu`") from error
+        raise ValueError(f"{path} is no JSON ({error}): delete it; `make gpu GPU_OPTIONS=--again` measures this device anew") from error
     if not isinstance(found, dict) or not all(isinstance(part, dict) for part in found.values()):
-        raise ValueError(f"{path} is no table of measurements: delete it, or measure this device again by `make gpu`")
+        raise ValueError(f"{path} is no table of measurements: delete it; `make gpu GPU_OPTIONS=--again` measures this device anew")
     return found
 
 

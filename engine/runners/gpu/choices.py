@@ -59,7 +59,7 @@ def choices_for(device: torch.device) -> Choices:
             file = esat_kernels.tuned_file(torch.cuda.get_device_name(device))
             got = f"{type(value).__name__} {str(value)[:80]}"
             raise TableError(
-                f"{file}: engine.{name} must be {expected}, got {got}: delete the file, or measure this device again by `make gpu`"
+                f"{file}: engine.{name} must be {expected}, got {got}: delete the file; `make gpu GPU_OPTIONS=--again` measures this device anew"
             )
     if found.get("convolutions") not in get_args(Convolutions):
         found.pop("convolutions", None)

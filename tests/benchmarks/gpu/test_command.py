@@ -167,8 +167,8 @@ def test_a_command_that_hangs_and_cannot_be_killed_is_not_waited_for(monkeypatch
     """As the driver may hold one."""
     monkeypatch.setattr(machine.subprocess.Popen, "kill", lambda process: None)
     started = time.monotonic()
-    assert machine.output("sleep", "8", seconds=0.1) is None
-    assert time.monotonic() - started < 5
+    assert machine.output("sleep", "20", seconds=0.1) is None
+    assert time.monotonic() - started < 15
 
 
 def test_the_commit_tells_local_changes(tmp_path):

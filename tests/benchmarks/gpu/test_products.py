@@ -99,9 +99,7 @@ def test_a_damaged_table_is_one_error_of_the_engine_that_says_what_to_do(table, 
     monkeypatch.setattr(_tuned, "device_name", lambda device: "NVIDIA H200")
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "NVIDIA H200")
     _write(DAMAGED[message])
-    with pytest.raises(
-        TableError, match=rf"nvidia-h200.json:? {message}.*: delete (the file|it), or measure this device again by `make gpu`"
-    ):
+    with pytest.raises(TableError, match=rf"nvidia-h200.json:? {message}.*: delete (it|the file); `make gpu GPU_OPTIONS=--again` measures"):
         choices_for(torch.device("cuda"))
     assert issubclass(TableError, EsatError)
 
