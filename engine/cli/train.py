@@ -25,7 +25,7 @@ def train(
     minutes: Annotated[float, typer.Option(min=0, help="Save and stop after so many; the same command goes on.")] = math.inf,
     export: Annotated[Path | None, typer.Option(help="Write the averaged weights here at the end.")] = None,
     validation: Annotated[Path | None, typer.Option(help="Folder of sequences to track with the exported weights at the end.")] = None,
-    threads: Annotated[int, typer.Option(min=1, help="CPU threads for the arithmetic.")] = 2,
+    threads: Annotated[int, typer.Option(min=1, help="CPU threads for the arithmetic, of all processes of this machine together.")] = 2,
 ) -> None:
     """Train a model. Ctrl-C saves; the same command goes on from there."""
     import torch
@@ -36,6 +36,7 @@ def train(
     from engine.training.config import read_config
     from engine.training.curves import plot_curves
     from engine.training.data import read_data
+    from engine.training.distributed import in_first_process, share_threads
     from engine.training.export import export_checkpoint
     from engine.training.memory import keep_freed_memory
     from engine.training.pairs import PairMaker
@@ -47,9 +48,9 @@ def train(
     settings = read_config(
         config, **{key: value if isinstance(value, int) else str(value) for key, value in given.items() if value is not None}
     )
-    console = Console(stderr=True)
+    console = Console(stderr=True, quiet=not in_first_process())
     keep_freed_memory()
-    torch.set_num_threads(threads)
+    torch.set_num_threads(share_threads(threads))
     pool = read_data(settings)
     for note in pool.notes:
         console.print(note, highlight=False, markup=False, soft_wrap=True)
@@ -85,13 +86,13 @@ def _follow(trainer: Any, steps: int, minutes: float, console: Any) -> None:
 
     columns = (BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn(), TextColumn("{task.description}"))
     pace = Pace(_SECONDS_A_LINE)
-    with Progress(*columns, console=console, disable=not bar_is_shown()) as progress:
+    with Progress(*columns, console=console, disable=console.quiet or not bar_is_shown()) as progress:
         task = progress.add_task("starting", total=steps, completed=trainer.step)
 
         def show(record: dict[str, float]) -> None:
             text = f"loss {record['total']:.3f}  IoU {record['iou']:.3f}  {record['step_s']:.2f} s a step"
             progress.update(task, completed=record["step"], description=text)
-            if not bar_is_shown() and (pace.due() or record["step"] == steps):
+            if not console.quiet and not bar_is_shown() and (pace.due() or record["step"] == steps):
                 say(f"step {record['step']} of {steps}: {text}")
 
         trainer.run(show, minutes)

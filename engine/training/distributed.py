@@ -59,6 +59,16 @@ class Group:
         return bool(votes.item())
 
 
+def in_first_process() -> bool:
+    """Whether this is the process that tells the user what happens: by torchrun's environment, before there is a group."""
+    return os.environ.get("RANK", "0") == "0"
+
+
+def share_threads(threads: int) -> int:
+    """How many of `threads` are for this process, where torchrun started several on this machine: one at least."""
+    return max(1, threads // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+
+
 def choose_device(name: str) -> torch.device:
     """`resolve_device`; `auto` is the GPU that torchrun gave this process."""
     device = torch.device(resolve_device(name))

@@ -22,6 +22,7 @@ Generator = np.random.Generator
 Painter = Callable[[Sequence[Crop]], Tensor]
 _LONG_TRACK = 100  # frames from which on a track counts no more than others
 _TRIES = 8
+_REFRAMED_SIDES, _REFRAMED_SHIFT = (0.45, 1.5), 0.2  # another box's sides, and its centre's way from the object's, over the object's sides
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,6 +88,10 @@ class PairMaker:
         """Pair number `index`. The same for the same seed, whatever was drawn before."""
         rng = np.random.default_rng((self.seed, index))
         seen = self._draw(rng)
+        if (
+            self.config.reframe and rng.random() < self.config.reframe
+        ):  # without it: the pairs that a seed gave before there was such a thing
+            seen = _reframed(seen, rng)
         absent = str(rng.choice(ABSENT)) if rng.random() < self.config.absent else None
         template = self._scenes.template(seen.first, seen.first_box, seen.moving, rng)
         if absent == "elsewhere":
@@ -137,6 +142,19 @@ class PairMaker:
             if other is not clip and two < len(other.boxes) and np.isfinite(other.boxes[two]).all():
                 look_alikes.append((Still(clip.frames, two, other.boxes[two : two + 1], np.array([-1])), other.boxes[two]))
         return _Object((clip.frames, one), clip.boxes[one], (clip.frames, two), clip.boxes[two], True, look_alikes)
+
+
+def _reframed(seen: _Object, rng: Generator) -> _Object:
+    """The object with another box, at the same place of it both times. Whoever draws a target's first box decides what belongs to it, so a tracker
+    has to read that from the template, not from the kind of object.
+    """
+    sides = np.exp(rng.uniform(*np.log(_REFRAMED_SIDES), 2))
+    shift = rng.uniform(-_REFRAMED_SHIFT, _REFRAMED_SHIFT, 2)
+
+    def other(box: np.ndarray) -> np.ndarray:
+        return np.concatenate([box[:2] + box[2:] * (0.5 + shift - sides / 2), box[2:] * sides])
+
+    return dataclasses.replace(seen, first_box=other(seen.first_box), second_box=other(seen.second_box))
 
 
 def _pick(items: list[tuple[int, int]], rng: Generator, count: int) -> list[tuple[int, int]]:

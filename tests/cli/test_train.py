@@ -1,9 +1,11 @@
 """`esat train`: a whole small run, and bad input."""
 
 import json
+import os
 import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -86,6 +88,18 @@ def test_ctrl_c_saves_and_the_same_command_goes_on(tmp_path):
     assert run([*common, "--run", str(log.parent), "--export", str(tmp_path / "parts.safetensors")]) == 0
     one, two = (load_weights(tmp_path / f"{name}.safetensors").state_dict for name in ("whole", "parts"))
     assert all(torch.equal(one[name], two[name]) for name in one)
+
+
+def test_of_several_processes_the_first_one_speaks(tmp_path):
+    data, folder, weights = write_folder(tmp_path / "data"), tmp_path / "run", tmp_path / "w.safetensors"
+    several = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", "--", "engine"]
+    arguments = ["train", configuration(tmp_path), "--data", str(data), "--run", str(folder), "--export", str(weights)]
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).resolve().parents[2]), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run([*several, *arguments], env=environment, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+    for said in ("boxes: ", "step 1 of 2: ", "step 2 of 2: ", "averaged weights: "):
+        assert done.stderr.count(said) == 1, said
+    assert load_weights(weights).metadata["steps"] == "2"
 
 
 def test_a_run_on_packed_data_needs_nothing_else(tmp_path, capsys):

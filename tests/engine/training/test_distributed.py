@@ -10,7 +10,7 @@ import torch
 
 from engine.errors import ConfigError
 from engine.training.checkpoint import CHECKPOINT
-from engine.training.distributed import Group
+from engine.training.distributed import Group, in_first_process, share_threads
 from tests.engine.training.test_trainer import trainer
 
 PROGRAM = """
@@ -53,6 +53,15 @@ def test_two_processes_equal_one(tmp_path):
         assert torch.allclose(first[name], value, atol=1e-5), name
     assert (tmp_path / CHECKPOINT).is_file()
     assert len((tmp_path / "log.jsonl").read_text().splitlines()) == 3
+
+
+def test_processes_share_the_threads_and_the_first_one_speaks(monkeypatch):
+    assert share_threads(2) == 2
+    assert in_first_process()
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
+    assert [share_threads(threads) for threads in (1, 2, 5)] == [1, 1, 2]
+    monkeypatch.setenv("RANK", "1")
+    assert not in_first_process()
 
 
 def test_a_batch_is_shared_out_evenly():

@@ -85,6 +85,31 @@ def test_a_leaving_object_has_the_box_of_what_is_seen_of_it():
     assert max(shares) <= 1
 
 
+def test_a_reframed_object_has_the_same_other_box_in_both_crops():
+    """Template and search region show the object's box at the same place of what is followed, whatever part of it that is."""
+    config = AugmentConfig(
+        groups={"coco": 0.5, "video": 0.5}, rotation=0, aspect=0, centre_jitter=1.0, reframe=1.0, **(PLAIN | {"flip": 0.0})
+    )
+    maker = PairMaker(small_pool(), TINY, config, seed=3)
+    sides = []
+    for index in range(40):
+        template, search, box = painted(maker, index)
+        shown = found_box(search, 128)
+        relative = np.concatenate([(shown[:2] - box[:2]) / box[2:], shown[2:] / box[2:]])
+        aspect = box[2] / box[3]
+        target = (
+            np.array([np.sqrt(aspect), np.sqrt(1 / aspect)]) / TINY.template_factor
+        )  # the box in the template: of this area, in its middle
+        expected = np.concatenate([0.5 + relative[:2] * target, relative[2:] * target])
+        whole = np.concatenate([expected[:2] - expected[2:] / 2, expected[:2] + expected[2:] / 2])
+        if whole.min() > 0 and whole.max() < 1:
+            assert np.abs(found_box(template, 64) - expected).max() < 0.04
+            sides.append(1 / relative[2:])
+    assert len(sides) > 10
+    assert np.min(sides) < 0.7
+    assert np.max(sides) > 1.2
+
+
 def test_an_absent_object_is_not_in_the_search_region():
     config = AugmentConfig(groups={"coco": 0.5, "video": 0.5}, centre_jitter=1.0, absent=1.0, **(PLAIN | {"flip": 0.0, "leaving": 1.0}))
     maker = PairMaker(small_pool(), TINY, config, seed=3)
