@@ -50,9 +50,8 @@ def run_parts(
             if not again and _finished(part, folder / f"gpu_{part.name}.json", facts):
                 print(f"== {part.name}: finished by an earlier call (--again repeats it)")
                 continue
-            if set(part.follows) & set(left) or not fits(
-                part, remaining, least_s
-            ):  # what it goes on from is still to come: it would run twice
+            waits = not set(part.follows).isdisjoint(left)  # for what it goes on from: it would run twice
+            if waits or not fits(part, remaining, least_s):
                 left.append(part.name)
                 continue
             _reopen(part, folder, again)

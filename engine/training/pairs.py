@@ -148,7 +148,8 @@ def _reframed(seen: _Object, rng: Generator) -> _Object:
     """The object with another box, at the same place of it both times. Whoever draws a target's first box decides what belongs to it, so a tracker
     has to read that from the template, not from the kind of object.
     """
-    sides = np.exp(rng.uniform(*np.log(_REFRAMED_SIDES), 2))
+    smallest, largest = np.log(_REFRAMED_SIDES)
+    sides = np.exp(rng.uniform(smallest, largest, 2))
     shift = rng.uniform(-_REFRAMED_SHIFT, _REFRAMED_SHIFT, 2)
 
     def other(box: np.ndarray) -> np.ndarray:

@@ -11,6 +11,7 @@ import torch
 import esat_kernels
 from benchmarks.gpu import inputs, products, tables
 from engine.errors import EsatError, TableError
+from engine.runners.gpu import choices
 from engine.runners.gpu.choices import Choices, choices_for
 from esat_kernels import _tuned
 from esat_kernels.attention import reference as attention_reference
@@ -102,6 +103,11 @@ def test_a_damaged_table_is_one_error_of_the_engine_that_says_what_to_do(table, 
     with pytest.raises(TableError, match=rf"nvidia-h200.json:? {message}.*: delete (it|the file); `make gpu GPU_OPTIONS=--again` measures"):
         choices_for(torch.device("cuda"))
     assert issubclass(TableError, EsatError)
+
+
+def test_every_choice_of_a_table_is_checked():
+    """One that is not would be left out without a word."""
+    assert set(choices._EXPECTED) == {field.name for field in dataclasses.fields(choices.Choices)}
 
 
 def test_what_are_no_tiles_is_left_out_of_a_table_that_is_written_anew(table):
