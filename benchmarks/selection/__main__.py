@@ -5,7 +5,7 @@
 
 WEIGHTS: presets' names or .safetensors files; the first one is what the others are compared with. Reduced frames go through INTER_AREA and JPEG.
 --peer: a Python file with a class NanoTrack(image, box) and update(image) -> box. Boxes are kept in --cache by the weights' hash, dtype and clip:
-further weights cost their own runs alone, and an interrupted run goes on. `--store` keeps selection-DTYPE.json and .md.
+further weights cost their own runs alone, and an interrupted run goes on. `--store` keeps selection-FOLDER-DTYPE.json and .md.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from benchmarks.harness import machine, numbers, write_rows
+from benchmarks.loss.clips import targets
 from benchmarks.selection import figures
 from benchmarks.selection.clips import QUALITY, Excerpt, excerpts
 from benchmarks.selection.runs import Boxes, Contender, follow_all, kept
@@ -30,7 +31,6 @@ from engine.cli.lines import Pace, bar_is_shown, say
 from engine.errors import ConfigError, DatasetError
 from engine.evaluation.tables import terminal_table
 from engine.files import PendingFile
-from engine.training.validate import sequences
 from engine.weights import DEFAULT_MODEL, find_weights
 
 _SECONDS_A_LINE = 60.0
@@ -98,7 +98,9 @@ def _kept(
 def main(
     weights: Annotated[list[str] | None, typer.Argument(metavar="WEIGHTS ...", help="Presets' names or .safetensors files.")] = None,
     peer: Annotated[list[Path] | None, typer.Option(metavar="FILE", help="A tracker of another package, as a Python file.")] = None,
-    data: Annotated[Path, typer.Option(help="Sequences NAME/{img/*, groundtruth.txt}.")] = Path("../shared/data/eval_dev"),
+    data: Annotated[
+        Path, typer.Option(help="Sequences NAME/{img/*, groundtruth.txt}, or NAME.mp4 with NAME.txt or NAME.TARGET.txt.")
+    ] = Path("../shared/data/eval_dev"),
     scales: Annotated[str, typer.Option(help="By how much the frames' sides are divided.")] = "1,2,4",
     starts: Annotated[str, typer.Option(help="First frames, counted from 0.")] = "0,5,10",
     frames: Annotated[int, typer.Option(min=0, help="Of each clip at most; 0 for all.")] = 150,
@@ -114,7 +116,7 @@ def main(
     console = Console(stderr=True, width=None if sys.stderr.isatty() else 150)
     entered = contenders(weights or [DEFAULT_MODEL], peer or [], dtype)
     sizes, firsts = numbers(scales, "--scales"), numbers(starts, "--starts", least=0)
-    material = sequences(data)
+    material = targets(data)
     parts = excerpts(material, sizes, firsts, frames or None)
     complete = excerpts(material, sizes, [0], None) if whole else []
     if not parts:
@@ -144,7 +146,7 @@ def main(
     write_rows([{"kind": "choice", **choice, **about}, *({"kind": "row", **dataclasses.asdict(row)} for row in rows)], json_path)
     if store is not None:
         for suffix, text in ((".json", json.dumps(content, indent=1) + "\n"), (".md", figures.markdown(rows, choice, about))):
-            with PendingFile(store / f"selection-{dtype}{suffix}") as pending:
+            with PendingFile(store / f"selection-{data.name}-{dtype}{suffix}") as pending:
                 pending.partial.write_text(text)
 
 

@@ -78,7 +78,7 @@ def test_what_was_followed_is_not_followed_again(data, tmp_path, tiny_weights, m
     assert "0 of 126 frames" in capsys.readouterr().err  # three contenders, two sizes, 9 + 5 frames from the start and 4 + 3 later
     before = {path: path.stat().st_mtime_ns for path in cache.rglob("*.json")}
     assert len(before) == 3 * 2 * 4
-    content = json.loads((kept / "selection-fp32.json").read_text())
+    content = json.loads((kept / "selection-data-fp32.json").read_text())
     by_name = {(row["contender"], row["clips"], row["scale"]): row for row in content["rows"]}
     assert len(by_name) == 3 * 2 * 2
     for kind in ("starts", "whole"):
@@ -98,7 +98,7 @@ def test_what_was_followed_is_not_followed_again(data, tmp_path, tiny_weights, m
     assert {path: after[path] for path in before} == before
     assert len({path.parent for path in after.keys() - before.keys()}) == 1
     assert len(after) - len(before) == 2 * 4
-    assert "| other | half |" in (kept / "selection-fp32.md").read_text()
+    assert "| other | half |" in (kept / "selection-data-fp32.md").read_text()
 
     def refuse(*arguments, **more):
         raise AssertionError("nothing is left to follow")
