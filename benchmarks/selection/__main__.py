@@ -22,9 +22,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from benchmarks.harness import machine, numbers, write_rows
-from benchmarks.loss.clips import targets
 from benchmarks.selection import figures
-from benchmarks.selection.clips import QUALITY, Excerpt, excerpts
+from benchmarks.selection.clips import QUALITY, Excerpt, excerpts, material_of
 from benchmarks.selection.runs import Boxes, Contender, follow_all, kept
 from engine.cli.exits import run_function
 from engine.cli.lines import Pace, bar_is_shown, say
@@ -116,7 +115,7 @@ def main(
     console = Console(stderr=True, width=None if sys.stderr.isatty() else 150)
     entered = contenders(weights or [DEFAULT_MODEL], peer or [], dtype)
     sizes, firsts = numbers(scales, "--scales"), numbers(starts, "--starts", least=0)
-    material = targets(data)
+    material = material_of(data)
     parts = excerpts(material, sizes, firsts, frames or None)
     complete = excerpts(material, sizes, [0], None) if whole else []
     if not parts:

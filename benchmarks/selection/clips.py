@@ -5,14 +5,17 @@ from __future__ import annotations
 import dataclasses
 import itertools
 from collections.abc import Iterable, Iterator
+from pathlib import Path
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from benchmarks.loss.clips import VIDEO, targets
 from engine.datasets.sequences import Sequence
 from engine.datasets.text import Floats
 from engine.evaluation.tracking import fingerprint
+from engine.training.validate import sequences
 
 QUALITY = 90  # of JPEG. Reduction by areas averages a codec's traces away; a target that is small in its video has them at its own size
 
@@ -62,6 +65,11 @@ def _reduced(image: NDArray[np.uint8], scale: int) -> NDArray[np.uint8]:
     small = cv2.resize(image, (max(1, round(width / scale)), max(1, round(height / scale))), interpolation=cv2.INTER_AREA)
     coded = cv2.imencode(".jpg", small, (cv2.IMWRITE_JPEG_QUALITY, QUALITY))[1]
     return np.asarray(cv2.imdecode(coded, cv2.IMREAD_COLOR), np.uint8)
+
+
+def material_of(folder: Path) -> list[Sequence]:
+    """The sequences of a folder, each with its one groundtruth.txt; of a folder of videos, every target. DatasetError if there is none."""
+    return targets(folder) if any(folder.glob(f"*{VIDEO}")) else sequences(folder)
 
 
 def excerpts(sequences: Iterable[Sequence], scales: Iterable[int], starts: Iterable[int], limit: int | None) -> list[Excerpt]:

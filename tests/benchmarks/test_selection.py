@@ -9,7 +9,7 @@ import pytest
 
 from benchmarks.selection import __main__ as command
 from benchmarks.selection import figures, runs
-from benchmarks.selection.clips import excerpts
+from benchmarks.selection.clips import excerpts, material_of
 from benchmarks.selection.runs import Contender
 from engine.cli.exits import run_function
 from engine.training.validate import sequences
@@ -54,6 +54,19 @@ def test_clips_are_reduced_and_begin_where_they_say(data):
     gap = np.abs(images[0].astype(int) - small).mean()
     assert 0 < gap < 8  # JPEG's traces, no more
     assert np.array_equal(next(full.frames()), list(full.sequence.frames())[4])
+
+
+def test_a_sequence_counts_once_and_a_video_once_for_each_target(data, tmp_path):
+    shutil.copy(data / "long" / "groundtruth.txt", data / "long" / "groundtruth_2.txt")
+    assert [one.name for one in material_of(data)] == ["long", "short"]
+    trees.video(tmp_path / "videos", "clip", 5)
+    truth = tmp_path / "videos" / "clip.txt"
+    for target in ("left", "right"):
+        shutil.copy(truth, truth.with_name(f"clip.{target}.txt"))
+    truth.unlink()
+    clips = excerpts(material_of(tmp_path / "videos"), [2], [1], None)
+    assert [clip.name for clip in clips] == ["clip.left@2+1", "clip.right@2+1"]
+    assert [image.shape for image in clips[0].frames()] == [(trees.HEIGHT // 2, trees.WIDTH // 2, 3)] * 4
 
 
 def test_a_clip_begins_where_there_is_a_box(data):
