@@ -18,6 +18,7 @@ import esat_kernels
 from engine.cli.machine import cpu_name
 from engine.commit import commit_of
 from engine.errors import ConfigError
+from engine.files import PendingFile
 
 _REPOSITORY = Path(__file__).resolve().parent.parent
 
@@ -88,6 +89,13 @@ def machine() -> dict[str, Any]:
         "commit": None if found is None else found.hash[:12],
         "dirty": None if found is None else found.changed,
     }
+
+
+def keep(stem: Path, content: Mapping[str, Any], markdown: str) -> None:
+    """A result as `stem`.json and as `stem`.md, each there whole or as it was."""
+    for suffix, text in ((".json", json.dumps(content, indent=1) + "\n"), (".md", markdown)):
+        with PendingFile(stem.with_name(stem.name + suffix)) as pending:
+            pending.partial.write_text(text)
 
 
 def write_rows(rows: Sequence[Mapping[str, Any]], target: str | None) -> None:

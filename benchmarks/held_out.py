@@ -12,7 +12,6 @@ and .md.
 from __future__ import annotations
 
 import dataclasses
-import json
 import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -24,13 +23,12 @@ import typer
 from rich.console import Console
 from rich.progress import track
 
-from benchmarks.harness import machine, write_rows
+from benchmarks.harness import keep, machine, write_rows
 from engine.cli.exits import run_function
 from engine.cli.lines import bar_is_shown
 from engine.config import ModelConfig
 from engine.errors import ConfigError, DatasetError
 from engine.evaluation.tables import markdown_table, terminal_table
-from engine.files import PendingFile
 from engine.model.network import EsatNetwork, build_model
 from engine.runners.preprocess import standardise
 from engine.training.config import read_config
@@ -167,10 +165,7 @@ def main(
     console.print(terminal_table("IoU of pairs", *table(rows)))
     write_rows([{"kind": "held-out", **dataclasses.asdict(row), **about} for row in rows], json_path)
     if store is not None:
-        content = json.dumps({"about": about, "rows": [dataclasses.asdict(row) for row in rows]}, indent=1) + "\n"
-        for suffix, text in ((".json", content), (".md", markdown(rows, about))):
-            with PendingFile(store / f"held-out{suffix}") as pending:
-                pending.partial.write_text(text)
+        keep(store / "held-out", {"about": about, "rows": [dataclasses.asdict(row) for row in rows]}, markdown(rows, about))
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 import esat_kernels
 from benchmarks.gpu import products, tables
@@ -88,11 +89,18 @@ def frame_products(model: str) -> list[Product]:
     return found
 
 
+def places(weight: Tensor) -> int:
+    """At how many places a weight has to lie so that none is still in the L2 when its turn comes: a frame reads each once."""
+    return min(MOST_COPIES, copies(weight.nbytes))
+
+
 def cold(work: eight.Work) -> list[eight.Work]:
-    """The same product with weights at so many places that none is still in the L2 when its turn comes: a frame reads each once."""
-    count = min(MOST_COPIES, copies(work.weight.nbytes))
+    """The same product once for each of its weight's `places`."""
     names = [name for name in ("weight", "weight_scales", "group_sums") if getattr(work, name) is not None]
-    return [work, *(dataclasses.replace(work, **{name: getattr(work, name).clone() for name in names}) for _ in range(count - 1))]
+    return [
+        work,
+        *(dataclasses.replace(work, **{name: getattr(work, name).clone() for name in names}) for _ in range(places(work.weight) - 1)),
+    ]
 
 
 def rows_of(
@@ -121,7 +129,7 @@ def rows_of(
         shape = products.Shape(product.rows, product.inputs, product.outputs, work.activation, work.residual is not None)
         x, weight, bias, residual = shape.operands(device)
         chosen = linear._tiles(shape.rows, x, weight, COUNTERS)  # as in a frame: its products have counters
-        weights = [weight.clone() for _ in range(min(MOST_COPIES, copies(weight.nbytes)))]
+        weights = [weight.clone() for _ in range(places(weight))]
         graphs["bf16"] = Graph([lambda w=one: shape.run(x, w, bias, residual, chosen) for one in weights], warmup=1)  # type: ignore[misc]
         for name, found in interleaved(graphs, ROUNDS).items():
             median = summary(found)["median"]

@@ -11,7 +11,6 @@ further weights cost their own runs alone, and an interrupted run goes on. `--st
 from __future__ import annotations
 
 import dataclasses
-import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -21,7 +20,7 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from benchmarks.harness import machine, numbers, write_rows
+from benchmarks.harness import keep, machine, numbers, write_rows
 from benchmarks.selection import figures
 from benchmarks.selection.clips import QUALITY, Excerpt, excerpts, material_of
 from benchmarks.selection.runs import Boxes, Contender, follow_all, kept
@@ -29,7 +28,6 @@ from engine.cli.exits import run_function
 from engine.cli.lines import Pace, bar_is_shown, say
 from engine.errors import ConfigError, DatasetError
 from engine.evaluation.tables import terminal_table
-from engine.files import PendingFile
 from engine.weights import DEFAULT_MODEL, find_weights
 
 _SECONDS_A_LINE = 60.0
@@ -144,9 +142,7 @@ def main(
     }
     write_rows([{"kind": "choice", **choice, **about}, *({"kind": "row", **dataclasses.asdict(row)} for row in rows)], json_path)
     if store is not None:
-        for suffix, text in ((".json", json.dumps(content, indent=1) + "\n"), (".md", figures.markdown(rows, choice, about))):
-            with PendingFile(store / f"selection-{data.name}-{dtype}{suffix}") as pending:
-                pending.partial.write_text(text)
+        keep(store / f"selection-{data.name}-{dtype}", content, figures.markdown(rows, choice, about))
 
 
 if __name__ == "__main__":
