@@ -14,7 +14,6 @@ from engine.errors import ConfigError
 from engine.training import paint_cpu
 from engine.training.looks import draw_looks
 from engine.training.recipe import Crop, Recipe
-from engine.training.regions import draw_region
 from engine.training.scene import ABSENT, Picture, Scenes
 from engine.training.settings import AugmentConfig
 from engine.training.sources import Clip, Pool, Still, tracks_by_video
@@ -123,23 +122,11 @@ class PairMaker:
     def _still(self, name: str, rng: Generator) -> _Object:
         i, j = self._objects[name][rng.integers(len(self._objects[name]))]
         still = self.pool.stills[name][i]
-        if self.config.region and rng.random() < self.config.region:
-            region = self._region(still, rng)
-            if region is not None:
-                return region
         look_alikes = [(still, box) for k, box in enumerate(still.boxes) if k != j]
         for a, b in _pick(self._by_class.get((name, int(still.classes[j])), []), rng, 2):
             look_alikes.append((self.pool.stills[name][a], self.pool.stills[name][a].boxes[b]))
         picture = (still.pictures, still.index)
         return _Object(picture, still.boxes[j], picture, still.boxes[j], False, look_alikes)
-
-    def _region(self, still: Still, rng: Generator) -> _Object | None:
-        """A region of the picture as the object, others of it as what looks alike; None if it has no region that could be found again."""
-        box, *others = (draw_region(still.image, rng) for _ in range(3))
-        if box is None:
-            return None
-        picture = (still.pictures, still.index)
-        return _Object(picture, box, picture, box, False, [(still, other) for other in others if other is not None])
 
     def _track(self, name: str, rng: Generator) -> _Object:
         clip = self._groups[name][rng.choice(len(self._groups[name]), p=self._clip_weights[name])]

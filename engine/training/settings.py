@@ -27,7 +27,6 @@ class AugmentConfig:
     distractor: float = 0.5  # other objects pasted beside the target
     distractors: int = 3  # at most so many of them
     occlusion: float = 0.15
-    region: float = 0.0  # any region of a still that can be told from its surroundings, instead of an object
     reframe: float = 0.0  # another box for the object in both crops: a part of it, or more than it
     bend: float = 0.0  # an elastic change of the target, stills only
     leaving: float = 0.0  # the picture ends within the target, which keeps at least 40 % of its width or height
@@ -49,7 +48,6 @@ class AugmentConfig:
             "fill",
             "distractor",
             "occlusion",
-            "region",
             "reframe",
             "bend",
             "leaving",
