@@ -72,7 +72,13 @@ def main(
         tracks = record([*plain, *others, *unseen], model, dtype, folder, workers, lambda: progress.advance(task))
     whole, away, fresh = tracks[: len(plain)], tracks[len(plain) : len(plain) + len(others)], tracks[len(plain) + len(others) :]
     rows: list[dict[str, Any]] = [
-        {"kind": "thresholds", "model": model, "dtype": dtype, "sizes": shrinks, "frames_at_most": frames}
+        {
+            "kind": "thresholds",
+            "model": Path(model).stem if model.endswith(".safetensors") else model,
+            "dtype": dtype,
+            "sizes": shrinks,
+            "frames_at_most": frames,
+        }
         | dataclasses.asdict(StateThresholds())
         | machine(),
         {"kind": "separation", **separation([*whole, *away])},

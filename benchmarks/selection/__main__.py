@@ -1,11 +1,12 @@
 """Weights side by side, and which one would be shipped: AUC by the public loop at several sizes from several first frames.
 
-    python -m benchmarks.selection WEIGHTS ... [--peer FILE.py] [--data ../shared/data/eval_dev] [--scales 1,2,4] [--starts 0,5,10]
+    python -m benchmarks.selection WEIGHTS ... [--peer FILE.py] [--data ../shared/data/eval_dev ...] [--scales 1,2,4] [--starts 0,5,10]
         [--frames 150] [--no-whole] [--dtype fp32] [--cache out/selection] [--workers 1] [--no-follow] [--json FILE|-] [--store DIR]
 
 WEIGHTS: presets' names or .safetensors files; the first one is what the others are compared with. Reduced frames go through INTER_AREA and JPEG.
 --peer: a Python file with a class NanoTrack(image, box) and update(image) -> box. Boxes are kept in --cache by the weights' hash, dtype and clip:
-further weights cost their own runs alone, and an interrupted run goes on. `--store` keeps selection-FOLDER-DTYPE.json and .md.
+further weights cost their own runs alone, and an interrupted run goes on. `--store` keeps selection-FOLDER-DTYPE.json and .md, of
+several folders selection-FOLDER+FOLDER-DTYPE.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from benchmarks.harness import keep, machine, numbers, write_rows
 from benchmarks.selection import figures
-from benchmarks.selection.clips import QUALITY, Excerpt, excerpts, material_of
+from benchmarks.selection.clips import QUALITY, Excerpt, excerpts, together
 from benchmarks.selection.runs import Boxes, Contender, follow_all, kept
 from engine.cli.exits import run_function
 from engine.cli.lines import Pace, bar_is_shown, say
@@ -96,8 +97,13 @@ def main(
     weights: Annotated[list[str] | None, typer.Argument(metavar="WEIGHTS ...", help="Presets' names or .safetensors files.")] = None,
     peer: Annotated[list[Path] | None, typer.Option(metavar="FILE", help="A tracker of another package, as a Python file.")] = None,
     data: Annotated[
-        Path, typer.Option(help="Sequences NAME/{img/*, groundtruth.txt}, or NAME.mp4 with NAME.txt or NAME.TARGET.txt.")
-    ] = Path("../shared/data/eval_dev"),
+        list[Path] | None,
+        typer.Option(
+            metavar="DIR",
+            help="Sequences NAME/{img/*, groundtruth.txt}, or NAME.mp4 with NAME.txt or NAME.TARGET.txt; can be given again. "
+            "Default: ../shared/data/eval_dev.",
+        ),
+    ] = None,
     scales: Annotated[str, typer.Option(help="By how much the frames' sides are divided.")] = "1,2,4",
     starts: Annotated[str, typer.Option(help="First frames, counted from 0.")] = "0,5,10",
     frames: Annotated[int, typer.Option(min=0, help="Of each clip at most; 0 for all.")] = 150,
@@ -113,11 +119,14 @@ def main(
     console = Console(stderr=True, width=None if sys.stderr.isatty() else 150)
     entered = contenders(weights or [DEFAULT_MODEL], peer or [], dtype)
     sizes, firsts = numbers(scales, "--scales"), numbers(starts, "--starts", least=0)
-    material = material_of(data)
+    folders = data or [Path("../shared/data/eval_dev")]
+    material = together(folders)
     parts = excerpts(material, sizes, firsts, frames or None)
     complete = excerpts(material, sizes, [0], None) if whole else []
     if not parts:
-        raise DatasetError(f"{data}: expected sequences with two frames and a box behind frame {min(firsts)}, found none")
+        raise DatasetError(
+            f"{', '.join(map(str, folders))}: expected sequences with two frames and a box behind frame {min(firsts)}, found none"
+        )
     asked = len(parts)
     if follow:
         boxes = _follow(entered, [*parts, *complete], cache, workers, console)
@@ -125,7 +134,8 @@ def main(
         boxes, parts, complete = _kept(entered, parts, complete, cache)
     rows = compare(entered, parts, complete, boxes)
     choice = figures.choose(rows, entered)
-    about = {"folder": data.name, "dtype": dtype, "scales": sizes, "starts": firsts, "frames": frames, "clips": [len(parts), asked]}
+    name = "+".join(folder.name for folder in folders)
+    about = {"folder": name, "dtype": dtype, "scales": sizes, "starts": firsts, "frames": frames, "clips": [len(parts), asked]}
     about |= {"jpeg_quality": QUALITY, **machine()}
     for kind, title in (
         ("starts", f"frames {starts}, at most {frames or 'all'} each, {len(parts)} of {asked} clips"),
@@ -142,7 +152,7 @@ def main(
     }
     write_rows([{"kind": "choice", **choice, **about}, *({"kind": "row", **dataclasses.asdict(row)} for row in rows)], json_path)
     if store is not None:
-        keep(store / f"selection-{data.name}-{dtype}", content, figures.markdown(rows, choice, about))
+        keep(store / f"selection-{name}-{dtype}", content, figures.markdown(rows, choice, about))
 
 
 if __name__ == "__main__":

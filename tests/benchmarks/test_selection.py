@@ -69,6 +69,19 @@ def test_a_sequence_counts_once_and_a_video_once_for_each_target(data, tmp_path)
     assert [image.shape for image in clips[0].frames()] == [(trees.HEIGHT // 2, trees.WIDTH // 2, 3)] * 4
 
 
+def test_folders_are_judged_together(data, tmp_path, tiny_weights, capsys):
+    more = tmp_path / "more"
+    shutil.copytree(data / "short", more / "third")
+    common = ["--cache", tmp_path / "cache", "--scales", "1", "--starts", "0", "--frames", 3, "--no-whole", "--store", tmp_path]
+    assert run(tiny_weights, "--data", data, "--data", more, *common) == 0
+    content = json.loads((tmp_path / "selection-data+more-fp32.json").read_text())
+    assert content["about"]["folder"] == "data+more"
+    assert sorted(content["rows"][0]["sequences"]) == ["long", "short", "third"]
+    capsys.readouterr()
+    assert run(tiny_weights, "--data", data, "--data", data, *common) == 2
+    assert f"expected sequences of different names, got long in {data}" in " ".join(capsys.readouterr().err.split())
+
+
 def test_a_clip_begins_where_there_is_a_box(data):
     lines = (data / "long" / "groundtruth.txt").read_text().splitlines()
     (data / "long" / "groundtruth.txt").write_text("\n".join([lines[0], "nan,nan,nan,nan", "5,5,0,0", *lines[3:]]))
