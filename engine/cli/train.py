@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import signal
 from pathlib import Path
@@ -32,7 +33,7 @@ def train(
     from rich.console import Console
 
     from engine.errors import ConfigError
-    from engine.training.checkpoint import CHECKPOINT
+    from engine.training.checkpoint import CHECKPOINT, only_run_in
     from engine.training.config import read_config
     from engine.training.curves import plot_curves
     from engine.training.data import read_data
@@ -55,15 +56,16 @@ def train(
     for note in pool.notes:
         console.print(note, highlight=False, markup=False, soft_wrap=True)
     console.print("boxes: " + ", ".join(f"{name} {count}" for name, count in pool.describe().items()), highlight=False)
-    trainer = Trainer(settings, PairMaker(pool, settings.model, settings.augment, settings.seed), run)
-    if trainer.step:
-        console.print(f"going on from step {trainer.step} of {run / CHECKPOINT}", highlight=False)
-    handlers = {number: signal.signal(number, lambda *_: trainer.stop()) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        _follow(trainer, settings.steps, minutes, console)
-    finally:
-        for number, handler in handlers.items():
-            signal.signal(number, handler)
+    with only_run_in(run) if in_first_process() else contextlib.nullcontext():
+        trainer = Trainer(settings, PairMaker(pool, settings.model, settings.augment, settings.seed), run)
+        if trainer.step:
+            console.print(f"going on from step {trainer.step} of {run / CHECKPOINT}", highlight=False)
+        handlers = {number: signal.signal(number, lambda *_: trainer.stop()) for number in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            _follow(trainer, settings.steps, minutes, console)
+        finally:
+            for number, handler in handlers.items():
+                signal.signal(number, handler)
     if trainer.group.rank:
         return
     plot_curves(run / LOG, run / "curves.png")

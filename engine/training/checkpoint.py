@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pickle
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import filelock
 import torch
 
 from engine.config import ModelConfig
 from engine.errors import ConfigError, SinkError, WeightsError
 
 CHECKPOINT = "checkpoint.pt"
+_LOCK = "run.lock"
 _STATE = {"model", "averaged", "optimizer", "step", "seconds", "model_config"}  # what it holds
 
 
@@ -43,3 +47,22 @@ def write_state(path: Path, state: dict[str, Any]) -> None:
     except (OSError, RuntimeError) as error:  # PyTorch's writer reports a full disk as RuntimeError
         partial.unlink(missing_ok=True)
         raise SinkError(f"cannot write {path}: {_reason(error)}; the checkpoint before is kept") from error
+
+
+@contextlib.contextmanager
+def only_run_in(folder: Path) -> Iterator[None]:
+    """Keep a second run out of the folder, whose log and checkpoint it would mix with this one's. ConfigError if this is the second.
+
+    The system gives the lock back when a process ends, however it does."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = filelock.FileLock(folder / _LOCK)
+        lock.acquire(blocking=False)
+    except filelock.Timeout:
+        raise ConfigError(f"{folder}: another training run is at work in this folder; stop it first, or choose another folder") from None
+    except OSError as error:
+        raise SinkError(f"cannot write to {folder}: {_reason(error)}") from error
+    try:
+        yield
+    finally:
+        lock.release()

@@ -12,6 +12,7 @@ import torch
 import yaml
 
 from engine.cli.app import main
+from engine.training.checkpoint import only_run_in
 from engine.weights.io import load_weights
 from tests.engine.training.data import TINY, write_folder
 
@@ -88,6 +89,26 @@ def test_ctrl_c_saves_and_the_same_command_goes_on(tmp_path):
     assert run([*common, "--run", str(log.parent), "--export", str(tmp_path / "parts.safetensors")]) == 0
     one, two = (load_weights(tmp_path / f"{name}.safetensors").state_dict for name in ("whole", "parts"))
     assert all(torch.equal(one[name], two[name]) for name in one)
+
+
+def test_a_second_run_in_a_folder_is_refused_while_the_first_one_works(tmp_path, capsys):
+    data, folder = write_folder(tmp_path / "data"), tmp_path / "run"
+    arguments = ["train", configuration(tmp_path), "--data", str(data), "--run", str(folder), "--threads", "1"]
+    assert run([*arguments, "--steps", "1"]) == 0
+    before = {name: (folder / name).read_bytes() for name in ("log.jsonl", "checkpoint.pt")}
+    with only_run_in(folder):
+        assert run(arguments) == 2
+    assert f"{folder}: another training run is at work in this folder" in capsys.readouterr().err
+    assert before == {name: (folder / name).read_bytes() for name in before}
+    hold = (
+        f"import pathlib, time; from engine.training.checkpoint import only_run_in\n"
+        f"with only_run_in(pathlib.Path({str(folder)!r})): print(1, flush=True); time.sleep(300)"
+    )
+    with subprocess.Popen([sys.executable, "-c", hold], stdout=subprocess.PIPE) as other:
+        assert other.stdout.readline() == b"1\n"
+        assert run(arguments) == 2
+        other.kill()  # a killed run leaves no lock behind
+    assert run(arguments) == 0
 
 
 def test_of_several_processes_the_first_one_speaks(tmp_path):
