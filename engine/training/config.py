@@ -40,6 +40,7 @@ class TrainConfig:
     clip: float = 1.0  # largest gradient norm
     frozen_layers: int = 0  # patch embedding, positions and this many blocks stay as they are ...
     frozen_steps: int | None = None  # ... until this step (None: always)
+    low_rank: int = 0  # the layers' matrices stay, and each learns a correction of this rank (LoRA); 0: they learn themselves
     keep_warmup: tuple[int, int] = (0, 0)  # steps between which the keep ratio goes from 1 to the model's (cosine)
     ema: float = 0.998
     position_shared: bool = False
@@ -70,6 +71,9 @@ class TrainConfig:
         need(0 <= self.drop_path < 1, f"drop_path must lie in [0, 1), got {self.drop_path!r}")
         need(0 <= self.ema < 1, f"ema must lie in [0, 1), got {self.ema!r}")
         need(0 <= self.frozen_layers <= self.model.depth, f"frozen_layers must lie in [0, {self.model.depth}], got {self.frozen_layers!r}")
+        rank = self.low_rank
+        need(isinstance(rank, int) and rank >= 0, f"low_rank must be a whole number of zero or more, got {rank!r}")
+        need(not rank or self.frozen_steps is None, "with low_rank the frozen layers stay so: leave frozen_steps out")
         for name in ("backbone_lr", "head_lr", "clip", "checkpoint_minutes"):
             need(getattr(self, name) > 0, f"{name} must be positive, got {getattr(self, name)!r}")
 

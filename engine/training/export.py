@@ -12,6 +12,7 @@ from engine.commit import commit_of
 from engine.config import ModelConfig
 from engine.errors import EsatError, WeightsError
 from engine.training.config import TrainConfig
+from engine.training.low_rank import merge_low_rank
 from engine.weights.checkpoint import read_checkpoint
 from engine.weights.convert import find_state_dict
 from engine.weights.io import save_weights
@@ -30,7 +31,7 @@ _ELSEWHERE = (
 def network_parameters(averaged: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The network's part of a `TrainingModel`'s state dict: matrices and kernels as float16, vectors and statistics as float32."""
     tensors = {}
-    for name, value in averaged.items():
+    for name, value in merge_low_rank(averaged).items():
         if name.startswith(_NETWORK):
             half = value.is_floating_point() and value.dim() > 1
             tensors[name.removeprefix(_NETWORK)] = value.half() if half else value

@@ -13,6 +13,7 @@ from engine.model.position import PositionHeads
 from engine.training.attention import drop_attraction
 from engine.training.config import TrainConfig
 from engine.training.drop_path import add_drop_path
+from engine.training.low_rank import add_low_rank
 
 _SCORE_PRIOR = -4.0  # logit of a cell's score before training: nearly all cells are background (focal loss, Lin et al. 2017)
 
@@ -26,6 +27,8 @@ class TrainingModel(nn.Module):
         if config.attention == "repulsion":
             drop_attraction(self.network)
         add_drop_path(self.network, config.drop_path)
+        if config.low_rank:
+            add_low_rank(self.network, config.low_rank, config.frozen_layers)
         self.position = PositionHeads(config.model, config.position_shared) if config.losses.position else None
         nn.init.constant_(self.network.box_head.get_parameter("conv5_ctr.bias"), _SCORE_PRIOR)
 
@@ -48,6 +51,6 @@ def initialise(model: TrainingModel, path: str | None, config: TrainConfig) -> N
     elif Path(path).suffix == ".safetensors":
         from engine.weights.io import load_weights
 
-        model.network.load_state_dict(load_weights(path).state_dict)
+        model.network.load_state_dict(model.network.state_dict() | load_weights(path).state_dict)
     else:
         raise WeightsError(f"init: expected a .whl, .onnx or .safetensors file, got {path}")
