@@ -37,6 +37,7 @@ def _register() -> None:
     from engine.cli.explain import explain
     from engine.cli.export import export
     from engine.cli.info import info
+    from engine.cli.mix import mix
     from engine.cli.pack import pack
     from engine.cli.serve import serve
     from engine.cli.sheet import sheet
@@ -51,6 +52,7 @@ def _register() -> None:
     app.command("eval")(evaluate)
     app.command()(export)
     app.command()(info)
+    app.command()(mix)
     app.command()(pack)
     app.command()(serve)
     app.command()(sheet)
