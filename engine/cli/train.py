@@ -66,13 +66,13 @@ def train(
         finally:
             for number, handler in handlers.items():
                 signal.signal(number, handler)
-    if trainer.group.rank:
-        return
-    plot_curves(run / LOG, run / "curves.png")
-    console.print(f"step {trainer.step}: {run / CHECKPOINT}, {run / LOG}, {run / 'curves.png'}", highlight=False)
-    if export is not None:
-        export_checkpoint(run / CHECKPOINT, export, settings)
-        console.print(f"averaged weights: {export}", highlight=False)
+        if trainer.group.rank:
+            return
+        plot_curves(run / LOG, run / "curves.png")
+        console.print(f"step {trainer.step}: {run / CHECKPOINT}, {run / LOG}, {run / 'curves.png'}", highlight=False)
+        if export is not None:
+            export_checkpoint(run / CHECKPOINT, export, settings)
+            console.print(f"averaged weights: {export}", highlight=False)
     if validation is not None and export is not None:
         from engine.training.validate import validate
 

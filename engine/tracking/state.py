@@ -23,7 +23,7 @@ class TargetState(enum.StrEnum):
 class StateThresholds:
     """Confidences (0 to 1, `engine.tracking.confidence`) and frame counts at which the state changes.
 
-    The defaults were calibrated for the shipped weights by `python -m benchmarks.loss`; other weights need their own.
+    The defaults were calibrated for the first training run's weights by `python -m benchmarks.loss`, and fit the shipped ones; others need their own.
     """
 
     confident: float = 0.7  # at or above: TRACKING

@@ -72,7 +72,8 @@ class TrainConfig:
         need(0 <= self.ema < 1, f"ema must lie in [0, 1), got {self.ema!r}")
         need(0 <= self.frozen_layers <= self.model.depth, f"frozen_layers must lie in [0, {self.model.depth}], got {self.frozen_layers!r}")
         rank = self.low_rank
-        need(isinstance(rank, int) and rank >= 0, f"low_rank must be a whole number of zero or more, got {rank!r}")
+        need(type(rank) is int and 0 <= rank <= self.model.dim, f"low_rank must be a whole number in [0, {self.model.dim}], got {rank!r}")
+        need(not rank or self.frozen_layers < self.model.depth, "low_rank needs layers that are not frozen")
         need(not rank or self.frozen_steps is None, "with low_rank the frozen layers stay so: leave frozen_steps out")
         for name in ("backbone_lr", "head_lr", "clip", "checkpoint_minutes"):
             need(getattr(self, name) > 0, f"{name} must be positive, got {getattr(self, name)!r}")

@@ -23,9 +23,8 @@ class LowRankLinear(nn.Linear):
     def forward(self, x: Tensor) -> Tensor:
         thin = nn.functional.linear(x, self.low_rank_down).flatten(0, -2)
         y = super().forward(x)
-        return (
-            y.flatten(0, -2).addmm_(thin, self.low_rank_up.t()).view_as(y)
-        )  # added in place: the sum of two large tensors would take a pass of its own
+        up = self.low_rank_up.t().to(y.dtype)  # autocast does not cast for sums in place, which spare a pass over a large tensor
+        return y.flatten(0, -2).addmm_(thin, up).view_as(y)
 
 
 def add_low_rank(network: EsatNetwork, rank: int, frozen_layers: int) -> None:

@@ -49,8 +49,10 @@ def initialise(model: TrainingModel, path: str | None, config: TrainConfig) -> N
 
         model.network.load_state_dict(model.network.state_dict() | from_dinov2(path, config.model))
     elif Path(path).suffix == ".safetensors":
-        from engine.weights.io import load_weights
+        from engine.weights.io import check_parameters, load_weights
 
-        model.network.load_state_dict(model.network.state_dict() | load_weights(path).state_dict)
+        state = load_weights(path).state_dict
+        check_parameters(state, config.model, path)
+        model.network.load_state_dict(model.network.state_dict() | state)
     else:
         raise WeightsError(f"init: expected a .whl, .onnx or .safetensors file, got {path}")

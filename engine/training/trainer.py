@@ -74,8 +74,15 @@ class Trainer:
 
     def _resume(self) -> None:
         state = read_state(self.run_dir / CHECKPOINT, self.config.model, self.device)
-        self.model.load_state_dict(state["model"])
-        self.averaged.load_state_dict(state["averaged"])
+        try:
+            self.model.load_state_dict(state["model"])
+            self.averaged.load_state_dict(state["averaged"])
+        except RuntimeError:
+            rank, frozen = self.config.low_rank, self.config.frozen_layers
+            raise ConfigError(
+                f"{self.run_dir / CHECKPOINT}: expected the parameters of a run with low_rank {rank} above {frozen} frozen layers and the "
+                "position heads as configured, got others; go on with that run's settings, or choose another folder"
+            ) from None
         rates = [(group["base_lr"], group["weight_decay"]) for group in self.optimizer.param_groups]
         self.optimizer.load_state_dict(state["optimizer"])
         for group, (rate, decay) in zip(self.optimizer.param_groups, rates, strict=True):

@@ -23,28 +23,33 @@ def mix(sources: Sequence[str], shares: Sequence[float], target: str | Path) -> 
     """Write the mean of `sources` to `target`: names of presets, .safetensors files of one model, or DINOv2's wheel or .onnx, which has the backbone
     alone: what a source lacks is the mean of the others. `shares`: one a source, above 0; they count by their ratio.
 
-    Metadata are the first source's, with the sources' hashes and shares as `mix`; matrices are float16, vectors float32. Returns the first source.
+    Metadata are the first source's, with `mix`: each source's hash, share, commit, seed and pairs; matrices are float16, vectors
+    float32. Returns the first source.
     ConfigError for other shares or models, WeightsError for files that cannot be read or written."""
     if len(sources) < 2 or len(shares) != len(sources):
         raise ConfigError(f"expected two sources or more and a share for each, got {len(sources)} and {len(shares)}")
-    if not all(math.isfinite(share) and share > 0 for share in shares):
-        raise ConfigError(f"shares must be finite numbers above 0, got {', '.join(map(str, shares))}")
+    if not (all(share > 0 for share in shares) and math.isfinite(sum(shares))):
+        raise ConfigError(f"shares must be numbers above 0 of a finite sum, got {', '.join(map(str, shares))}")
     if Path(sources[0]).suffix in _DINOV2:
         raise ConfigError(f"the first source gives the model: expected a preset's name or a .safetensors file, got {sources[0]}")
     first = find_weights(sources[0])
-    states, paths = [first.state_dict], [first.path]
+    states, paths, pasts = [first.state_dict], [first.path], [first.metadata]
     for source in sources[1:]:
         if Path(source).suffix in _DINOV2:
             states.append(from_dinov2(source, first.config))
             paths.append(Path(source))
+            pasts.append({})
             continue
         other = find_weights(source)
         if other.config != first.config:
             raise ConfigError(f"expected sources of one model, got {first.config.name!r} in {first.path} and another one in {other.path}")
         states.append(other.state_dict)
         paths.append(other.path)
+        pasts.append(other.metadata)
     parts = [
-        {"file": path.name, "sha256": file_hash(path), "share": share / sum(shares)} for path, share in zip(paths, shares, strict=True)
+        {"file": path.name, "sha256": file_hash(path), "share": share / sum(shares)}
+        | {key: past[key] for key in ("commit", "seed", "pairs", "mix") if key in past}
+        for path, share, past in zip(paths, shares, pasts, strict=True)
     ]
     mean = {name: _mean([(state[name], share) for state, share in zip(states, shares, strict=True) if name in state]) for name in states[0]}
     metadata = {key: value for key, value in first.metadata.items() if key not in ("format", "config")}

@@ -40,6 +40,7 @@ def test_the_mean_counts_shares_by_their_ratio(tmp_path):
     assert (found.metadata["data"], found.metadata["steps"]) == ("set 1", "1")
     parts = json.loads(found.metadata["mix"])
     assert [part["share"] for part in parts] == [1 / 8, 2 / 8, 5 / 8]
+    assert "commit" not in parts[0]
     assert [part["sha256"] for part in parts] == [file_hash(tmp_path / f"{seed}.safetensors") for seed in (1, 2, 3)]
 
 
@@ -66,7 +67,13 @@ def test_a_file_with_itself_is_itself(tmp_path):
 
 @pytest.mark.parametrize(
     ("shares", "message"),
-    [([1], "a share for each, got 2 and 1"), ([1, 0], "above 0, got 1, 0"), ([1, float("nan")], "above 0"), ([1, float("inf")], "finite")],
+    [
+        ([1], "a share for each, got 2 and 1"),
+        ([1, 0], "above 0 of a finite sum, got 1, 0"),
+        ([1, float("nan")], "above 0"),
+        ([1, float("inf")], "finite"),
+        ([1e308, 1e308], "finite"),
+    ],
 )
 def test_bad_shares_are_refused(tmp_path, shares, message):
     write(tmp_path / "w.safetensors", 1)
@@ -97,3 +104,14 @@ def test_the_command(tmp_path, capsys):
     shown = capsys.readouterr()
     assert "tiny" in shown.out
     assert "--shares: expected numbers separated by commas, such as 0.7,0.3, got '1;3'" in shown.err
+
+
+def test_a_mean_of_a_mean_keeps_its_past(tmp_path):
+    for seed in (1, 2):
+        write(tmp_path / f"{seed}.safetensors", seed, commit=f"c{seed}", pairs=str(seed))
+    one, two, mean, again = (str(tmp_path / f"{name}.safetensors") for name in ("1", "2", "mean", "again"))
+    mix([one, two], [1, 1], mean)
+    mix([mean, two], [1, 1], again)
+    parts = json.loads(load_weights(again).metadata["mix"])
+    assert [(part["commit"], part["pairs"]) for part in parts] == [("c1", "1"), ("c2", "2")]
+    assert json.loads(parts[0]["mix"]) == json.loads(load_weights(mean).metadata["mix"])

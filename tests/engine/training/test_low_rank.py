@@ -4,13 +4,13 @@ import pytest
 import torch
 from torch import nn
 
-from engine.errors import ConfigError
+from engine.errors import ConfigError, WeightsError
 from engine.model.network import build_model
 from engine.training.checkpoint import CHECKPOINT
 from engine.training.config import parse
 from engine.training.export import export_checkpoint
 from engine.training.low_rank import LowRankLinear, add_low_rank, merge_low_rank
-from engine.weights.io import load_weights
+from engine.weights.io import load_weights, save_weights
 from tests.engine.training.data import TINY
 from tests.engine.training.test_trainer import trainer
 
@@ -126,10 +126,40 @@ def test_a_run_goes_on_from_weights_in_a_file(tmp_path):
         assert torch.equal(state[name], value.to(state[name].dtype)), name
 
 
-@pytest.mark.parametrize("rank", [-1, 1.5, "8"])
+@pytest.mark.parametrize("depth", [TINY.depth - 1, TINY.depth + 1])
+@pytest.mark.parametrize("rank", [0, RANK])
+def test_weights_of_another_model_are_refused(tmp_path, depth, rank):
+    other = TINY.replace(depth=depth, elimination_layers=())
+    save_weights(tmp_path / "other.safetensors", build_model(other).state_dict(), other)
+    with pytest.raises(WeightsError, match=r"do not fit the model 'tiny': (missing|unexpected) backbone\.blocks"):
+        trainer(tmp_path / "run", low_rank=rank, init=str(tmp_path / "other.safetensors"))
+
+
+def test_bf16_runs(tmp_path):
+    run = trainer(tmp_path, low_rank=RANK, precision="bf16")
+    run.run()
+    layer = run.model.network.backbone.blocks[1].mlp.fc1
+    assert layer.low_rank_up.dtype == torch.float32
+    assert bool(torch.isfinite(layer.low_rank_up).all())
+    assert layer.low_rank_up.abs().max() > 0
+
+
+@pytest.mark.parametrize("changes", [{"low_rank": RANK + 1}, {"low_rank": 0}, {"low_rank": RANK, "frozen_layers": 1}])
+def test_a_run_does_not_go_on_with_other_parameters(tmp_path, changes):
+    trainer(tmp_path, low_rank=RANK, steps=1).run()
+    with pytest.raises(ConfigError, match=r"checkpoint.pt: expected the parameters of a run with low_rank .*, got others"):
+        trainer(tmp_path, **changes)
+
+
+@pytest.mark.parametrize("rank", [-1, 1.5, "8", True, 385])
 def test_bad_ranks_are_refused(rank):
-    with pytest.raises(ConfigError, match=r"low_rank must be a whole number of zero or more, got"):
+    with pytest.raises(ConfigError, match=r"low_rank must be a whole number in \[0, 384\], got"):
         parse({"low_rank": rank})
+
+
+def test_some_layer_must_learn():
+    with pytest.raises(ConfigError, match="low_rank needs layers that are not frozen"):
+        parse({"low_rank": 4, "frozen_layers": 12})
 
 
 def test_frozen_layers_stay_so():
