@@ -40,6 +40,7 @@ from engine.training.settings import AugmentConfig
 from engine.training.sources import Clip, Pool, read_clips
 from engine.training.validate import sequences
 from engine.weights import find_weights
+from engine.weights.shipped import name_of
 
 _BATCH = 8
 _HELD_OUT = "held out"
@@ -144,7 +145,7 @@ def main(
             raise ConfigError(f"{source}: expected the crops of {config}, {crops_of(settings.model)}, got {crops_of(loaded.config)}")
         network = build_model(loaded.config)
         network.load_state_dict(loaded.state_dict)
-        networks[Path(source).stem if source.endswith(".safetensors") else source] = network.eval()
+        networks[name_of(source)] = network.eval()
     torch.set_num_threads(threads)
     apart = [clip for folder in held_out for clip in held_out_clips(folder) if len(clip.valid) >= 2]
     if not apart:

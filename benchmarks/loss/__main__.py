@@ -25,7 +25,7 @@ from engine.cli.exits import run_function
 from engine.tracking.state import StateThresholds
 from engine.weights import DEFAULT_MODEL
 from engine.weights.io import file_hash
-from engine.weights.shipped import find_weights
+from engine.weights.shipped import find_weights, name_of
 
 
 def _row(track: Track) -> dict[str, Any]:
@@ -72,13 +72,7 @@ def main(
         tracks = record([*plain, *others, *unseen], model, dtype, folder, workers, lambda: progress.advance(task))
     whole, away, fresh = tracks[: len(plain)], tracks[len(plain) : len(plain) + len(others)], tracks[len(plain) + len(others) :]
     rows: list[dict[str, Any]] = [
-        {
-            "kind": "thresholds",
-            "model": Path(model).stem if model.endswith(".safetensors") else model,
-            "dtype": dtype,
-            "sizes": shrinks,
-            "frames_at_most": frames,
-        }
+        {"kind": "thresholds", "model": name_of(model), "dtype": dtype, "sizes": shrinks, "frames_at_most": frames}
         | dataclasses.asdict(StateThresholds())
         | machine(),
         {"kind": "separation", **separation([*whole, *away])},

@@ -30,6 +30,7 @@ from engine.cli.lines import Pace, bar_is_shown, say
 from engine.errors import ConfigError, DatasetError
 from engine.evaluation.tables import terminal_table
 from engine.weights import DEFAULT_MODEL, find_weights
+from engine.weights.shipped import name_of
 
 _SECONDS_A_LINE = 60.0
 
@@ -39,7 +40,7 @@ def contenders(weights: Sequence[str], peers: Sequence[Path], dtype: str) -> lis
     found = []
     for source in weights:
         find_weights(source)
-        found.append(Contender(Path(source).stem if source.endswith(".safetensors") else source, source, dtype=dtype))
+        found.append(Contender(name_of(source), source, dtype=dtype))
     for path in peers:
         if not path.is_file():
             raise DatasetError(f"--peer {path}: expected a Python file, found none")

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+if TYPE_CHECKING:
+    from engine.config import ModelConfig
 
 
 def convert(
@@ -16,10 +19,15 @@ def convert(
     ] = None,
 ) -> None:
     """Convert a public checkpoint to safetensors, without running any code it may hold."""
+    from engine.weights.convert import convert as convert_file
+
+    say_written(target, convert_file(source, target, model))
+
+
+def say_written(target: Path, config: ModelConfig) -> None:
+    """The line about a weights file that a command has written."""
     from rich.console import Console
 
-    from engine.weights.convert import convert as convert_file
     from engine.weights.io import file_hash
 
-    config = convert_file(source, target, model)
     Console().print(f"{target}: {config.name}, {target.stat().st_size / 2**20:.1f} MiB, sha256 {file_hash(target)[:16]}", highlight=False)

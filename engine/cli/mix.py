@@ -17,17 +17,13 @@ def mix(
     shares: Annotated[str, typer.Option(help="One a source, separated by commas; they count by their ratio.")],
 ) -> None:
     """Write the weighted mean of weights: of two runs, or of a trained network and what it was trained from."""
-    from rich.console import Console
-
+    from engine.cli.convert import say_written
     from engine.errors import ConfigError
-    from engine.weights.io import file_hash
     from engine.weights.mix import mix as mix_files
 
     try:
         numbers = [float(share) for share in shares.split(",")]
     except ValueError:
         raise ConfigError(f"--shares: expected numbers separated by commas, such as 0.7,0.3, got {shares!r}") from None
-    first = mix_files(sources, numbers, target)
-    Console().print(
-        f"{target}: {first.config.name}, {target.stat().st_size / 2**20:.1f} MiB, sha256 {file_hash(target)[:16]}", highlight=False
-    )
+    config = mix_files(sources, numbers, target)
+    say_written(target, config)

@@ -34,7 +34,9 @@ class Settings:
     @property
     def name(self) -> str:
         """The model's name in tables."""
-        return Path(self.model).stem if self.model.endswith(".safetensors") else self.model
+        from engine.weights.shipped import name_of
+
+        return name_of(self.model)
 
     def key(self) -> str:
         """Names the results: they are only used again for the same weights, settings and version of this package."""

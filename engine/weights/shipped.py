@@ -17,6 +17,11 @@ def shipped_path(name: str) -> Path:
     return _FOLDER / f"{name.replace('-', '_')}.safetensors"
 
 
+def name_of(model: str) -> str:
+    """What to call the weights that `find_weights` would find: a preset's name, or a file's without folder and ending."""
+    return Path(model).stem if model.endswith(".safetensors") else model
+
+
 def find_weights(model: str | Path) -> Weights:
     """The weights of a preset's name or of a path to a .safetensors file. WeightsError or ConfigError say what is there instead."""
     if str(model) in PRESETS:

@@ -29,7 +29,7 @@ def outputs(network):
 
 
 def with_corrections(frozen_layers=0):
-    """A plain network, and one with the same weights and corrections that are not zero."""
+    """A plain network, and one with the same weights and corrections."""
     torch.manual_seed(1)
     plain = build_model(TINY)
     low = build_model(TINY)
