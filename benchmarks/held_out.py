@@ -88,7 +88,7 @@ def kinds(pool: Pool, augment: AugmentConfig, apart: list[Clip]) -> dict[str, tu
 @torch.no_grad()
 def overlaps_of(network: EsatNetwork, batch: Batch, keep_ratio: float) -> list[float]:
     """The IoU of each pair's box, where the score is largest, with the target's."""
-    prediction = network(standardise(batch.template), standardise(batch.search), keep_ratio)
+    prediction = network(standardise(batch.template), standardise(batch.search), keep_ratio, batch.template_boxes)
     best = prediction.score_map.flatten(1).argmax(1)
     boxes = cell_boxes(prediction)[torch.arange(len(best)), best]
     return list(map(float, overlaps(boxes, batch.boxes)[0]))

@@ -47,7 +47,7 @@ def _step(attention: str, dtype: str, batch: int, folder: Path) -> Callable[[], 
     random = torch.Generator().manual_seed(0)
     crops = [torch.randint(0, 256, (batch, size, size, 3), dtype=torch.uint8, generator=random) for size in (128, 256)]
     boxes = torch.tensor([[0.5, 0.5, 0.25, 0.25]]).repeat(batch, 1)
-    return lambda: trainer.train_step(Batch(crops[0], crops[1], boxes, torch.ones(batch, dtype=torch.bool)))
+    return lambda: trainer.train_step(Batch(crops[0], crops[1], boxes, torch.ones(batch, dtype=torch.bool), boxes))
 
 
 def _attention(backend: str, dtype: torch.dtype, batch: int) -> Callable[[], object]:

@@ -31,6 +31,7 @@ class ModelConfig:
     delta: float | None = None  # scale of the squared distance (equation 5); None: head_dim ** -0.5, since the paper gives no value
     elimination_layers: tuple[int, ...] = (3, 6, 9)
     keep_ratio: float = 0.7
+    token_types: bool = False  # a learned vector marks the template tokens that the target's box covers (LoRAT, Lin et al. 2024)
 
     def __post_init__(self) -> None:
         def need(condition: bool, what: str) -> None:
@@ -57,6 +58,7 @@ class ModelConfig:
             self.delta is None or (math.isfinite(self.delta) and self.delta >= 0),
             f"delta must be None, zero or positive, got {self.delta!r}",
         )
+        need(type(self.token_types) is bool, f"token_types must be true or false, got {self.token_types!r}")
         need(0 < self.keep_ratio <= 1, f"keep_ratio must lie in (0, 1], got {self.keep_ratio!r}")
         layers = self.elimination_layers
         need(

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 import esat_kernels
 from engine.config import ModelConfig
+from engine.model.token_types import covered
 
 
 class PatchEmbed(nn.Module):
@@ -82,7 +83,7 @@ class Block(nn.Module):
 
 
 class Backbone(nn.Module):
-    """Patch embedding, position embeddings P_z and P_x, `depth` layers, final LayerNorm."""
+    """Patch embedding, position embeddings P_z and P_x, the mark of the target's own tokens if configured, `depth` layers, final LayerNorm."""
 
     def __init__(self, config: ModelConfig, backend: str = "auto"):
         super().__init__()
@@ -90,15 +91,21 @@ class Backbone(nn.Module):
         self.patch_embed = PatchEmbed(config)
         self.pos_embed_z = nn.Parameter(torch.zeros(1, config.num_template, config.dim))
         self.pos_embed_x = nn.Parameter(torch.zeros(1, config.num_search, config.dim))
+        if config.token_types:
+            self.token_type_embed = nn.Parameter(torch.zeros(config.dim))
         self.blocks = nn.ModuleList(Block(config, backend) for _ in range(config.depth))
         self.norm = nn.LayerNorm(config.dim, eps=1e-6)
 
-    def forward(self, template: Tensor, search: Tensor, keep_ratio: float | None = None) -> tuple[Tensor, Tensor, list[Tensor]]:
+    def forward(
+        self, template: Tensor, search: Tensor, keep_ratio: float | None = None, template_box: Tensor | None = None
+    ) -> tuple[Tensor, Tensor, list[Tensor]]:
         """Normalised images [B, 3, S, S] -> template tokens [B, N_z, dim], search tokens [B, N_x, dim] with zeros where eliminated,
-        and the search positions [B, n] that survive each elimination, ascending. `keep_ratio` overrides the configured one (warm-up)."""
+        and the search positions [B, n] that survive each elimination, ascending. `keep_ratio` overrides the configured one (warm-up). `template_box`: see `engine.model.token_types`."""
         config = self.config
         ratio = config.keep_ratio if keep_ratio is None else keep_ratio
         z = self.patch_embed(template) + self.pos_embed_z
+        if config.token_types:
+            z = z + covered(config, len(template), template_box).to(z)[..., None] * self.token_type_embed
         x = self.patch_embed(search) + self.pos_embed_x
         tokens = torch.cat([z, x], dim=1)
         survivors: list[Tensor] = []

@@ -15,6 +15,8 @@ from engine.training.config import TrainConfig
 from engine.training.drop_path import add_drop_path
 from engine.training.low_rank import add_low_rank
 
+TOKEN_TYPES = "backbone.token_type_embed"
+_TOKEN_TYPES_DEVIATION = 0.02  # about that of DINOv2's embedded patches
 _SCORE_PRIOR = -4.0  # logit of a cell's score before training: nearly all cells are background (focal loss, Lin et al. 2017)
 
 
@@ -30,10 +32,14 @@ class TrainingModel(nn.Module):
         if config.low_rank:
             add_low_rank(self.network, config.low_rank, config.frozen_layers)
         self.position = PositionHeads(config.model, config.position_shared) if config.losses.position else None
+        if config.model.token_types:
+            nn.init.normal_(self.network.get_parameter(TOKEN_TYPES), std=_TOKEN_TYPES_DEVIATION)
         nn.init.constant_(self.network.box_head.get_parameter("conv5_ctr.bias"), _SCORE_PRIOR)
 
-    def forward(self, template: Tensor, search: Tensor, keep_ratio: float) -> tuple[Any, tuple[Tensor, Tensor] | None]:
-        prediction = self.network(template, search, keep_ratio)
+    def forward(
+        self, template: Tensor, search: Tensor, keep_ratio: float, template_box: Tensor | None = None
+    ) -> tuple[Any, tuple[Tensor, Tensor] | None]:
+        prediction = self.network(template, search, keep_ratio, template_box)
         position = None
         if self.position is not None:
             position = self.position(prediction.template_features, prediction.search_features)
@@ -52,6 +58,8 @@ def initialise(model: TrainingModel, path: str | None, config: TrainConfig) -> N
         from engine.weights.io import check_parameters, load_weights
 
         state = load_weights(path).state_dict
+        if config.model.token_types:  # weights of a network without it may start one with it
+            state.setdefault(TOKEN_TYPES, model.network.get_parameter(TOKEN_TYPES).detach())
         check_parameters(state, config.model, path)
         model.network.load_state_dict(model.network.state_dict() | state)
     else:

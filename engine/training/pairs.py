@@ -43,13 +43,14 @@ class _Object:
 
 @dataclasses.dataclass(frozen=True)
 class Batch:
-    """uint8 RGB crops [B, S, S, 3], the search boxes float32 [B, 4], cx, cy, w, h over the search region's side, and whether the target is
-    there at all, bool [B]; a box of one that is not says nothing."""
+    """uint8 RGB crops [B, S, S, 3], the target's boxes in them float32 [B, 4], cx, cy, w, h over the crop's side, and whether the target is in
+    the search region at all, bool [B]; `boxes` of one that is not says nothing."""
 
     template: Tensor
     search: Tensor
     boxes: Tensor
     present: Tensor
+    template_boxes: Tensor
 
 
 class PairMaker:
@@ -81,8 +82,11 @@ class PairMaker:
         """The pairs of one step, or a part of them."""
         recipes = [self.recipe(step * size + index) for index in range(size)[part]]
         template, search = self.painter([recipe.template for recipe in recipes]), self.painter([recipe.search for recipe in recipes])
-        boxes = torch.from_numpy(np.stack([recipe.box for recipe in recipes]).astype(np.float32))
-        return Batch(template, search, boxes, torch.tensor([recipe.present for recipe in recipes]))
+        boxes, template_boxes = (
+            torch.from_numpy(np.stack(found).astype(np.float32))
+            for found in ([recipe.box for recipe in recipes], [recipe.template_box for recipe in recipes])
+        )
+        return Batch(template, search, boxes, torch.tensor([recipe.present for recipe in recipes]), template_boxes)
 
     def recipe(self, index: int) -> Recipe:
         """Pair number `index`. The same for the same seed, whatever was drawn before."""
@@ -94,6 +98,7 @@ class PairMaker:
             seen = _reframed(seen, rng)
         absent = str(rng.choice(ABSENT)) if rng.random() < self.config.absent else None
         template = self._scenes.template(seen.first, seen.first_box, seen.moving, rng)
+        sides = seen.first_box[2:] / (self.model.template_factor * np.sqrt(seen.first_box[2:].prod()))
         if absent == "elsewhere":
             other = self._other(seen, rng)
             seen, absent = (seen, "beside") if other is None else (other, absent)
@@ -102,7 +107,9 @@ class PairMaker:
         if looks[1].flip:
             box = np.array([1 - box[0], *box[1:]])
         return Recipe(
-            Crop(self.model.template_size, template, looks[0]), Crop(self.model.search_size, search, looks[1]), box, absent is None
+            Crop(self.model.template_size, template, looks[0]),
+            Crop(self.model.search_size, search, looks[1]),
+            *(box, np.array([0.5, 0.5, *sides]), absent is None),
         )
 
     def _other(self, seen: _Object, rng: Generator) -> _Object | None:

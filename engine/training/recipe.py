@@ -93,11 +93,13 @@ class Crop:
 
 @dataclasses.dataclass(frozen=True)
 class Recipe:
-    """One pair; `box` is the target's in the search crop: cx, cy, w, h over its side. If it is not `present`, `box` says nothing."""
+    """One pair; `box` is the target's in the search crop, `template_box` in the template: cx, cy, w, h over the side. If it is not `present`, `box`
+    says nothing."""
 
     template: Crop
     search: Crop
     box: np.ndarray
+    template_box: np.ndarray
     present: bool = True
 
 

@@ -145,10 +145,11 @@ class Trainer:
         for start in range(0, len(batch.boxes), self._chunk):
             part = slice(start, start + self._chunk)
             template, search = (standardise(crops[part].to(self.device, non_blocking=True)) for crops in (batch.template, batch.search))
-            boxes, present = batch.boxes[part].to(self.device), batch.present[part]
+            boxes, template_boxes = (of[part].to(self.device) for of in (batch.boxes, batch.template_boxes))
+            present = batch.present[part]
             share = max(int(present.sum()), 1) / targets
             with self._autocast():
-                prediction, position = self.model(template, search, ratio)
+                prediction, position = self.model(template, search, ratio, template_boxes)
             loss, terms = total_loss(prediction, position, boxes, config.model, config.losses, present.to(self.device))
             (loss * share).backward()
             for name, value in terms.items():
