@@ -6,6 +6,7 @@ import math
 from typing import Any
 
 from engine.errors import BoxError
+from esat_kernels.crop.geometry import Region
 from esat_kernels.decode.api import CLIP_MARGIN
 
 Box = tuple[float, float, float, float]  # x, y, w, h in pixels of the frame; x, y is the upper left corner
@@ -38,6 +39,12 @@ def to_frame(box_in_region: Box, region_side: float, previous: Box) -> Box:
     left = previous[0] + 0.5 * previous[2] - 0.5 * region_side
     top = previous[1] + 0.5 * previous[3] - 0.5 * region_side
     return left + cx - 0.5 * w, top + cy - 0.5 * h, w, h
+
+
+def in_region(box: Box, region: Region) -> Box:
+    """x, y, w, h in the frame -> cx, cy, w, h over the region's side."""
+    x, y, w, h = box
+    return (x + 0.5 * w - region.left) / region.side, (y + 0.5 * h - region.top) / region.side, w / region.side, h / region.side
 
 
 def clip(box: Box, frame_width: int, frame_height: int, margin: int = CLIP_MARGIN) -> Box:

@@ -37,11 +37,13 @@ def shared() -> Path:
 def tiny_weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A small network of 12 layers with fixed random parameters, saved as a weights file: quick, and follows nothing in particular."""
     path = tmp_path_factory.mktemp("weights") / "tiny.safetensors"
-    config = ModelConfig(name="tiny", dim=96, heads=3, head_channels=32, template_size=128, search_size=256, search_factor=4.0)
+    config = ModelConfig(
+        name="tiny", dim=96, heads=3, head_channels=32, template_size=128, search_size=256, search_factor=4.0, token_types=True
+    )
     generator = torch.Generator().manual_seed(0)
     state_dict = build_model(config).state_dict()
     for name, value in state_dict.items():
-        if value.dim() > 1:
+        if value.dim() > 1 or "token_type" in name:
             value.copy_(torch.randn(value.shape, generator=generator) * (1.0 if "conv5" in name else value[0].numel() ** -0.5))
     save_weights(path, state_dict, config, {"source": "random parameters of the test suite"})
     return path

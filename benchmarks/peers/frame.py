@@ -18,8 +18,7 @@ from torch import Tensor
 from conformance import golden
 from engine.config import ModelConfig
 from engine.errors import ConfigError
-from engine.export.check import INPUTS, OUTPUTS
-from engine.export.onnx import export_onnx
+from engine.export.onnx import OUTPUTS, export_onnx, inputs_of
 from engine.runners.choice import make_runner
 from engine.runners.cpu.runner import CpuRunner
 from engine.runners.protocol import DTYPES
@@ -88,9 +87,8 @@ def torch_network(
     return Implementation("compiled" if compiled else "eager", dtype, run, answer)
 
 
-def exported(path: Path, template: Tensor, search: Tensor, runtime: str, dtype: str, threads: int) -> Implementation:
+def exported(path: Path, inputs: dict[str, NDArray[np.float32]], runtime: str, dtype: str, threads: int) -> Implementation:
     """A runtime on the exported file. ConfigError if it is not installed."""
-    inputs = dict(zip(INPUTS, (template.numpy(), search.numpy()), strict=True))
     session, dtype = _session(path, runtime, dtype, threads)
 
     def run() -> list[NDArray[np.generic]]:
@@ -146,7 +144,7 @@ def quantise(path: Path, config: ModelConfig, target: Path) -> None:
     except ImportError as error:
         raise ConfigError("peer openvino-int8 is not installed: pip install 'esat-engine[peers]'") from error
     drawn = (golden.draw_images(config.template_size, config.search_size, seed) for seed in range(_CALIBRATION_IMAGES))
-    data = [dict(zip(INPUTS, (template.numpy(), search.numpy()), strict=True)) for template, search in drawn]
+    data = [_arrays(config, *images) for images in drawn]
     model = nncf.quantize(
         openvino.Core().read_model(path),
         nncf.Dataset(data),
@@ -157,6 +155,10 @@ def quantise(path: Path, config: ModelConfig, target: Path) -> None:
     openvino.save_model(model, target)
 
 
+def _arrays(config: ModelConfig, template: Tensor, search: Tensor) -> dict[str, NDArray[np.float32]]:
+    return {name: value.numpy() for name, value in inputs_of(config, template, search).items()}
+
+
 def build(
     names: list[str], weights: Weights, template: Tensor, search: Tensor, threads: int, folder: Path, dtypes: Sequence[str] = ("fp32",)
 ) -> list[Implementation]:
@@ -165,6 +167,7 @@ def build(
     The export is written into `folder`, or read from there if an earlier run left it.
     """
     built = []
+    inputs = _arrays(weights.config, template, search)
     path = folder / f"{weights.config.name}.onnx"
     if {"onnxruntime", "openvino", "openvino-int8"} & set(names) and not path.exists():
         export_onnx(weights, path)
@@ -174,14 +177,14 @@ def build(
         elif name == "compiled":
             built.append(torch_network(weights, template, search, dtypes[0], compiled=True))
         elif name == "onnxruntime":
-            built.append(exported(path, template, search, name, "fp32", threads))
+            built.append(exported(path, inputs, name, "fp32", threads))
         elif name == "openvino":
-            built += [exported(path, template, search, name, dtype, threads) for dtype in dtypes]
+            built += [exported(path, inputs, name, dtype, threads) for dtype in dtypes]
         elif name == "openvino-int8":
             int8 = path.with_name(f"{path.stem}-int8.xml")
             if not int8.exists():
                 quantise(path, weights.config, int8)
-            built.append(exported(int8, template, search, "openvino", "int8", threads))
+            built.append(exported(int8, inputs, "openvino", "int8", threads))
         elif name == "ostrack":
             plain = dataclasses.replace(weights, config=weights.config.replace(alpha=0.0, beta=0.0))
             found = torch_network(plain, template, search, dtypes[0])

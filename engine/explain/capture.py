@@ -33,12 +33,14 @@ class Insight:
     feature_map: FloatMap  # [F, F], norm of the search features, 0 where eliminated
 
 
-def see(network: EsatNetwork, template_crop: NDArray[np.uint8], search_crop: NDArray[np.uint8]) -> Insight:
-    """template_crop and search_crop: RGB uint8 of the model's sizes. The network must be in evaluation mode."""
+def see(
+    network: EsatNetwork, template_crop: NDArray[np.uint8], search_crop: NDArray[np.uint8], template_box: Tensor | None = None
+) -> Insight:
+    """template_crop and search_crop: RGB uint8 of the model's sizes. template_box: see `EsatNetwork`. The network must be in evaluation mode."""
     config = network.config
     side = config.search_grid
     with torch.inference_mode(), _record_attention(network) as rows:
-        prediction = network(_tensor(template_crop, network), _tensor(search_crop, network))
+        prediction = network(_tensor(template_crop, network), _tensor(search_crop, network), template_box=template_box)
     kept = [_grid(survivors[0], torch.ones(survivors.shape[1]), side) > 0 for survivors in prediction.survivors]
     last = prediction.survivors[-2][0] if len(prediction.survivors) > 1 else torch.arange(config.num_search)
     attention = _grid(last, rows[-1][0], side) if rows else np.zeros((side, side), np.float32)
@@ -47,7 +49,9 @@ def see(network: EsatNetwork, template_crop: NDArray[np.uint8], search_crop: NDA
     )
 
 
-def correlations(network: EsatNetwork, template_crop: NDArray[np.uint8], search_crop: NDArray[np.uint8]) -> dict[str, FloatMap]:
+def correlations(
+    network: EsatNetwork, template_crop: NDArray[np.uint8], search_crop: NDArray[np.uint8], template_box: Tensor | None = None
+) -> dict[str, FloatMap]:
     """Cosine similarity between all tokens (template first), [N, N], without elimination: figure 1 of the paper.
 
     The four pictures: features of the network, of the same weights without force-directed attention, of the same weights without position
@@ -57,7 +61,7 @@ def correlations(network: EsatNetwork, template_crop: NDArray[np.uint8], search_
     backbone = network.backbone
 
     def features() -> FloatMap:
-        z, x, _ = backbone(template, search, keep_ratio=1.0)
+        z, x, _ = backbone(template, search, 1.0, template_box)
         return _cosine(torch.cat([z, x], 1)[0])
 
     with torch.inference_mode():

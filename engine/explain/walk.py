@@ -11,6 +11,7 @@ import numpy as np
 from engine.boxes import Box
 from engine.errors import SourceError
 from engine.explain import capture, figures
+from engine.runners.preprocess import template_box
 from engine.tracking.config import TrackerConfig
 from engine.tracking.tracker import Tracker
 from engine.video import Frame, Source
@@ -54,6 +55,7 @@ def explain(
         for frame in source:
             if template is None:
                 template = capture.crops(frame.image, box, config.template_factor, config.template_size)
+                where = template_box(box, config)
                 tracker.init(frame.image, box)
                 continue
             previous, result = box, tracker.update(frame.image)
@@ -62,7 +64,7 @@ def explain(
                 on_frame(frame)
             if with_video or frame.index in chosen:
                 search = capture.crops(frame.image, previous, config.search_factor, config.search_size)
-                insight = capture.see(network, template, search)
+                insight = capture.see(network, template, search, where)
                 picture = figures.row(insight, frame.image, box, truth[frame.index] if truth and frame.index < len(truth) else None)
                 columns = figures.titles(insight)
                 if frame.index in chosen:
@@ -74,7 +76,7 @@ def explain(
                     record = Record(frame.index, box, result.score, str(result.state), result.timings_ms["total"])
                     sinks.write(Frame(frame.index, frame.timestamp, picture[:, :, ::-1]), [record])
                 if frame.index == last:
-                    matrices = capture.correlations(network, template, search)
+                    matrices = capture.correlations(network, template, search, where)
                     break
         missing = sorted(set(chosen) - {int(label.split()[1].rstrip(",")) for label in labels})
         if matrices is None or missing:

@@ -17,11 +17,11 @@ from torch import Tensor
 import esat_kernels
 from engine.boxes import Box
 from engine.errors import ConfigError
-from engine.export.onnx import INPUTS, OUTPUTS
+from engine.export.onnx import OUTPUTS, inputs_of
 from engine.model.backbone import Attention
 from engine.model.network import EsatNetwork
 from engine.runners.postprocess import hann_window
-from engine.runners.preprocess import normalise
+from engine.runners.preprocess import normalise, template_box
 from engine.tracking.tracker import Tracker
 from engine.weights.io import Weights
 
@@ -77,11 +77,13 @@ def check(path: Path, weights: Weights, frames: Iterable[NDArray[np.uint8]], box
         if template is None:
             tracker.init(frame, box)
             template = normalise([esat_kernels.crop_resize(frame, box, config.template_factor, config.template_size)[0]], True, device)
+            where = template_box(box, config)
             continue
         search = normalise([esat_kernels.crop_resize(frame, box, config.search_factor, config.search_size)[0]], True, device)
-        theirs = [torch.from_numpy(output) for output in session(dict(zip(INPUTS, (template.numpy(), search.numpy()), strict=True)))]
+        inputs = inputs_of(config, template, search, where)
+        theirs = [torch.from_numpy(output) for output in session({name: value.numpy() for name, value in inputs.items()})]
         with torch.inference_mode(), _elimination_scores(network) as scores:
-            ours = network(template, search)
+            ours = network(template, search, template_box=where)
             mine = esat_kernels.decode_maps(ours.score_map, ours.size_map, ours.offset_map, window)
             other = esat_kernels.decode_maps(theirs[0], theirs[1], theirs[2], window)
         agreement.frames += 1

@@ -12,12 +12,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from engine.config import ModelConfig
 from engine.errors import ConfigError
 from engine.files import PendingFile
 from engine.model.network import EsatNetwork
+from engine.model.token_types import usual_box
 from engine.weights.io import Weights
 
-INPUTS = ("template", "search")
+INPUTS = ("template", "search", "template_box")  # the last one of models with `token_types` alone
 OUTPUTS = ("score_map", "size_map", "offset_map", "kept_tokens")
 _OPSET = 18
 
@@ -29,15 +31,25 @@ class Exported(nn.Module):
         super().__init__()
         self.network = network
 
-    def forward(self, template: Tensor, search: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        prediction = self.network(template, search)
+    def forward(self, template: Tensor, search: Tensor, template_box: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        prediction = self.network(template, search, template_box=template_box)
         return prediction.score_map, prediction.size_map, prediction.offset_map, prediction.survivors[-1]
+
+
+def inputs_of(config: ModelConfig, template: Tensor, search: Tensor, template_box: Tensor | None = None) -> dict[str, Tensor]:
+    """What the file of a model takes, by name. Without a `template_box`, one of the usual size in the middle."""
+    if not config.token_types:
+        return dict(zip(INPUTS, (template, search), strict=False))
+    if template_box is None:
+        template_box = usual_box(config, len(template))
+    return dict(zip(INPUTS, (template, search, template_box), strict=True))
 
 
 def export_onnx(weights: Weights, target: Path, batch: int = 1) -> None:
     """Write the network of `weights` for a fixed batch size. The file appears under its name only when it is complete.
 
-    Inputs: template [B, 3, S_z, S_z] and search [B, 3, S_x, S_x], RGB normalised by the ImageNet statistics, float32.
+    Inputs: template [B, 3, S_z, S_z] and search [B, 3, S_x, S_x], RGB normalised by the ImageNet statistics, and for a model with `token_types`
+    template_box [B, 4], the target in the template, cx, cy, w, h over its side; all float32.
     ConfigError without the extra or for a model without elimination, SinkError if the file cannot be written.
     """
     try:
@@ -56,15 +68,15 @@ def export_onnx(weights: Weights, target: Path, batch: int = 1) -> None:
         return opset.TopK(values, size, axis=dim, largest=descending, sorted=True)
 
     module = Exported(weights.model("reference")).eval()
-    images = tuple(torch.randn(batch, 3, side, side) for side in (config.template_size, config.search_size))
+    inputs = inputs_of(config, *(torch.randn(batch, 3, side, side) for side in (config.template_size, config.search_size)))
     with PendingFile(target) as pending:
         with _quiet():
             program = torch.onnx.export(
                 module,
-                images,
+                tuple(inputs.values()),
                 dynamo=True,
                 opset_version=_OPSET,
-                input_names=list(INPUTS),
+                input_names=list(inputs),
                 output_names=list(OUTPUTS),
                 custom_translation_table={torch.ops.aten.sort.stable: stable_sort},
             )

@@ -100,7 +100,8 @@ class Backbone(nn.Module):
         self, template: Tensor, search: Tensor, keep_ratio: float | None = None, template_box: Tensor | None = None
     ) -> tuple[Tensor, Tensor, list[Tensor]]:
         """Normalised images [B, 3, S, S] -> template tokens [B, N_z, dim], search tokens [B, N_x, dim] with zeros where eliminated,
-        and the search positions [B, n] that survive each elimination, ascending. `keep_ratio` overrides the configured one (warm-up). `template_box`: see `engine.model.token_types`."""
+        and the search positions [B, n] that survive each elimination, ascending. `keep_ratio` overrides the configured one (warm-up);
+        `template_box`: see `engine.model.token_types`."""
         config = self.config
         ratio = config.keep_ratio if keep_ratio is None else keep_ratio
         z = self.patch_embed(template) + self.pos_embed_z

@@ -34,9 +34,7 @@ class EsatNetwork(nn.Module):
         self.backbone = Backbone(config, backend)
         self.box_head = CenterHead(config)
 
-    def forward(
-        self, template: Tensor, search: Tensor, keep_ratio: float | None = None, template_box: Tensor | None = None
-    ) -> Prediction:
+    def forward(self, template: Tensor, search: Tensor, keep_ratio: float | None = None, template_box: Tensor | None = None) -> Prediction:
         """template [B, 3, S_z, S_z] and search [B, 3, S_x, S_x], RGB normalised by the ImageNet statistics. template_box [B, 4]: the target in
         the template, cx, cy, w, h over its side, read by models with `token_types`; None: a square of the usual size."""
         config = self.config

@@ -10,13 +10,21 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from esat_kernels.crop.geometry import IMAGENET_MEAN, IMAGENET_STD
+from engine.boxes import Box, in_region
+from engine.config import ModelConfig
+from esat_kernels.crop.geometry import IMAGENET_MEAN, IMAGENET_STD, region_around
 
 
 def normalise(crops: Sequence[NDArray[np.uint8]], bgr: bool, device: torch.device) -> Tensor:
     """Crops uint8 [S, S, 3] -> float32 [B, 3, S, S] on `device`, RGB, ImageNet mean and standard deviation removed."""
     batch = torch.from_numpy(np.stack(crops)).to(device)
     return standardise(batch.flip(-1) if bgr else batch)
+
+
+def template_box(box: Box, config: ModelConfig, target: Box | None = None) -> Tensor:
+    """The target in the template around `box`, as the network reads it: float32 [1, 4], cx, cy, w, h over the template's side. `target`: where
+    it is not `box` itself."""
+    return torch.tensor([in_region(box, region_around(box, config.template_factor)) if target is None else target])
 
 
 def images(rows: Tensor, patch: int) -> Tensor:

@@ -51,8 +51,9 @@ class Runner(Protocol):
     device: str
     dtype: str
 
-    def encode_template(self, frame: Frame, box: Box, bgr: bool) -> Any:
-        """The template of one target: opaque, and valid for this runner only."""
+    def encode_template(self, frame: Frame, box: Box, bgr: bool, target: Box | None = None) -> Any:
+        """The template of one target: opaque, and valid for this runner only. It shows the region around `box`, in which the target's own box is
+        `target`: cx, cy, w, h over the region's side, None for `box` itself."""
 
     def observe(self, frame: Frame, boxes: Sequence[Box], templates: Sequence[Any], bgr: bool) -> Observations:
         """Look for each template around its box, in one batch."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -14,11 +15,18 @@ from engine.frames import Frame, flat_pixels, host_frame, matrix_of
 from engine.model.network import EsatNetwork
 from engine.runners.device import frames_device
 from engine.runners.postprocess import Surroundings, hann_window
-from engine.runners.preprocess import images, normalise
+from engine.runners.preprocess import images, normalise, template_box
 from engine.runners.protocol import DTYPES, Observation, Observations
 from esat_kernels.crop.geometry import region_around
 
 _PATCH = 16  # pixels a side, of the crops that are made on a device
+
+
+class Template(NamedTuple):
+    """What a frame needs of its target."""
+
+    image: Tensor  # float32 [3, S_z, S_z], normalised
+    box: Tensor  # float32 [4], cx, cy, w, h over its side
 
 
 class TorchRunner:
@@ -35,20 +43,21 @@ class TorchRunner:
         self._window = hann_window(self.config.search_grid).to(self._device)
         self._surroundings = Surroundings(self.config.search_grid, self._device)
 
-    def encode_template(self, frame: Frame, box: Box, bgr: bool) -> Tensor:
-        """The normalised template crop, float32 [3, S_z, S_z]."""
+    def encode_template(self, frame: Frame, box: Box, bgr: bool, target: Box | None = None) -> Template:
+        """The normalised template crop and the target's box in it."""
         crops, _ = self._crops(frame, [box], self.config.template_factor, self.config.template_size, bgr)
         if self._device.type == "cuda":
             torch.cuda.current_stream(self._device).synchronize()  # later frames may come on other streams
-        return crops[0]
+        return Template(crops[0], template_box(box, self.config, target)[0].to(self._device))
 
-    def observe(self, frame: Frame, boxes: Sequence[Box], templates: Sequence[Tensor], bgr: bool) -> Observations:
+    def observe(self, frame: Frame, boxes: Sequence[Box], templates: Sequence[Template], bgr: bool) -> Observations:
         start = time.perf_counter()
         search, sides = self._crops(frame, boxes, self.config.search_factor, self.config.search_size, bgr)
         cropped = time.perf_counter()
         autocast = torch.autocast(self._device.type, DTYPES[self.dtype], enabled=self.dtype != "fp32")
         with torch.inference_mode(), autocast:
-            prediction = self._network(torch.stack(list(templates)), search)
+            pictures, targets_in_them = (torch.stack(parts) for parts in zip(*templates, strict=True))
+            prediction = self._network(pictures, search, template_box=targets_in_them)
             maps = (prediction.score_map.float(), prediction.size_map.float(), prediction.offset_map.float())
             if self._device.type == "cuda":
                 torch.cuda.synchronize(self._device)

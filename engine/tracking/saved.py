@@ -24,7 +24,7 @@ from engine.tracking.search import LostSearch
 from engine.tracking.state import StateMachine, StateThresholds, TargetState
 from engine.tracking.target import Target
 
-FORMAT = "esat-target-4"
+FORMAT = "esat-target-5"
 _CLASSES = {kind.__name__: kind for kind in (Target, AppearanceModel, Rival, LostSearch, StateMachine, StateThresholds)}
 _BORDER = 2  # pixels around the template: the crop blackens the last column and row where it touches the frame's border
 
@@ -57,7 +57,7 @@ def restore_target(saved: Any, runner: Runner, bgr: bool = True) -> tuple[Target
     framed[_BORDER:-_BORDER, _BORDER:-_BORDER] = picture
     side = size / runner.config.template_factor  # a box whose crop is the picture, pixel by pixel
     corner = _BORDER + 0.5 * (size - side)
-    target.template = runner.encode_template(framed, (corner, corner, side, side), bgr)
+    target.template = runner.encode_template(framed, (corner, corner, side, side), bgr, target.template_box)
     return target, picture
 
 

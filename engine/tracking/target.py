@@ -10,13 +10,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from engine.boxes import Box, check_box, clip
+from engine.boxes import Box, check_box, clip, in_region
 from engine.frames import Frame, check_frame, made_by
 from engine.runners.protocol import Observation, Runner, frames_on
 from engine.tracking.confidence import AppearanceModel
 from engine.tracking.config import TrackerConfig
 from engine.tracking.rival import Rival
 from engine.tracking.state import StateMachine, TargetState
+from esat_kernels.crop.geometry import region_around
 
 LEAST_SIDE = 2  # pixels: of a box that the default loop reports; the loop itself searches around boxes of the public code's 10 and more
 
@@ -48,6 +49,7 @@ class Target:
         self.beside: Box | None = None
         self.switches = 0  # how often `box` and `beside` have changed places
         self.template = runner.encode_template(frame, self.box, config.color == "bgr")
+        self.template_box = in_region(self.box, region_around(self.box, runner.config.template_factor))
         self._thresholds, self._public = config.thresholds, config.loop == "public"
         self._machine = StateMachine(config.thresholds, may_lose=not self._public)
         self._appearance = AppearanceModel()

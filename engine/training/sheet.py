@@ -25,17 +25,18 @@ _LINE = 18  # height of a group's title
 
 
 def pair_sheet(batch: Batch, columns: int = 4) -> np.ndarray:
-    """uint8 BGR: each pair as template and search region with the target's box; a red frame and no box where the target is absent."""
+    """uint8 BGR: each pair as template and search region with the target's boxes; a red frame and no box where the target is absent."""
     cells = []
-    for template, search, box, present in zip(batch.template, batch.search, batch.boxes, batch.present.tolist(), strict=True):
-        region = _bgr(search)
+    pairs = zip(batch.template, batch.template_boxes, batch.search, batch.boxes, batch.present.tolist(), strict=True)
+    for template, template_box, search, box, present in pairs:
+        shown, region = _bgr(template), _bgr(search)
+        _draw_target(shown, template_box)
         size = region.shape[0]
         if present:
-            middle, extent = (part.numpy() * size for part in (box[:2], box[2:]))
-            _draw(region, np.concatenate([middle - extent / 2, extent]), _BOX)
+            _draw_target(region, box)
         else:
             cv2.rectangle(region, (0, 0), (size - 1, size - 1), _ABSENT, 3)
-        cells.append(_row([_bgr(template), region]))
+        cells.append(_row([shown, region]))
     return _grid(cells, columns)
 
 
@@ -108,6 +109,12 @@ def _with_boxes(image: np.ndarray, boxes: np.ndarray) -> np.ndarray:
         if np.isfinite(box).all():
             _draw(drawn, box, _TRACKS[number % len(_TRACKS)], width)
     return drawn
+
+
+def _draw_target(crop: np.ndarray, box: Tensor) -> None:
+    """Its box, cx, cy, w, h over the crop's side."""
+    middle, extent = (part.numpy() * crop.shape[0] for part in (box[:2], box[2:]))
+    _draw(crop, np.concatenate([middle - extent / 2, extent]), _BOX)
 
 
 def _draw(image: np.ndarray, box: np.ndarray, colour: tuple[int, int, int], width: int = 1) -> None:

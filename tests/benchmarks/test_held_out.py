@@ -54,8 +54,8 @@ def test_the_box_at_the_maximum_is_what_counts():
         score[index, 0, row, column] = 0.5
         size[index, :, row, column] = torch.tensor([w, h])
         offset[index, :, row, column] = torch.tensor([x * cells - column, y * cells - row])
-    network = lambda template, search, ratio: SimpleNamespace(score_map=score, size_map=size, offset_map=offset)  # noqa: E731
-    batch = Batch(torch.zeros(3, 16, 16, 3, dtype=torch.uint8), torch.zeros(3, 32, 32, 3, dtype=torch.uint8), boxes, torch.ones(3))
+    network = lambda template, search, ratio, template_box: SimpleNamespace(score_map=score, size_map=size, offset_map=offset)  # noqa: E731
+    batch = Batch(torch.zeros(3, 16, 16, 3, dtype=torch.uint8), torch.zeros(3, 32, 32, 3, dtype=torch.uint8), boxes, torch.ones(3), boxes)
     assert held_out.overlaps_of(network, batch, 1.0) == pytest.approx([1, 1 / 3, 0], abs=1e-5)
 
 

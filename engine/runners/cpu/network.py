@@ -16,6 +16,7 @@ from torch import Tensor
 import esat_kernels
 from engine.config import ModelConfig
 from engine.errors import ConfigError
+from engine.model.token_types import covered
 from engine.runners.cpu.head import Head
 from engine.runners.cpu.weights import pack_weights
 from engine.runners.postprocess import hann_window
@@ -136,12 +137,15 @@ class CpuNetwork:
             layers.append(Layer(attend, eliminate, kept, finish, tokens, count))
         return layers
 
-    def encode_template(self, patches: Tensor) -> Template:
-        """patches [num_template, 768] in the network's dtype -> what `run` needs of the target."""
+    def encode_template(self, patches: Tensor, box: Tensor | None = None) -> Template:
+        """patches [num_template, 768] in the network's dtype -> what `run` needs of the target. box: see `engine.model.token_types`."""
         config = self.config
+        position = self._packed.template_position
+        if self._packed.token_type is not None:
+            position = position + covered(config, 1, box)[0, :, None] * self._packed.token_type
         tokens = torch.zeros(config.num_template, config.dim)
         qkv = torch.zeros(config.num_template, 3 * config.dim, dtype=self.dtype)
-        self._encoder.embed(patches, self._packed.template_position, tokens, config.num_template)
+        self._encoder.embed(patches, position, tokens, config.num_template)
         self._encoder.qkv(0, tokens, qkv, config.num_template)
         return Template(tokens, qkv)
 

@@ -12,6 +12,7 @@ import esat_kernels
 from engine.boxes import Box, clip, to_frame
 from engine.frames import Frame, host_frame
 from engine.runners.cpu.network import CpuNetwork, Template, unsupported
+from engine.runners.preprocess import template_box
 from engine.runners.protocol import Observation, Observations
 from engine.weights.io import Weights
 
@@ -31,13 +32,13 @@ class CpuRunner:
         self.network = CpuNetwork(weights, dtype)
         self._lock = threading.Lock()
 
-    def encode_template(self, frame: Frame, box: Box, bgr: bool) -> Template:
+    def encode_template(self, frame: Frame, box: Box, bgr: bool, target: Box | None = None) -> Template:
         """The template's tokens and their first q, k, v."""
         config = self.config
         patches = torch.empty(config.num_template, 3 * config.patch_size**2, dtype=self.network.dtype)
         esat_kernels.crop_patches(host_frame(frame), box, config.template_factor, config.template_size, patches, bgr)
         with self._lock:
-            return self.network.encode_template(patches)
+            return self.network.encode_template(patches, template_box(box, config, target))
 
     def observe(self, frame: Frame, boxes: Sequence[Box], templates: Sequence[Template], bgr: bool) -> Observations:
         config = self.config

@@ -32,6 +32,7 @@ class PackedWeights:
     patch: Tensor
     template_position: Tensor
     search_position: Tensor
+    token_type: Tensor | None  # float32 [dim], of the template's tokens in the target's box
     layers: list[PackedLayer]
     norm: tuple[Tensor, Tensor]  # gain and bias of the last LayerNorm
     branches: dict[str, PackedBranch]
@@ -70,6 +71,7 @@ def pack_weights(state: Mapping[str, Tensor], config: ModelConfig, dtype: torch.
         patch=pack(state["backbone.patch_embed.proj.weight"].flatten(1), dtype),
         template_position=_whole_tiles(state["backbone.pos_embed_z"][0] + embedding_bias),
         search_position=_whole_tiles(state["backbone.pos_embed_x"][0] + embedding_bias),
+        token_type=state["backbone.token_type_embed"] if config.token_types else None,
         layers=layers,
         norm=(state["backbone.norm.weight"].contiguous(), state["backbone.norm.bias"].contiguous()),
         branches={branch: _branch(state, dtype, branch) for branch in BRANCHES},

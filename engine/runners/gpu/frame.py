@@ -16,6 +16,7 @@ from engine.runners.gpu.memory import FrameMemory
 from engine.runners.gpu.network import GpuNetwork, Template
 from engine.runners.gpu.streams import Streams
 from engine.runners.postprocess import hann_window
+from engine.runners.preprocess import template_box
 
 RECORD = 12  # values of a target in a frame's record
 Matrices = tuple[str | None, ...]
@@ -129,8 +130,10 @@ class FramePlan:
         return FrameResult(record, kept, around, maps)
 
 
-def crop_template(network: GpuNetwork, frame: FrameMemory, box: Box, bgr: bool, matrix: str | None = None) -> Template:
-    """The template of a target in a frame that lies on the device (work of the compute queue)."""
+def crop_template(
+    network: GpuNetwork, frame: FrameMemory, box: Box, bgr: bool, matrix: str | None = None, target: Box | None = None
+) -> Template:
+    """The template of a target in a frame that lies on the device (work of the compute queue). target: see `Runner.encode_template`."""
     config = network.config
     patches = torch.empty(1, config.num_template, network.patch_values, device=network.device, dtype=network.dtype)
     boxes = torch.tensor([box], dtype=torch.float64).to(network.device)
@@ -138,4 +141,4 @@ def crop_template(network: GpuNetwork, frame: FrameMemory, box: Box, bgr: bool, 
         esat_kernels.crop_regions(
             frame.pixels, frame.size, boxes, config.template_factor, config.template_size, patches, bgr, network.kernels.operations, matrix
         )
-        return network.encode_template(patches[0])
+        return network.encode_template(patches[0], template_box(box, config, target))

@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.profiler import record_function
 
 import esat_kernels
+from engine.model.token_types import covered
 from engine.runners.gpu.choices import choices_for
 from engine.runners.gpu.head import Head, Maps
 from engine.runners.gpu.products import NORM_EPS
@@ -64,9 +65,12 @@ class GpuNetwork:
         self._head = Head(self._weights.head, config.search_grid, choices.convolutions, kernels.operations)
         self.patch_values = 3 * config.patch_size**2
 
-    def encode_template(self, patches: Tensor) -> Template:
-        """patches [num_template, 768] in the network's dtype."""
-        stream = self._weights.patch.stream(patches[None], self._weights.template_position[None])
+    def encode_template(self, patches: Tensor, box: Tensor | None = None) -> Template:
+        """patches [num_template, 768] in the network's dtype. box: see `engine.model.token_types`."""
+        position = self._weights.template_position
+        if self._weights.token_type is not None:
+            position = position + covered(self.config, 1, box)[0, :, None].to(self.device) * self._weights.token_type
+        stream = self._weights.patch.stream(patches[None], position[None])
         return Template(stream.tokens[0], self._weights.layers[0].qkv(stream)[0])
 
     def inputs(self, batch: int) -> Template:

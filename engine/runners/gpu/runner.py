@@ -74,10 +74,10 @@ class GpuRunner:
         self._lock = threading.Lock()
         self.streams.synchronize()  # the weights have arrived
 
-    def encode_template(self, frame: Frame, box: Box, bgr: bool) -> Template:
+    def encode_template(self, frame: Frame, box: Box, bgr: bool, target: Box | None = None) -> Template:
         """The template's tokens and their first q, k, v, on the device."""
         with self._lock:
-            return self._templates.encode(frame, box, bgr)
+            return self._templates.encode(frame, box, bgr, target)
 
     def observe(self, frame: Frame, boxes: Sequence[Box], templates: Sequence[Template], bgr: bool) -> Observations:
         with self._lock:
@@ -94,7 +94,7 @@ class _TemplateFrames:
         self._network, self._streams = network, streams
         self._capacity = 0
 
-    def encode(self, frame: Frame, box: Box, bgr: bool) -> Template:
+    def encode(self, frame: Frame, box: Box, bgr: bool, target: Box | None) -> Template:
         size = bytes_of(frame)
         if size > self._capacity or self._capacity == 0:
             length = FrameMemory.bytes_for(size)
@@ -106,7 +106,7 @@ class _TemplateFrames:
         uploaded = upload(self._streams, self._frame.bring(frame, self._staging, rows), tensors_of(frame))
         made: list[Template] = []
         done = self._streams.run(
-            "compute", lambda: made.append(crop_template(self._network, self._frame, box, bgr, matrix)), after=[uploaded]
+            "compute", lambda: made.append(crop_template(self._network, self._frame, box, bgr, matrix, target)), after=[uploaded]
         )
         done.wait()
         return made[0]

@@ -50,6 +50,7 @@ class GpuWeights:
     patch: Product
     template_position: Tensor
     search_position: Tensor
+    token_type: Tensor | None  # float32 [dim], of the template's tokens in the target's box
     layers: list[Layer]
     norm_gain: Tensor  # float32; the final norm cannot be folded: the head's map is zero where tokens were eliminated
     norm_bias: Tensor
@@ -105,6 +106,7 @@ def fold_weights(
         patch=product(patch.flatten(1), torch.zeros_like(patch_bias)),
         template_position=(state["backbone.pos_embed_z"][0] + patch_bias).to(device),
         search_position=(state["backbone.pos_embed_x"][0] + patch_bias).to(device),
+        token_type=state["backbone.token_type_embed"].to(device) if config.token_types else None,
         layers=layers,
         norm_gain=state["backbone.norm.weight"].to(device),
         norm_bias=state["backbone.norm.bias"].to(device),

@@ -51,7 +51,7 @@ class Scripted:
         self._scores, self._growth, self._beside = list(scores), growth, beside
         self.searched = []  # of each frame, one box or two
 
-    def encode_template(self, frame, box, bgr):
+    def encode_template(self, frame, box, bgr, target=None):
         return None
 
     def observe(self, frame, boxes, templates, bgr):

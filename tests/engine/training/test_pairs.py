@@ -5,6 +5,7 @@ import shutil
 
 import numpy as np
 import pytest
+import torch
 
 from engine.errors import ConfigError, DatasetError
 from engine.training.config import TrainConfig
@@ -54,6 +55,18 @@ def test_boxes_are_where_the_object_is():
         assert search.shape == (128, 128, 3)
         assert np.abs(found_box(search, 128) - box).max() < 0.015
         assert np.abs(found_box(template, 64)[:2] - 0.5).max() < 0.03
+
+
+def test_the_template_box_is_the_targets_box_in_the_template():
+    config = AugmentConfig(groups={"coco": 0.5, "video": 0.5}, rotation=0, reframe=0, **PLAIN)
+    batch = PairMaker(small_pool(), TINY, config, seed=3).batch(0, 20)
+    for template, box in zip(batch.template.numpy(), batch.template_boxes.numpy(), strict=True):
+        assert np.abs(found_box(template, 64) - box).max() < 0.03
+    other = dataclasses.replace(config, reframe=1.0, absent=1.0)  # also where the search region shows another object
+    reframed = PairMaker(small_pool(), TINY, other, seed=3).batch(0, 20)
+    sides = reframed.template_boxes[:, 2:]
+    assert torch.allclose(sides.prod(1), torch.full((20,), 0.25))  # by the template factor 2
+    assert sides.std(0).min() > 0.05
 
 
 def test_a_bent_object_is_where_its_box_says():

@@ -23,17 +23,20 @@ def test_a_pair_is_shown_with_its_box_and_an_absent_target_without():
     template, search = torch.full((3, 8, 8, 3), 100, dtype=torch.uint8), torch.full((3, 16, 16, 3), 200, dtype=torch.uint8)
     search[2, ..., 2] = 10  # RGB: little blue
     boxes = torch.tensor([[0.5, 0.5, 0.25, 0.5], [0.5, 0.5, 0.25, 0.5], [0.25, 0.75, 0.25, 0.25]])
-    sheet = pair_sheet(Batch(template, search, boxes, torch.tensor([True, False, True])), columns=2)
+    sheet = pair_sheet(Batch(template, search, boxes, torch.tensor([True, False, True]), boxes), columns=2)
     width, height = 8 + 4 + 16 + 4 + 4, 16 + 4
     assert sheet.shape == (2 * height, 2 * width, 3)
     first, second, third = sheet[:height, :width], sheet[:height, width:], sheet[height:, :width]
-    assert (first[:8, :8] == 100).all()
+    rows, columns = np.nonzero((first[:8, :8] == GREEN).all(-1))
+    assert (columns.min(), rows.min(), columns.max(), rows.max()) == (3, 2, 5, 6)
+    assert (first[3:6, 4] == 100).all()
     region = first[:16, 12:28]
     rows, columns = np.nonzero((region == GREEN).all(-1))
     assert (columns.min(), rows.min(), columns.max(), rows.max()) == (6, 4, 10, 12)
     assert not has(first, RED)
     assert has(second, RED)
-    assert not has(second, GREEN)
+    assert has(second[:8, :8], GREEN)  # the template has its target
+    assert not has(second[:, 12:], GREEN)
     assert (third[1, 13] == (10, 200, 200)).all()  # BGR
     assert (sheet[height:, width:] == 32).all()  # no fourth pair
 

@@ -14,7 +14,9 @@ from engine.weights.io import Weights
 from esat_kernels import Nv12
 from tests.networks import TINY
 
-SMALL = TINY.replace(name="small", dim=64, depth=4, head_channels=16, template_size=48, search_size=96, elimination_layers=(1, 2))
+SMALL = TINY.replace(
+    name="small", dim=64, depth=4, head_channels=16, template_size=48, search_size=96, elimination_layers=(1, 2), token_types=True
+)
 
 
 def weights(**changes) -> Weights:
