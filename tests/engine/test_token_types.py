@@ -1,5 +1,8 @@
 """The mark of the template tokens that the target's box covers: shares, the network, every engine, and a saved target."""
 
+import dataclasses
+
+import numpy as np
 import pytest
 import torch
 
@@ -79,6 +82,7 @@ def test_a_network_without_it_reads_no_box():
 def test_an_engine_reads_the_box_as_the_network_does(engine, tiny_weights):
     """Two boxes with one region: the crop is the same, the mark is not. `target` says where the target is if the box does not."""
     weights = models.weights() if engine == "gpu" else load_weights(tiny_weights)
+    weights = dataclasses.replace(weights, config=weights.config.replace(elimination_layers=()))  # a random network likes empty places best
     reference = make_runner(weights, "cpu", "fp32", "reference")
     runner = {
         "torch": lambda: reference,
@@ -88,13 +92,13 @@ def test_an_engine_reads_the_box_as_the_network_does(engine, tiny_weights):
     frame = models.frames(1)[0]
     wide, high = (40.0, 30.0, 40.0, 20.0), (50.0, 20.0, 20.0, 40.0)
 
-    def score(one, box, target=None):
-        return one.observe(frame, [wide], [one.encode_template(frame, box, True, target)], True).targets[0].score
+    def seen(one, box, target=None):
+        return one.observe(frame, [wide], [one.encode_template(frame, box, True, target)], True).targets[0].features
 
-    found = [score(runner, wide), score(runner, high)]
-    assert found == pytest.approx([score(reference, wide), score(reference, high)], abs=2e-5)
-    assert abs(found[0] - found[1]) > 1e-4
-    assert score(runner, wide, tuple(template_box(high, weights.config)[0].tolist())) == pytest.approx(found[1], abs=1e-6)
+    found = [seen(runner, wide), seen(runner, high)]
+    np.testing.assert_allclose(found, [seen(reference, wide), seen(reference, high)], atol=2e-4)
+    assert np.abs(found[0] - found[1]).max() > 5e-3
+    np.testing.assert_allclose(seen(runner, wide, tuple(template_box(high, weights.config)[0].tolist())), found[1], atol=1e-5)
 
 
 def test_settings_and_files_that_do_not_fit(tmp_path):
