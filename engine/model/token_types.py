@@ -11,6 +11,8 @@ from torch import Tensor
 
 from engine.config import ModelConfig
 
+PARAMETER = "backbone.token_type_embed"  # of the whole network
+
 
 def usual_box(config: ModelConfig, batch: int) -> Tensor:
     """float32 [batch, 4]: a square box as large as the template factor says."""

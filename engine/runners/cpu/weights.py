@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from engine.config import ModelConfig
+from engine.model import token_types
 from engine.model.head import BRANCHES
 from engine.weights.folding import folded_convolution, folded_linear
 from esat_kernels.layers.convolution import PackedConvolution
@@ -71,7 +72,7 @@ def pack_weights(state: Mapping[str, Tensor], config: ModelConfig, dtype: torch.
         patch=pack(state["backbone.patch_embed.proj.weight"].flatten(1), dtype),
         template_position=_whole_tiles(state["backbone.pos_embed_z"][0] + embedding_bias),
         search_position=_whole_tiles(state["backbone.pos_embed_x"][0] + embedding_bias),
-        token_type=state["backbone.token_type_embed"] if config.token_types else None,
+        token_type=state[token_types.PARAMETER] if config.token_types else None,
         layers=layers,
         norm=(state["backbone.norm.weight"].contiguous(), state["backbone.norm.bias"].contiguous()),
         branches={branch: _branch(state, dtype, branch) for branch in BRANCHES},

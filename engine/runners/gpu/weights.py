@@ -10,6 +10,7 @@ from torch import Tensor
 
 import esat_kernels
 from engine.config import ModelConfig
+from engine.model import token_types
 from engine.model.head import BRANCHES
 from engine.runners.gpu.choices import Choices
 from engine.runners.gpu.products import Product, Rest
@@ -106,7 +107,7 @@ def fold_weights(
         patch=product(patch.flatten(1), torch.zeros_like(patch_bias)),
         template_position=(state["backbone.pos_embed_z"][0] + patch_bias).to(device),
         search_position=(state["backbone.pos_embed_x"][0] + patch_bias).to(device),
-        token_type=state["backbone.token_type_embed"].to(device) if config.token_types else None,
+        token_type=state[token_types.PARAMETER].to(device) if config.token_types else None,
         layers=layers,
         norm_gain=state["backbone.norm.weight"].to(device),
         norm_bias=state["backbone.norm.bias"].to(device),
