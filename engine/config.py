@@ -141,7 +141,7 @@ PRESETS: dict[str, ModelConfig] = {
     for config in (
         ModelConfig(),
         ModelConfig(name="esat-256", **_BASE_256),
-        ModelConfig(name="esat-s-256", dim=384, heads=6, head_channels=128, **_BASE_256),
+        ModelConfig(name="esat-s-256", dim=384, heads=6, head_channels=128, token_types=True, **_BASE_256),
         ModelConfig(name="ostrack-384", **_NO_FORCE),
         ModelConfig(name="ostrack-256", **_BASE_256, **_NO_FORCE),
     )

@@ -59,7 +59,8 @@ def test_what_a_backbone_lacks_is_the_mean_of_the_others(tmp_path, monkeypatch):
 
 def test_a_network_without_token_types_counts_with_a_mark_of_zeros(tmp_path):
     marked = TINY.replace(token_types=True)
-    state, plain = write(tmp_path / "marked.safetensors", 1, marked), write(tmp_path / "plain.safetensors", 2)
+    state = write(tmp_path / "marked.safetensors", 1, marked)
+    plain = write(tmp_path / "plain.safetensors", 2, TINY.replace(token_types=False))
     torch.nn.init.normal_(state[PARAMETER])
     save_weights(tmp_path / "marked.safetensors", state, marked)
     assert mix([str(tmp_path / f"{name}.safetensors") for name in ("marked", "plain")], [3, 1], tmp_path / "mean.safetensors") == marked

@@ -28,7 +28,7 @@ def test_shipped_files_are_valid():
 def test_every_shipped_file_names_its_settings_rightly(path):
     config = read_config(path)
     if path.stem != "ablation-small":
-        assert config.model == preset(path.stem.removesuffix("-gpu").removesuffix("-low-rank"))
+        assert config.model == preset(path.stem.removesuffix("-gpu").removesuffix("-token-types"))
 
 
 def test_overrides_and_defaults(tmp_path):

@@ -92,7 +92,7 @@ def test_a_run_changes_corrections_and_vectors_alone(tmp_path):
     learns = {
         name
         for name, value in after.items()
-        if name.startswith("norm.")
+        if name.startswith(("norm.", "token_type"))
         or (name.startswith("blocks.") and int(name.split(".")[1]) >= 1 and (value.dim() == 1 or "low_rank" in name))
     }
     assert changed == learns
