@@ -39,7 +39,7 @@ _threads = threads_put_back()
 def _weights(**changes) -> Weights:
     config = ModelConfig(
         name="test", dim=192, heads=6, depth=4, template_size=128, search_size=160, head_channels=48, elimination_layers=(1, 2)
-    ).replace(token_types=True)
+    )
     return golden.draw_weights(config.replace(**changes), 3, 2.0, Path("test"))
 
 

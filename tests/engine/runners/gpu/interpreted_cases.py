@@ -27,7 +27,7 @@ def test_a_frame_equals_the_reference(dtype, pixels, score):
     found = []
     for backend in ("triton", "reference"):
         tracker = Tracker(GpuRunner(weights, "cpu", dtype, backend))
-        tracker.init(pictures[0], (50, 40, 30, 24))
+        tracker.init(pictures[0], (60, 40, 30, 20))  # whose cells are no ties: fp32 and bf16 choose the same ones
         found.append([tracker.update(picture) for picture in pictures[1:]])
     for ours, expected in zip(*found, strict=True):
         np.testing.assert_allclose(ours.box, expected.box, rtol=0, atol=pixels)
