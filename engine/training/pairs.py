@@ -82,11 +82,8 @@ class PairMaker:
         """The pairs of one step, or a part of them."""
         recipes = [self.recipe(step * size + index) for index in range(size)[part]]
         template, search = self.painter([recipe.template for recipe in recipes]), self.painter([recipe.search for recipe in recipes])
-        boxes, template_boxes = (
-            torch.from_numpy(np.stack(found).astype(np.float32))
-            for found in ([recipe.box for recipe in recipes], [recipe.template_box for recipe in recipes])
-        )
-        return Batch(template, search, boxes, torch.tensor([recipe.present for recipe in recipes]), template_boxes)
+        boxes = torch.from_numpy(np.stack([(recipe.box, recipe.template_box) for recipe in recipes], 1).astype(np.float32))
+        return Batch(template, search, boxes[0], torch.tensor([recipe.present for recipe in recipes]), boxes[1])
 
     def recipe(self, index: int) -> Recipe:
         """Pair number `index`. The same for the same seed, whatever was drawn before."""

@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import nn
 
+from engine.model import token_types
 from engine.training.config import TrainConfig
 
 
@@ -38,7 +39,7 @@ def parameter_groups(model: nn.Module, config: TrainConfig) -> list[dict[str, An
     groups: dict[tuple[float, float], list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
         rate = config.head_lr
-        if name.startswith("network.backbone.") and "token_type" not in name:
+        if name.startswith("network.backbone.") and not name.endswith(token_types.PARAMETER):  # which starts anew, like the head
             depth = config.model.depth
             layer = depth if ".norm." in name and ".blocks." not in name else int(name.split(".")[3]) if ".blocks." in name else -1
             rate = config.backbone_lr * config.layer_decay ** (depth - 1 - layer if layer < depth else 0)

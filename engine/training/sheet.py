@@ -31,11 +31,11 @@ def pair_sheet(batch: Batch, columns: int = 4) -> np.ndarray:
     for template, template_box, search, box, present in pairs:
         shown, region = _bgr(template), _bgr(search)
         _draw_target(shown, template_box)
-        size = region.shape[0]
         if present:
             _draw_target(region, box)
         else:
-            cv2.rectangle(region, (0, 0), (size - 1, size - 1), _ABSENT, 3)
+            last = region.shape[0] - 1
+            cv2.rectangle(region, (0, 0), (last, last), _ABSENT, 3)
         cells.append(_row([shown, region]))
     return _grid(cells, columns)
 

@@ -27,16 +27,19 @@ def test_a_pair_is_shown_with_its_box_and_an_absent_target_without():
     width, height = 8 + 4 + 16 + 4 + 4, 16 + 4
     assert sheet.shape == (2 * height, 2 * width, 3)
     first, second, third = sheet[:height, :width], sheet[:height, width:], sheet[height:, :width]
-    rows, columns = np.nonzero((first[:8, :8] == GREEN).all(-1))
+    drawn = (first[:8, :8] == GREEN).all(-1)
+    rows, columns = np.nonzero(drawn)
     assert (columns.min(), rows.min(), columns.max(), rows.max()) == (3, 2, 5, 6)
-    assert (first[3:6, 4] == 100).all()
+    assert (first[:8, :8][~drawn] == 100).all()
+    assert not drawn[3:6, 4].any()
     region = first[:16, 12:28]
     rows, columns = np.nonzero((region == GREEN).all(-1))
     assert (columns.min(), rows.min(), columns.max(), rows.max()) == (6, 4, 10, 12)
     assert not has(first, RED)
     assert has(second, RED)
     assert has(second[:8, :8], GREEN)  # the template has its target
-    assert not has(second[:, 12:], GREEN)
+    assert not has(second[:, 8:], GREEN)
+    assert not has(second[8:], GREEN)
     assert (third[1, 13] == (10, 200, 200)).all()  # BGR
     assert (sheet[height:, width:] == 32).all()  # no fourth pair
 
