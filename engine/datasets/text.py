@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engine.errors import DatasetError
+from engine.files import PendingFile
 
 Floats = NDArray[np.float64]
 Flags = NDArray[np.bool_]
@@ -56,6 +57,13 @@ def read_box_file(path: Path) -> BoxFile:
     if _are_fractions(boxes):
         raise DatasetError(f"{path}: the boxes look like fractions of the image, all from 0 to 1: expected x,y,w,h in pixels")
     return BoxFile(boxes, polygons)
+
+
+def write_boxes(path: Path, boxes: Floats) -> None:
+    """Boxes [N, 4] as `read_boxes` takes them, to a hundredth of a pixel. SinkError."""
+    lines = (",".join(f"{value:.2f}" for value in box) if np.isfinite(box).all() else "nan" for box in boxes)
+    with PendingFile(path) as pending:
+        pending.partial.write_text("\n".join(lines) + "\n")
 
 
 def look_like_corners(boxes: Floats, width: int, height: int) -> bool:

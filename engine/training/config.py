@@ -21,6 +21,9 @@ class TrainConfig:
     model: ModelConfig = dataclasses.field(default_factory=lambda: preset("esat-s-256"))
     data: str = "../shared/data"  # folder of pictures and clips, or of the shards that `esat pack` wrote
     pseudo: str | None = None  # folder of box files for the unlabelled clips
+    clips: dict[str, str] = dataclasses.field(
+        default_factory=dict
+    )  # more groups: name -> folder of clips with boxes, beside those in `data`
     layouts: dict[str, str] = dataclasses.field(default_factory=dict)  # coco, lasot, got10k, ... -> folder; used instead of `data`
     init: str | None = None  # wheel or ONNX file of DINOv2, or a .safetensors file; None: random
     seed: int = 0
@@ -65,6 +68,8 @@ class TrainConfig:
                 isinstance(getattr(self, name), int) and getattr(self, name) > 0,
                 f"{name} must be a positive integer, got {getattr(self, name)!r}",
             )
+        named = isinstance(self.clips, dict) and all(isinstance(text, str) for pair in self.clips.items() for text in pair)
+        need(named, f"clips must name groups and their folders, got {self.clips!r}")
         need(self.batch % self.chunk == 0, f"batch must be a multiple of micro_batch, got {self.batch} and {self.micro_batch}")
         need(0 <= self.decay <= 1, f"decay must lie in [0, 1], got {self.decay!r}")
         need(self.augment_on in ("auto", "cpu", "device"), f"augment_on must be 'auto', 'cpu' or 'device', got {self.augment_on!r}")

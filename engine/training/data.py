@@ -19,7 +19,8 @@ def read_data(config: TrainConfig) -> Pool:
         return read_layouts(config.layouts)
     folder, groups = Path(config.data), config.augment.groups
     pseudo = Path(config.pseudo) if config.pseudo else None
-    pool = read_packed(folder) if is_packed(folder) else read_pool(folder, pseudo, groups)
+    more = {name: Path(path) for name, path in config.clips.items()}
+    pool = read_packed(folder) if is_packed(folder) else read_pool(folder, pseudo, groups, more)
     return dataclasses.replace(pool, notes=(*pool.notes, *_parts_apart(pool, groups)))
 
 

@@ -23,6 +23,7 @@ _ELSEWHERE = (
     "notes",
     "data",
     "pseudo",
+    "clips",
     "init",
     "layouts",
 )  # settings that have an entry of their own, or name places on one machine

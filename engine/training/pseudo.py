@@ -20,7 +20,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from engine.datasets.text import read_boxes
+from engine.datasets.text import read_boxes, write_boxes
 from engine.errors import DatasetError, EsatError
 from engine.evaluation.metrics import iou
 from engine.files import PendingFile
@@ -146,12 +146,12 @@ def label_clips(
                     if start.frame >= len(frames):
                         raise DatasetError(f"{start.name} begins at frame {start.frame}, {clip}.mp4 has {len(frames)}")
                     boxes = label(frames, start.frame, start.box, opened[teacher])
-                    _write(path, boxes / factor)
+                    write_boxes(path, boxes / factor)
                 found.append(read_boxes(path))
             if len({len(boxes) for boxes in found}) > 1:
                 raise DatasetError(f"{out}: teachers have labelled different numbers of frames of {start.name}: use another folder")
             merged, choice = merge(*found) if len(found) == 2 else (found[0], "first")
-            _write(out / f"{start.name}.txt", merged)
+            write_boxes(out / f"{start.name}.txt", merged)
             row = _row(start.name, found, merged, choice, list(teachers))
             say(", ".join(f"{key} {value}" for key, value in row.items()))
             record.append(row)
@@ -168,12 +168,6 @@ def _row(name: str, found: Sequence[np.ndarray], merged: np.ndarray, choice: str
         row |= {"common": int(common.sum()), "agree": int(_agreement(*found).sum()), "kept": int(np.isfinite(merged).all(1).sum())}
         row["of"] = {"first": teachers[0], "second": teachers[1]}.get(choice, choice)
     return row
-
-
-def _write(path: Path, boxes: np.ndarray) -> None:
-    lines = (",".join(f"{value:.2f}" for value in box) if np.isfinite(box).all() else "nan" for box in boxes)
-    with PendingFile(path) as pending:
-        pending.partial.write_text("\n".join(lines) + "\n")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import csv
 import dataclasses
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 
 import cv2
@@ -171,8 +171,9 @@ def _grouped(folder: str, clips: dict[str, list[Clip]], parts: Collection[str]) 
     return groups
 
 
-def read_pool(folder: Path, pseudo: Path | None = None, parts: Collection[str] = ()) -> Pool:
-    """Everything under `folder`; `pseudo`: folder of box files for the videos of `folder/train_video_nogt`.
+def read_pool(folder: Path, pseudo: Path | None = None, parts: Collection[str] = (), more: Mapping[str, Path] | None = None) -> Pool:
+    """Everything under `folder`; `pseudo`: folder of box files for the videos of `folder/train_video_nogt`; `more`: folders of clips elsewhere, by
+    their group's name.
 
     Groups are named after the folders: NAME of train_images*/NAME, "video" of train_video, "video2" of train_video2 and so on; `parts`: groups
     of clips by the beginning of their names, "video2:fod". DatasetError says what was expected where, if there is nothing.
@@ -189,6 +190,12 @@ def read_pool(folder: Path, pseudo: Path | None = None, parts: Collection[str] =
             clips |= _grouped(path.name.removeprefix("train_"), read_clips(path), parts)
     if pseudo is not None:
         clips |= _grouped("pseudo", read_clips(folder / "train_video_nogt", pseudo), parts)
+    for name, path in (more or {}).items():
+        if name in stills or name in clips:
+            raise DatasetError(f"clips: {folder} has a group {name} already: give {path} another name")
+        clips[name] = [track for tracks in read_clips(path).values() for track in tracks]
+        if not clips[name]:
+            raise DatasetError(f"clips: expected NAME.mp4 with NAME.txt in {path}, for the group {name}, found none")
     pool = Pool({name: group for name, group in stills.items() if group}, {name: group for name, group in clips.items() if group})
     if not pool.stills and not pool.clips:
         raise DatasetError(

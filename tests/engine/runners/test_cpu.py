@@ -171,6 +171,24 @@ def test_the_runner_sees_what_pytorch_in_float32_sees(plain):
         assert min(cosines) > 1 - 1e-5
 
 
+def test_the_box_of_the_template_is_read_in_every_type(engine):
+    """The same crops with two boxes: what differs between the score maps is the mark's doing."""
+    weights = _weights(token_types=True, elimination_layers=())  # near ties among tokens are not what is looked at
+    template, search = golden.draw_images(128, 160, 9)
+    boxes = torch.tensor([[[0.5, 0.5, 0.7, 0.35]], [[0.5, 0.5, 0.35, 0.7]]])
+    network, reference = CpuNetwork(weights, engine.name), weights.model("reference")
+
+    def score(box: Tensor) -> Tensor:
+        network.patches.copy_(patch_rows(search, engine.dtype))
+        network.run(network.encode_template(patch_rows(template, engine.dtype), box))
+        return network.head.score().flatten().clone()
+
+    with torch.inference_mode():
+        one, other = (reference(template, search, template_box=box).score_map.flatten() for box in boxes)
+    error = (score(boxes[0]) - score(boxes[1])) - (one - other)
+    assert error.norm() < {"fp32": 1e-4, "bf16": 0.3, "int8": 0.6}[engine.name] * (one - other).norm()
+
+
 def test_int8_boxes_agree_with_float32_on_real_frames(int8, shared):
     """The shipped weights, on the same search regions: the budget for a faster mode is a mean IoU of 0.97."""
     weights = find_weights(DEFAULT_MODEL)

@@ -255,6 +255,20 @@ def test_every_folder_of_pictures_and_clips_is_a_group(tmp_path):
         read_pool(tmp_path)
 
 
+def test_clips_elsewhere_are_a_group_of_the_name_that_the_configuration_gives(tmp_path):
+    trees.video(tmp_path / "data" / "train_video", "dog")
+    trees.video(tmp_path / "more", "cat")
+    groups = AugmentConfig(groups={"video": 1, "animated": 1})
+    config = TrainConfig(model=TINY, data=str(tmp_path / "data"), clips={"animated": str(tmp_path / "more")}, augment=groups)
+    assert read_data(config).describe() == {"video": 6, "animated": 6}
+    with pytest.raises(DatasetError, match=r"clips: .*data has a group video already"):
+        read_data(config.replace(clips={"video": str(tmp_path / "more")}))
+    with pytest.raises(DatasetError, match=r"clips: expected NAME\.mp4 with NAME\.txt in .*none, for the group animated, found none"):
+        read_data(config.replace(clips={"animated": str(tmp_path / "none")}))
+    with pytest.raises(ConfigError, match="clips must name groups and their folders, got 'more'"):
+        config.replace(clips="more")
+
+
 def test_parts_that_data_and_configuration_do_not_share_are_named(tmp_path):
     trees.video(tmp_path / "train_video2", "fod_Bolt_00040")
     trees.video(tmp_path / "train_video2", "otb_Deer")
