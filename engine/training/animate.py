@@ -74,7 +74,7 @@ class Stage:
         """An object whose outline can be found, and its kind: of `members`, or if none of them is one after many draws, of all."""
         for number in range(_TRIES):
             some = members if number < _TRIES // 2 else self._members
-            kind, index = some[rng.integers(len(some))]
+            kind, index = some[int(rng.integers(len(some)))]
             cutout = cut_out(*self._kinds[kind][index])
             if cutout is not None:
                 return kind, cutout
