@@ -102,7 +102,7 @@ def write_clip(scene: Scene, target: Path) -> None:
     for number, track in enumerate(np.stack(boxes, 1)):
         if np.isfinite(track).all(1).sum() >= 2:
             write_boxes(target.with_suffix(f".{number}.txt"), track)
-    video = Mp4(target, WIDTH, HEIGHT, rate, 1 / rate, lambda image, _: image, repeatable=True)
+    video = Mp4(target, WIDTH, HEIGHT, rate, 1 / rate, lambda image, _: image)
     try:
         for index, image in enumerate(frames):
             video.write(Frame(index, index / rate, image), ())

@@ -30,7 +30,6 @@ class Mp4(FileSink):
 
     The size is that of the first frame, `width` x `height`; frames of another size are fitted into it with black borders.
     pixel_aspect: see `Frame`; players stretch the picture by it, as they do with the source.
-    repeatable: one thread, since x264 does not always give equal files of equal frames with several.
     Raises SinkError: when made, for a folder that cannot be written, another suffix than .mp4, or a PyAV without an H.264 encoder.
     """
 
@@ -43,12 +42,10 @@ class Mp4(FileSink):
         time_base: Fraction,
         draw: Annotate,
         pixel_aspect: Fraction = Fraction(1),
-        repeatable: bool = False,
     ) -> None:
         if target.suffix.lower() != ".mp4":
             raise SinkError(f"cannot write {target}: annotated video is written as .mp4")
         encoder = h264_encoder()
-        options = _ENCODERS[encoder] | ({"threads": "1"} if repeatable else {})
         super().__init__(target)
         self._draw, self._size = draw, (width, height)
         self._time_base = time_base if time_base.denominator <= 1_000_000 else Fraction(1, 90_000)
@@ -59,7 +56,7 @@ class Mp4(FileSink):
             self._container = cast(
                 Any, av.open(str(self._pending.partial), "w", format="mp4", container_options={"movflags": "+faststart"})
             )
-            self._stream = self._container.add_stream(encoder, rate=rate.limit_denominator(60_000), options=options)
+            self._stream = self._container.add_stream(encoder, rate=rate.limit_denominator(60_000), options=_ENCODERS[encoder])
             self._stream.width, self._stream.height = width + width % 2, height + height % 2
             self._stream.pix_fmt = "yuv420p"
             self._stream.time_base = self._stream.codec_context.time_base = self._time_base

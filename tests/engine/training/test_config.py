@@ -1,5 +1,6 @@
 """Training configurations: the shipped files, and what is refused."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -28,7 +29,7 @@ def test_shipped_files_are_valid():
 def test_every_shipped_file_names_its_settings_rightly(path):
     config = read_config(path)
     if path.stem != "ablation-small":
-        assert config.model == preset(path.stem.removesuffix("-gpu").removesuffix("-token-types"))
+        assert config.model == preset(re.match(r"esat-(s-)?\d+", path.stem)[0])
 
 
 def test_overrides_and_defaults(tmp_path):
