@@ -26,10 +26,11 @@ from rich.progress import Progress
 
 from benchmarks.harness import keep, machine, numbers, write_rows
 from benchmarks.loss.clips import Job, targets
+from benchmarks.loss.figures import auc_of
 from engine.cli.exits import run_function
 from engine.cli.lines import bar_is_shown
 from engine.datasets.text import Floats
-from engine.evaluation.metrics import OVERLAP_THRESHOLDS, iou
+from engine.evaluation.metrics import iou
 from engine.evaluation.tables import markdown_table, terminal_table
 from engine.files import PendingFile
 from engine.runners.protocol import Runner
@@ -60,8 +61,7 @@ def overlaps_of(job: Job, runner: Runner, every: int) -> Floats:
 
 def auc(overlaps: Floats) -> float:
     """Of the frames with a truth, in percent."""
-    known = overlaps[np.isfinite(overlaps)]
-    return float(100 * np.mean([(known > threshold).mean() for threshold in OVERLAP_THRESHOLDS]))
+    return auc_of(overlaps[np.isfinite(overlaps)])
 
 
 def stretches(overlaps: Floats, every: int) -> tuple[int, int]:
@@ -73,13 +73,13 @@ def stretches(overlaps: Floats, every: int) -> tuple[int, int]:
 
 def rows_of(found: Mapping[str, Overlaps], folders: Mapping[str, str], every: int) -> list[dict[str, Any]]:
     """A row for each of the weights; `folders`: of each clip, NAME@SHRINK."""
+    groups = {clip: f"{folder} 1/{clip.rsplit('@', 1)[1]}" for clip, folder in folders.items()}
     first: dict[str, float] = {}
     rows = []
     for name, overlaps in found.items():
         scores = {clip: auc(values) for clip, values in overlaps.items()}
         counts = [stretches(values, every) for values in overlaps.values()]
         first = first or scores
-        groups = {clip: f"{folder} 1/{clip.rsplit('@', 1)[1]}" for clip, folder in folders.items()}
         by_target: dict[str, list[float]] = {}
         for clip, score in scores.items():
             by_target.setdefault(clip.rsplit("@", 1)[0], []).append(score - first[clip])

@@ -24,7 +24,11 @@ _LEAST_GOOD = 10  # frames without which a sequence has no share of false LOST
 
 def auc(track: Track, overlap: Floats) -> float:
     """Percent, over the frames with a truth (OTB's definition)."""
-    counted = overlap[np.array(track.known)]
+    return auc_of(overlap[np.array(track.known)])
+
+
+def auc_of(counted: Floats) -> float:
+    """Percent, over these frames' IoU."""
     return float(100 * np.mean([(counted > threshold).mean() for threshold in OVERLAP_THRESHOLDS]))
 
 

@@ -23,6 +23,7 @@ from engine.training.cutouts import Cutout, cut_out
 from engine.training.sources import Still, read_stills
 from engine.video.frames import Frame
 from engine.video.mp4 import Mp4
+from engine.video.sinks import Sinks
 
 Generator = np.random.Generator
 _FRAMES = 12  # of a clip: far apart in time, since pairs take any two
@@ -102,15 +103,10 @@ def write_clip(scene: Scene, target: Path) -> None:
     for number, track in enumerate(np.stack(boxes, 1)):
         if np.isfinite(track).all(1).sum() >= 2:
             write_boxes(target.with_suffix(f".{number}.txt"), track)
-    video = Mp4(target, WIDTH, HEIGHT, rate, 1 / rate, lambda image, _: image)
-    try:
+    with Sinks([Mp4(target, WIDTH, HEIGHT, rate, 1 / rate, lambda image, _: image)]) as video:
         for index, image in enumerate(frames):
             video.write(Frame(index, index / rate, image), ())
         video.finish({})
-    except BaseException:
-        video.abort()
-        raise
-    video.publish()
 
 
 def read_groups(data: Path, names: Collection[str]) -> dict[str, list[Still]]:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import cv2
 import numpy as np
 
-from engine.training.cutouts import Cutout
+from engine.training.cutouts import Cutout, extent_of
 from engine.training.scene import linear_map
 
 Generator = np.random.Generator
@@ -89,11 +89,9 @@ class Scene:
         for number, actor in enumerate(self.actors):
             picture, alpha, corner = actor.shown(time)
             areas[number] = alpha.sum()
-            rows, columns = (np.flatnonzero((alpha > 0.5).any(axis)) for axis in (1, 0))
-            if len(rows):
-                ends = corner + np.array([[columns[0], rows[0]], [columns[-1] + 1, rows[-1] + 1]])
-                low, high = np.clip(ends, 0, (WIDTH, HEIGHT))
-                extents[number] = *low, *(high - low)
+            x, y, w, h = extent_of(alpha)
+            low, high = np.clip(corner + np.array([[x, y], [x + w, y + h]]), 0, (WIDTH, HEIGHT))
+            extents[number] = *low, *(high - low)
             _lay(canvas, cover[number], picture, alpha, corner)
             cover[:number] *= 1 - cover[number]
         if self.bar is not None:

@@ -7,6 +7,7 @@ import dataclasses
 import cv2
 import numpy as np
 
+from engine.boxes import overlap
 from engine.training.sources import Still, shrink
 
 _SIDE = 160  # pixels of a cut-out's longer side at most
@@ -43,21 +44,20 @@ def cut_out(still: Still, number: int) -> Cutout | None:
     best = 1 + int(stats[1:, cv2.CC_STAT_AREA].argmax())
     extent, area = stats[best, :4], stats[best, cv2.CC_STAT_AREA]
     filled = area / box[2:].prod()
-    if not (_FILLED[0] <= filled <= _FILLED[1]) or _overlap(extent, box) < _SAME:
+    if not (_FILLED[0] <= filled <= _FILLED[1]) or overlap(tuple(extent.tolist()), tuple(box.tolist())) < _SAME:
         return None
     alpha = cv2.GaussianBlur((labels == best).astype(np.float32), (0, 0), 0.8)
     return _trimmed(image, alpha)
 
 
+def extent_of(alpha: np.ndarray) -> tuple[int, int, int, int]:
+    """x, y, w, h of the pixels that are mostly the object's; no width and height if there is none."""
+    x, y, w, h = cv2.boundingRect((alpha > 0.5).astype(np.uint8))
+    return x, y, w, h
+
+
 def _trimmed(image: np.ndarray, alpha: np.ndarray) -> Cutout:
     """Without the empty border."""
-    rows, columns = (np.flatnonzero((alpha > 0.5).any(axis)) for axis in (1, 0))
-    part = (slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1))
+    x, y, w, h = extent_of(alpha)
+    part = (slice(y, y + h), slice(x, x + w))
     return Cutout(np.ascontiguousarray(image[part]), np.ascontiguousarray(alpha[part]))
-
-
-def _overlap(one: np.ndarray, other: np.ndarray) -> float:
-    """IoU of x, y, w, h."""
-    meet = np.minimum(one[:2] + one[2:], other[:2] + other[2:]) - np.maximum(one[:2], other[:2])
-    common = float(np.clip(meet, 0, None).prod())
-    return common / (float(one[2:].prod() + other[2:].prod()) - common)

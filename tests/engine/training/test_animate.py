@@ -7,10 +7,12 @@ import cv2
 import numpy as np
 import pytest
 
+from engine.errors import DatasetError, SinkError
 from engine.training.animate import Stage, main, write_clip
 from engine.training.animation import HEIGHT, WIDTH, Actor, Scene, Wave
 from engine.training.cutouts import Cutout, cut_out
 from engine.training.sources import Still, read_clips
+from engine.video.mp4 import Mp4
 
 GREEN, RED = (40, 220, 40), (40, 40, 220)
 
@@ -130,10 +132,14 @@ def test_the_trainer_reads_the_clips_and_equal_seeds_give_equal_ones(data, tmp_p
 
 def test_a_failure_leaves_no_video(data, tmp_path, monkeypatch):
     stage = Stage({"discs": [photo((70, 60, 60, 60))]}, 0)
-    broken = dataclasses.replace(stage.scene(0), actors=())
-    monkeypatch.setattr(Scene, "frame", lambda scene, time: (np.zeros((HEIGHT, WIDTH, 3), np.float64), np.zeros((1, 4))))
-    with pytest.raises(Exception):  # noqa: B017, PT011 - whatever the encoder says of float64 pictures
-        write_clip(broken, tmp_path / "clip.mp4")
+    empty = dataclasses.replace(stage.scene(0), actors=())
+
+    def fail(*arguments):
+        raise SinkError("disk full")
+
+    monkeypatch.setattr(Mp4, "_encode", fail)
+    with pytest.raises(SinkError, match="disk full"):
+        write_clip(empty, tmp_path / "clip.mp4")
     assert not list(tmp_path.glob("*.mp4"))
     assert not list(tmp_path.glob(".*partial"))
 
@@ -156,5 +162,5 @@ def test_what_does_not_fit_is_said(data, tmp_path, capsys, options, message):
 
 def test_stills_without_an_object_that_can_be_cut_out(tmp_path):
     stage = Stage({"noise": [photo((5, 5, 40, 40))]}, 0)
-    with pytest.raises(Exception, match="no object could be cut out"):
+    with pytest.raises(DatasetError, match="no object could be cut out"):
         stage.scene(0)
