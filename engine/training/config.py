@@ -128,12 +128,30 @@ def _build(kind: type, values: Any, what: str) -> Any:
 
 
 def read_config(path: str | Path, **overrides: Any) -> TrainConfig:
-    """Read YAML; `overrides` replace top-level keys."""
-    path = Path(path)
+    """Read YAML; `overrides` replace top-level keys. `base: OTHER.yaml`, seen from the file's folder, gives what the file does not say; mappings
+    count key by key, everything else as a whole."""
+    return parse(_read(Path(path), ()) | overrides)
+
+
+def _read(path: Path, heirs: tuple[Path, ...]) -> dict[str, Any]:
+    """A file's values over those of its base, its base's base and so on; `heirs` have it as theirs."""
     try:
-        values = yaml.safe_load(path.read_text())
+        values, here = yaml.safe_load(path.read_text()), path.resolve()
     except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
         raise ConfigError(f"cannot read the training configuration {path}: {error}") from error
     if not isinstance(values, dict):
         raise ConfigError(f"{path}: expected a mapping of settings, got {type(values).__name__}")
-    return parse(values | overrides)
+    base = values.pop("base", None)
+    if base is None:
+        return values
+    if not isinstance(base, str) or here in heirs:
+        raise ConfigError(f"{path}: base must be the name of a file that does not lead back to this one, got {base!r}")
+    try:
+        return _merged(_read(path.parent / base, (*heirs, here)), values)
+    except RecursionError as error:
+        raise ConfigError(f"{path}: expected settings that end, got some that contain themselves") from error
+
+
+def _merged(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
+    both = {key: _merged(below[key], above[key]) for key in above if isinstance(below.get(key), dict) and isinstance(above[key], dict)}
+    return below | above | both
