@@ -38,6 +38,7 @@ from engine.tracking.tracker import open_runner
 from engine.weights import find_weights
 from engine.weights.io import file_hash
 from engine.weights.shipped import name_of
+from engine.workers import use_threads
 
 _MISSED, _LAST = 0.1, 5  # a stretch is lost whose last known frames, at most so many, have no higher IoU
 
@@ -140,11 +141,7 @@ def track(todo: Sequence[Job], source: str, dtype: str, every: int, records: Pat
 
 
 def _start(source: str, dtype: str) -> None:
-    import cv2
-    import torch
-
-    torch.set_num_threads(1)
-    cv2.setNumThreads(1)
+    use_threads()
     _Worker.runner = open_runner(source, "cpu", dtype, "auto")
 
 

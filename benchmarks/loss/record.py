@@ -19,6 +19,7 @@ from engine.evaluation.metrics import iou
 from engine.runners.protocol import Observation, Observations, Runner
 from engine.tracking.config import TrackerConfig
 from engine.tracking.tracker import Tracker
+from engine.workers import use_threads
 
 FIELDS = ("index", "searched", "box", "unclipped", "region_side", "score", "weighted_score", "features")
 
@@ -133,11 +134,7 @@ def record(todo: list[Job], model: str, dtype: str, records: Path, workers: int,
 
 
 def _start(model: str, dtype: str) -> None:
-    import cv2
-    import torch
-
-    torch.set_num_threads(1)
-    cv2.setNumThreads(1)
+    use_threads()
     _Worker.runner = Remembering(Tracker(model, device="cpu", dtype=dtype).runner)
 
 

@@ -110,11 +110,9 @@ def _path(cache: Path, contender: Contender, clip: Excerpt) -> Path:
 
 def _start() -> None:
     os.environ["OMP_THREAD_LIMIT"] = "1"  # before a peer's library is loaded, which may ask for more
-    import cv2
-    import torch
+    from engine.workers import use_threads
 
-    torch.set_num_threads(1)
-    cv2.setNumThreads(1)
+    use_threads()
 
 
 @functools.cache  # a worker opens each contender once

@@ -119,11 +119,9 @@ class _Worker:
 
 
 def _track_in_worker(job: Job, model: Model) -> Done:
-    import cv2
-    import torch
+    from engine.workers import use_threads
 
-    torch.set_num_threads(1)
-    cv2.setNumThreads(1)
+    use_threads()
     if _Worker.model != model:
         _Worker.runner, _Worker.model = model.open(), model
     return _track(job, None, _Worker.runner)

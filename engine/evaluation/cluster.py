@@ -81,11 +81,9 @@ class _Worker:
 
 
 def _track(sequence: Sequence, settings: Settings) -> Outcome | str:
-    import cv2
-    import torch
+    from engine.workers import use_threads
 
-    torch.set_num_threads(1)
-    cv2.setNumThreads(1)
+    use_threads()
     if _Worker.tracker is None or _Worker.settings != settings:
         _Worker.settings, _Worker.tracker = settings, make_tracker(settings)
     return try_track(sequence, _Worker.tracker)

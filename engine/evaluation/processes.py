@@ -90,12 +90,10 @@ def _share_out(
 
 
 def _start_worker(settings: Settings, folder: Path, key: str, frames: Any, threads: int) -> None:
-    import cv2
-    import torch
+    from engine.workers import use_threads
 
     threading.Thread(target=_end_with_parent, daemon=True).start()
-    torch.set_num_threads(threads)
-    cv2.setNumThreads(1)
+    use_threads(threads)
     _Worker.settings, _Worker.folder, _Worker.key, _Worker.frames = settings, folder, key, frames
 
 

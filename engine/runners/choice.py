@@ -7,7 +7,7 @@ import warnings
 import torch
 
 import esat_kernels
-from engine import forks
+from engine import workers
 from engine.config import ModelConfig
 from engine.errors import ConfigError, DeviceError, EsatWarning
 from engine.runners.cpu.runner import CpuRunner, unsupported
@@ -28,7 +28,7 @@ def make_runner(weights: Weights, device: str = "auto", dtype: str = "auto", bac
     backend: the attention kernel's, "auto" for the fastest. On CUDA "triton" and "cuda" name the GPU engine, and "auto" takes it where its
     kernels have been verified on this device; otherwise PyTorch runs the network. DeviceError or ConfigError if what was named is not there.
     """
-    forks.prepare()
+    workers.prepare()
     device = resolve_device(device)
     named = dtype != "auto"
     if not named:

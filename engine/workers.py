@@ -1,4 +1,4 @@
-"""Processes that are forked after this one has computed.
+"""Processes beside this one: how many threads they compute with, and what a fork needs.
 
 GNU's OpenMP runtime does not survive a fork: a parallel region in the child waits for threads that only the parent has. One thread needs no
 others, so a child computes with one; it may ask for more with `torch.set_num_threads` only if the parent had never computed.
@@ -9,7 +9,14 @@ from __future__ import annotations
 import functools
 import os
 
+import cv2
 import torch
+
+
+def use_threads(threads: int = 1) -> None:
+    """PyTorch and the kernels compute with so many threads in this process, OpenCV with one: workers share the machine between them."""
+    torch.set_num_threads(threads)
+    cv2.setNumThreads(1)
 
 
 @functools.cache
