@@ -1,12 +1,12 @@
 """Whether weights have learnt their training material by heart: the IoU of pairs from its photos, its clips, and clips that were held out.
 
     python -m benchmarks.held_out CONFIG WEIGHTS ... --held-out DIR [--held-out DIR] [--pairs 192] [--seed 0] [--data DIR] [--pseudo DIR]
-        [--threads 2] [--json FILE|-] [--store DIR]
+        [--precision fp32|bf16] [--threads 2] [--json FILE|-] [--store DIR]
 
 CONFIG: the training configuration, whose groups and augmentation make all pairs; held-out clips get backgrounds and look-alikes of its photos.
 --held-out: a folder of clips NAME.mp4 with boxes NAME.txt, as the training clips', or of sequences NAME/{img/*, groundtruth.txt}. All weights see
-the same pairs, none of which a training run with another seed has seen; the box is the one at the score map's maximum. `--store` keeps held-out.json
-and .md.
+the same pairs, none of which a training run with another seed has seen, so the difference to the first is taken pair by pair, which tells much
+smaller ones from chance. The box is the one at the score map's maximum. `--store` keeps held-out.json and .md.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from benchmarks.harness import keep, machine, write_rows
 from engine.cli.exits import run_function
 from engine.cli.lines import bar_is_shown
 from engine.config import ModelConfig
+from engine.datasets.text import Floats
 from engine.errors import ConfigError, DatasetError
 from engine.evaluation.tables import markdown_table, terminal_table
 from engine.model.network import EsatNetwork, build_model
@@ -48,7 +49,8 @@ _HELD_OUT = "held out"
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-    """Weights on one kind of pairs: mean IoU, its standard error over pairs, the share above one half. No tracks: photos."""
+    """Weights on one kind of pairs: mean IoU, its standard error over pairs, the share above one half, the mean difference to the first weights on
+    the same pairs, its error. No tracks: photos."""
 
     weights: str
     kind: str
@@ -57,6 +59,8 @@ class Row:
     iou: float
     error: float
     over_half: float
+    gain: float | None
+    gain_error: float | None
 
 
 def crops_of(model: ModelConfig) -> tuple[float, ...]:
@@ -86,9 +90,10 @@ def kinds(pool: Pool, augment: AugmentConfig, apart: list[Clip]) -> dict[str, tu
 
 
 @torch.no_grad()
-def overlaps_of(network: EsatNetwork, batch: Batch, keep_ratio: float) -> list[float]:
+def overlaps_of(network: EsatNetwork, batch: Batch, keep_ratio: float, precision: str = "fp32") -> list[float]:
     """The IoU of each pair's box, where the score is largest, with the target's."""
-    prediction = network(standardise(batch.template), standardise(batch.search), keep_ratio, batch.template_boxes)
+    with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
+        prediction = network(standardise(batch.template), standardise(batch.search), keep_ratio, batch.template_boxes)
     best = prediction.score_map.flatten(1).argmax(1)
     boxes = cell_boxes(prediction)[torch.arange(len(best)), best]
     return list(map(float, overlaps(boxes, batch.boxes)[0]))
@@ -96,17 +101,26 @@ def overlaps_of(network: EsatNetwork, batch: Batch, keep_ratio: float) -> list[f
 
 def rows_of(found: Mapping[str, list[float]], kind: str, tracks: int) -> Iterator[Row]:
     """One for each of the weights."""
-    for name, values in found.items():
+    first = np.array(next(iter(found.values())))
+    for number, (name, values) in enumerate(found.items()):
         ious = np.array(values)
-        error = float(ious.std(ddof=1) / np.sqrt(len(ious)))
-        yield Row(name, kind, tracks, len(ious), float(ious.mean()), error, float((ious > 0.5).mean()))
+        gain = _mean(ious - first) if number else (None, None)
+        yield Row(name, kind, tracks, len(ious), *_mean(ious), float((ious > 0.5).mean()), *gain)
+
+
+def _mean(values: Floats) -> tuple[float, float]:
+    """And its standard error."""
+    return float(values.mean()), float(values.std(ddof=1) / np.sqrt(len(values)))
 
 
 def table(rows: list[Row]) -> tuple[list[str], list[list[str]]]:
     """Header and cells."""
-    head = ["pairs of", "weights", "tracks", "pairs", "mean IoU", "+-", "IoU > 0.5"]
+    head = ["pairs of", "weights", "tracks", "pairs", "mean IoU", "+-", "IoU > 0.5", "to the first"]
     cells = [
-        [row.kind, row.weights, str(row.tracks or ""), str(row.pairs), f"{row.iou:.3f}", f"{row.error:.3f}", f"{row.over_half:.3f}"]
+        [
+            *(row.kind, row.weights, str(row.tracks or ""), str(row.pairs), f"{row.iou:.3f}", f"{row.error:.3f}", f"{row.over_half:.3f}"),
+            "" if row.gain is None else f"{row.gain:+.3f} +- {row.gain_error:.3f}",
+        ]
         for row in rows
     ]
     return head, cells
@@ -115,8 +129,9 @@ def table(rows: list[Row]) -> tuple[list[str], list[list[str]]]:
 def markdown(rows: list[Row], about: Mapping[str, Any]) -> str:
     """The report."""
     text = (
-        f"Mean IoU of the box at the score map's maximum, pairs by {about['config']} with seed {about['seed']}, fp32, on {about['cpu']}; +-: the "
-        "standard error over pairs, which says less than it seems where few tracks make many pairs."
+        f"Mean IoU of the box at the score map's maximum, pairs by {about['config']} with seed {about['seed']}, {about['precision']}, on "
+        f"{about['cpu']}; difference to the first weights, pair by pair; +-: the standard error over pairs, which says less than it seems where few "
+        "tracks make many pairs."
     )
     return f"# Training material and held-out clips\n\n{text}\n\n{markdown_table(*table(rows))}\n"
 
@@ -129,6 +144,7 @@ def main(
     seed: Annotated[int, typer.Option(help="Of the pairs; not the training run's.")] = 0,
     data: Annotated[Path | None, typer.Option(help="The training material; default: the configuration's.")] = None,
     pseudo: Annotated[Path | None, typer.Option(help="Folder of box files for train_video_nogt/; default: the configuration's.")] = None,
+    precision: Annotated[str, typer.Option(help="fp32, or bf16 (autocast) where the processor has it: in half of the time.")] = "fp32",
     threads: Annotated[int, typer.Option(min=1, help="CPU threads.")] = 2,
     json_path: Annotated[str | None, typer.Option("--json", help="Also write JSON lines to a file, or to stdout (-).")] = None,
     store: Annotated[Path | None, typer.Option(metavar="DIR", help="The device's folder under benchmarks/results, to keep it.")] = None,
@@ -138,6 +154,8 @@ def main(
     settings = read_config(config, **{key: str(value) for key, value in given.items() if value is not None})
     if seed == settings.seed:
         raise ConfigError(f"--seed: expected another one than the training run's, got {seed}, whose pairs it has seen")
+    if precision not in ("fp32", "bf16"):
+        raise ConfigError(f"--precision: expected fp32 or bf16, got {precision!r}")
     networks = {}
     for source in weights:
         loaded = find_weights(source)
@@ -158,11 +176,11 @@ def main(
         for start in track(range(0, pairs, _BATCH), kind, console=console, transient=True, disable=not bar_is_shown()):
             batch = maker.batch(start // _BATCH, _BATCH, slice(0, pairs - start))
             for name, network in networks.items():
-                found[name] += overlaps_of(network, batch, settings.model.keep_ratio)
+                found[name] += overlaps_of(network, batch, settings.model.keep_ratio, precision)
         rows += rows_of(found, kind, sum(len(tracks) for group, tracks in material.clips.items() if augment.groups.get(group)))
         if not bar_is_shown():
             console.print(f"{kind}: {pairs} pairs", highlight=False)
-    about = {"config": config.name, "seed": seed, "held_out": [folder.name for folder in held_out], **machine()}
+    about = {"config": config.name, "seed": seed, "precision": precision, "held_out": [folder.name for folder in held_out], **machine()}
     console.print(terminal_table("IoU of pairs", *table(rows)))
     write_rows([{"kind": "held-out", **dataclasses.asdict(row), **about} for row in rows], json_path)
     if store is not None:

@@ -76,6 +76,14 @@ def test_held_out_pairs_show_held_out_clips_alone():
     assert "training clips" not in held_out.kinds(pool, AugmentConfig(groups={"coco": 1.0}), apart)
 
 
+def test_differences_are_taken_pair_by_pair():
+    rows = list(held_out.rows_of({"old": [0.1, 0.9, 0.5], "new": [0.3, 0.8, 0.7]}, "held out", 2))
+    assert (rows[0].gain, rows[0].gain_error) == (None, None)
+    assert rows[0].error == pytest.approx(0.4 / 3**0.5)
+    assert (rows[1].gain, rows[1].gain_error) == pytest.approx((0.1, 0.1))  # differences of 0.2, -0.1 and 0.2: 0.173 over the root of three
+    assert held_out.table(rows)[1][1][-1] == "+0.100 +- 0.100"
+
+
 def test_a_report(given, capsys):
     weights = [given / "old.safetensors", given / "new.safetensors"]
     more = ("--held-out", given / "apart", "--data", given / "data", "--pairs", 11, "--json", "-", "--store", given)
@@ -91,6 +99,10 @@ def test_a_report(given, capsys):
     assert [row["iou"] for row in stored] == [row["iou"] for row in rows]
     assert all(0 <= row["iou"] <= 1 and np.isfinite(row["error"]) for row in rows)
     assert "| held out | new | 2 | 11 |" in (given / "held-out.md").read_text()
+    assert run(given / "tiny.yaml", *weights, *more, "--precision", "bf16") == 0
+    rounded = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [row["precision"] for row in rounded] == ["bf16"] * 4
+    assert [row["iou"] for row in rounded] != [row["iou"] for row in rows]
 
 
 def test_bad_input(given, capsys):
@@ -99,6 +111,8 @@ def test_bad_input(given, capsys):
     assert "got 1, whose pairs it has seen" in capsys.readouterr().err
     assert run(config, "esat-s-256", *apart) == 2
     assert "expected the crops of" in capsys.readouterr().err
+    assert run(config, weights, *apart, "--precision", "int8") == 2
+    assert "expected fp32 or bf16, got 'int8'" in capsys.readouterr().err
     (given / "empty").mkdir()
     assert run(config, weights, "--held-out", given / "empty", "--data", given / "data") == 2
     assert run(config, weights, "--data", given / "data") == 2
