@@ -74,7 +74,7 @@ class Corpus:
             "a.avi": write_clip(self.folder / "a.avi", pictures(4), codec="mpeg4").read_bytes(),
         }
         self.images = {f"1{suffix}": cv2.imencode(suffix, FRAME)[1].tobytes() for suffix in (".jpg", ".png", ".bmp", ".webp", ".tiff")}
-        self.yaml = Path("configs/esat-s-256.yaml").read_text()
+        self.yaml = Path("configs/esat-s-256-fourth.yaml").read_text()
         outcome = {"key": "k", "fingerprint": "f", "name": "a", "boxes": [[1.0, 2.0, 3.0, 4.0]] * 3, "scores": [1.0, 0.5, 0.4]}
         self.outcome = {**outcome, "times_ms": [1.0, 2.0, 3.0], "model": "m", "device": "cpu", "dtype": "fp32"}
 
@@ -191,7 +191,7 @@ def image_file(corpus: Corpus, rng: random.Random, folder: Path) -> None:
 
 
 def training_config(corpus: Corpus, rng: random.Random, folder: Path) -> None:
-    """YAML: its text, or its values; some ask for code."""
+    """YAML, of the file or of its base: its text, or its values; some ask for code."""
     match rng.randrange(3):
         case 0:
             text = mutate_bytes(corpus.yaml.encode(), rng)
@@ -200,12 +200,15 @@ def training_config(corpus: Corpus, rng: random.Random, folder: Path) -> None:
         case 2:
             line = rng.choice(["data", "seed", "model", "losses"])
             text = corpus.yaml.encode() + f'\n{line}: !!python/object/apply:os.system ["touch {PLANTED}"]\n'.encode()
-    path = folder / "a.yaml"
-    path.write_bytes(text)
+    path, base = folder / "a.yaml", folder / "b.yaml"
+    below = rng.random() < 0.5
+    path.write_bytes(corpus.yaml.encode() + b"\nbase: b.yaml\n" if below else text)
+    base.write_bytes(text)
     try:
         read_config(path)
     finally:
         path.unlink()
+        base.unlink()
 
 
 def kept_result(corpus: Corpus, rng: random.Random, folder: Path) -> None:
