@@ -128,8 +128,8 @@ def _build(kind: type, values: Any, what: str) -> Any:
 
 
 def read_config(path: str | Path, **overrides: Any) -> TrainConfig:
-    """Read YAML; `overrides` replace top-level keys. `base: OTHER.yaml`, seen from the file's folder, gives what the file does not say; mappings
-    count key by key, everything else as a whole."""
+    """Read YAML; `overrides` replace top-level keys. `base: OTHER.yaml`, seen from the file's folder, gives what the file does not say: mappings
+    count key by key, everything else as a whole, and null takes away what the base says (JSON Merge Patch, RFC 7396)."""
     return parse(_read(Path(path), ()) | overrides)
 
 
@@ -154,4 +154,4 @@ def _read(path: Path, heirs: tuple[Path, ...]) -> dict[str, Any]:
 
 def _merged(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
     both = {key: _merged(below[key], above[key]) for key in above if isinstance(below.get(key), dict) and isinstance(above[key], dict)}
-    return below | above | both
+    return {key: value for key, value in (below | above | both).items() if above.get(key, value) is not None}

@@ -43,15 +43,17 @@ def test_overrides_and_defaults(tmp_path):
 def test_a_base_gives_what_a_file_does_not_say(tmp_path):
     (tmp_path / "below").mkdir()
     (tmp_path / "below" / "first.yaml").write_text(
-        "steps: 10\nbatch: 4\naugment: {grey: 0.5, groups: {coco: 1, video: 1}}\nnotes: {name: a}\n"
+        "steps: 10\nbatch: 4\naugment: {grey: 0.5, groups: {coco: 1, video: 1}}\nnotes: {name: a}\nclips: {a: b}\n"
     )
     (tmp_path / "below" / "second.yaml").write_text("base: first.yaml\nbatch: 8\naugment: {blur: 0.1}\n")
     (tmp_path / "third.yaml").write_text(
-        "base: below/second.yaml\nkeep_warmup: [1, 2]\naugment: {grey: 0.1, groups: {video: 0, bsds: 2}}\n"
+        "base: below/second.yaml\nkeep_warmup: [1, 2]\naugment: {grey: 0.1, groups: {video: null, bsds: 2}}\nclips: null\n"
     )
+    assert read_config(tmp_path / "below" / "second.yaml").clips == {"a": "b"}
     config = read_config(tmp_path / "third.yaml", steps=20)
+    assert config.clips == {}
     assert (config.steps, config.batch, config.keep_warmup, config.notes) == (20, 8, (1, 2), {"name": "a"})
-    assert (config.augment.grey, config.augment.blur, config.augment.groups) == (0.1, 0.1, {"coco": 1, "video": 0, "bsds": 2})
+    assert (config.augment.grey, config.augment.blur, config.augment.groups) == (0.1, 0.1, {"coco": 1, "bsds": 2})
 
 
 @pytest.mark.parametrize(
