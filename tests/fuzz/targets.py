@@ -74,7 +74,7 @@ class Corpus:
             "a.avi": write_clip(self.folder / "a.avi", pictures(4), codec="mpeg4").read_bytes(),
         }
         self.images = {f"1{suffix}": cv2.imencode(suffix, FRAME)[1].tobytes() for suffix in (".jpg", ".png", ".bmp", ".webp", ".tiff")}
-        self.yaml = Path("configs/esat-s-256-fourth.yaml").read_text()
+        self.yaml = Path("configs/esat-s-256-seventh.yaml").read_text()
         outcome = {"key": "k", "fingerprint": "f", "name": "a", "boxes": [[1.0, 2.0, 3.0, 4.0]] * 3, "scores": [1.0, 0.5, 0.4]}
         self.outcome = {**outcome, "times_ms": [1.0, 2.0, 3.0], "model": "m", "device": "cpu", "dtype": "fp32"}
 

@@ -29,7 +29,7 @@ def test_shipped_files_are_valid():
 def test_every_shipped_file_names_its_settings_rightly(path):
     config = read_config(path)
     if path.stem != "ablation-small":
-        assert config.model == preset(re.fullmatch(r"(esat-384|esat-s-256)(-gpu|-fourth|-fifth|-sixth)?", path.stem)[1])
+        assert config.model == preset(re.fullmatch(r"(esat-384|esat-s-256)(-gpu|-seventh|-eighth)?", path.stem)[1])
 
 
 def test_overrides_and_defaults(tmp_path):
