@@ -37,7 +37,7 @@ def train(
     from engine.training.config import read_config
     from engine.training.curves import plot_curves
     from engine.training.data import read_data
-    from engine.training.distributed import in_first_process, share_threads
+    from engine.training.distributed import in_first_process, leave, share_threads
     from engine.training.export import export_checkpoint
     from engine.training.memory import keep_freed_memory
     from engine.training.pairs import PairMaker
@@ -66,6 +66,7 @@ def train(
         finally:
             for number, handler in handlers.items():
                 signal.signal(number, handler)
+        leave()
         if trainer.group.rank:
             return
         plot_curves(run / LOG, run / "curves.png")

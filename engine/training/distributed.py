@@ -82,3 +82,9 @@ def join(device: torch.device) -> Group:
     if not distributed.is_initialized():
         distributed.init_process_group("nccl" if device.type == "cuda" else "gloo")
     return Group(distributed.get_rank(), distributed.get_world_size())
+
+
+def leave() -> None:
+    """End what `join` began, if it began anything: the group's threads must not outlive the interpreter that ends around them."""
+    if distributed.is_initialized():
+        distributed.destroy_process_group()
