@@ -24,7 +24,7 @@ import typer
 from rich.console import Console
 from rich.progress import Progress
 
-from benchmarks.harness import keep, machine, numbers, write_rows
+from benchmarks.harness import keep, machine, mean_and_error, numbers, write_rows
 from benchmarks.loss.clips import Job, targets
 from benchmarks.loss.figures import auc_of
 from engine.cli.exits import run_function
@@ -84,7 +84,7 @@ def rows_of(found: Mapping[str, Overlaps], folders: Mapping[str, str], every: in
         by_target: dict[str, list[float]] = {}
         for clip, score in scores.items():
             by_target.setdefault(clip.rsplit("@", 1)[0], []).append(score - first[clip])
-        differences = np.array([np.mean(values) for values in by_target.values()])
+        difference, error = mean_and_error(np.array([np.mean(values) for values in by_target.values()]))
         rows.append(
             {
                 "weights": name,
@@ -93,8 +93,8 @@ def rows_of(found: Mapping[str, Overlaps], folders: Mapping[str, str], every: in
                 "clips": len(scores),
                 "stretches": sum(told for told, _ in counts),
                 "lost": sum(lost for _, lost in counts),
-                "difference": float(differences.mean()),
-                "error": float(differences.std(ddof=1) / np.sqrt(len(differences))) if len(differences) > 1 else None,
+                "difference": difference,
+                "error": error,
                 "better": sum(scores[clip] > first[clip] for clip in scores),
                 "by_clip": scores,
             }

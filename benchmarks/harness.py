@@ -12,11 +12,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 import esat_kernels
 from engine.cli.machine import cpu_name
 from engine.commit import commit_of
+from engine.datasets.text import Floats
 from engine.errors import ConfigError
 from engine.files import PendingFile
 
@@ -30,6 +32,11 @@ class Timing:
     median_us: float
     p99_us: float
     calls: int
+
+
+def mean_and_error(values: Floats) -> tuple[float, float | None]:
+    """The mean and its standard error, which one value alone does not tell."""
+    return float(values.mean()), float(values.std(ddof=1) / np.sqrt(len(values))) if len(values) > 1 else None
 
 
 def rounds(clocks: Mapping[str, Callable[[], float]], seconds: float = 0.0, least: int = 1, warm_up: int = 0) -> dict[str, list[float]]:

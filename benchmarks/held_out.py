@@ -23,11 +23,10 @@ import typer
 from rich.console import Console
 from rich.progress import track
 
-from benchmarks.harness import keep, machine, write_rows
+from benchmarks.harness import keep, machine, mean_and_error, write_rows
 from engine.cli.exits import run_function
 from engine.cli.lines import bar_is_shown
 from engine.config import ModelConfig
-from engine.datasets.text import Floats
 from engine.errors import ConfigError, DatasetError
 from engine.evaluation.tables import markdown_table, terminal_table
 from engine.model.network import EsatNetwork, build_model
@@ -57,7 +56,7 @@ class Row:
     tracks: int
     pairs: int
     iou: float
-    error: float
+    error: float | None
     over_half: float
     gain: float | None
     gain_error: float | None
@@ -104,13 +103,8 @@ def rows_of(found: Mapping[str, list[float]], kind: str, tracks: int) -> Iterato
     first = np.array(next(iter(found.values())))
     for number, (name, values) in enumerate(found.items()):
         ious = np.array(values)
-        gain = _mean(ious - first) if number else (None, None)
-        yield Row(name, kind, tracks, len(ious), *_mean(ious), float((ious > 0.5).mean()), *gain)
-
-
-def _mean(values: Floats) -> tuple[float, float]:
-    """And its standard error."""
-    return float(values.mean()), float(values.std(ddof=1) / np.sqrt(len(values)))
+        gain = mean_and_error(ious - first) if number else (None, None)
+        yield Row(name, kind, tracks, len(ious), *mean_and_error(ious), float((ious > 0.5).mean()), *gain)
 
 
 def table(rows: list[Row]) -> tuple[list[str], list[list[str]]]:

@@ -107,7 +107,7 @@ def test_a_file_with_itself_is_itself(tmp_path):
         ([1], "a share for each, got 2 and 1"),
         ([1, 0], "other than 0 of a finite sum above 0, got 1, 0"),
         ([1, -1], "sum above 0, got 1, -1"),
-        ([1, float("nan")], "above 0"),
+        ([1, float("nan")], "finite sum above 0"),
         ([1, float("inf")], "finite"),
         ([1e308, 1e308], "finite"),
     ],

@@ -122,12 +122,22 @@ def test_the_trainer_reads_the_clips_and_equal_seeds_give_equal_ones(data, tmp_p
         assert len({id(track.frames) for track in tracks}) == 1
         for track, again in zip(tracks, same[name], strict=True):
             assert np.array_equal(track.boxes, again.boxes, equal_nan=True)
-            # Scenes are equal to the bit; x264 does not always give equal files of them.
+            # Scenes are equal to the bit (next test); x264 does not always give equal files of them.
             assert np.abs(np.array(track.frames, float) - again.frames).mean() < 2
             known = track.boxes[np.isfinite(track.boxes).all(1)]
             assert (known[:, :2] >= 0).all()
             assert (known[:, :2] + known[:, 2:] <= (WIDTH, HEIGHT)).all()
             assert len(track.frames) == len(track.boxes) == 12
+
+
+def test_equal_seeds_give_equal_scenes_to_the_bit():
+    stages = [Stage({"discs": [photo((70, 60, 60, 60))]}, 3) for _ in range(2)]
+    for number in range(2):
+        scenes = [stage.scene(number) for stage in stages]
+        for time in (0.0, 0.5, 1.0):
+            (picture, boxes), (again, same) = (scene.frame(time) for scene in scenes)
+            assert np.array_equal(picture, again)
+            assert np.array_equal(boxes, same, equal_nan=True)
 
 
 def test_a_failure_leaves_no_video(data, tmp_path, monkeypatch):
