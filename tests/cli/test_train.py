@@ -84,7 +84,8 @@ def test_ctrl_c_saves_and_the_same_command_goes_on(tmp_path):
     common = ["train", configuration(tmp_path, steps=20), "--data", str(data), "--threads", "1"]
     assert run([*common, "--run", str(tmp_path / "whole"), "--export", str(tmp_path / "whole.safetensors")]) == 0
     log = tmp_path / "parts" / "log.jsonl"
-    subprocess.run([sys.executable, "-c", PRESSED, *common, "--run", str(log.parent)], check=True, timeout=300)
+    pressed = subprocess.run([sys.executable, "-c", PRESSED, *common, "--run", str(log.parent)], check=False, timeout=300)
+    assert pressed.returncode == 130
     assert len(log.read_text().splitlines()) == 3
     assert run([*common, "--run", str(log.parent), "--export", str(tmp_path / "parts.safetensors")]) == 0
     one, two = (load_weights(tmp_path / f"{name}.safetensors").state_dict for name in ("whole", "parts"))
