@@ -1,4 +1,4 @@
-"""Every failure that a user can cause is an EsatError; the command line turns it into one line and exit code 2."""
+"""Every failure that a user can cause is an EsatError; the command line turns it into one line and exit code 2 (3 for an IncompleteError)."""
 
 from __future__ import annotations
 

@@ -105,7 +105,7 @@ def track(
     """Follow objects through a video, each from a box.
 
     Ctrl-C ends early and leaves complete files of the frames so far. Frames count from 0 and times from the first frame of the source.
-    Exit code 2: bad input, or a clip of many that failed; 130: interrupted.
+    Exit code 2: bad input, or a clip of many that failed; 3: the source ended before its end, outputs hold what came before; 130: interrupted.
     """
     from engine.clips.many import Model
     from engine.clips.outputs import parse_formats

@@ -39,7 +39,7 @@ class Tracker:
     """Follows one target.
 
     model: a preset's name with shipped weights, a path to a .safetensors file, `Weights` in memory, or a `Runner` to share between trackers.
-    device: "auto", "cpu", "cuda", "cuda:N". dtype: "auto", "fp32", "bf16", "fp16", "int8". backend: attention backend, "auto" for the
+    device: "auto", "cpu", "cuda", "cuda:N". dtype: "auto", "fp32", "bf16", "fp16", "int8", "fp8". backend: attention backend, "auto" for the
     fastest.
     Errors are subclasses of `EsatError`; after an error the tracker is as it was before the call. One tracker serves one thread at a time.
     """
