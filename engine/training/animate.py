@@ -10,7 +10,8 @@ but its boxes are exact, and there is as much of it as one likes (the idea of Fl
 from __future__ import annotations
 
 import argparse
-from collections.abc import Collection, Mapping, Sequence
+import itertools
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from fractions import Fraction
 from pathlib import Path
 
@@ -26,13 +27,13 @@ from engine.video.mp4 import Mp4
 from engine.video.sinks import Sinks
 
 Generator = np.random.Generator
+_Member = tuple[str, int]  # a kind, and which of its objects
 _FRAMES = 12  # of a clip: far apart in time, since pairs take any two
 _OTHERS = (3, 6)  # objects beside the first one: from, and less than
 _SIZES = (24.0, 150.0)  # sqrt(w h) of an object in pixels
 _ALIKE = 0.6  # of the clips show objects of one kind, if it has more than _MANY
 _MANY = 10
 _HIDING = 0.5  # of the clips have a bar in front of the objects
-_TRIES = 1000
 
 
 class Stage:
@@ -53,13 +54,23 @@ class Stage:
     def scene(self, number: int) -> Scene:
         """Scene `number` of the seed. DatasetError if no object can be cut out of the stills."""
         rng = np.random.default_rng((self._seed, number))
-        kind, first = self._object(rng, self._members)
+        found = next(self._cutouts(rng, self._members), None)
+        if found is None:
+            raise DatasetError("no object could be cut out: expected boxes of 32 pixels and more, away from the pictures' borders")
+        (kind, _), _ = found
         alike = rng.random() < _ALIKE and len(self._kinds[kind]) > _MANY
         members = [(kind, index) for index in range(len(self._kinds[kind]))] if alike else self._members
-        cast = [first, *(self._object(rng, members)[1] for _ in range(int(rng.integers(*_OTHERS))))]
+        cast = dict([found])  # nobody twice: which of two equal objects is the target cannot be said
+        count = 1 + int(rng.integers(*_OTHERS))
+        for member, cutout in itertools.chain(self._cutouts(rng, members), self._cutouts(rng, self._members)):
+            if len(cast) == count:
+                break
+            cast[member] = cutout
+        cutouts = list(cast.values())
         typical = rng.uniform(*np.log(_SIZES))
         actors = [
-            _actor(cast[index], float(np.clip(typical + rng.normal(0, 0.35), *np.log(_SIZES))), rng) for index in rng.permutation(len(cast))
+            _actor(cutouts[index], float(np.clip(typical + rng.normal(0, 0.35), *np.log(_SIZES))), rng)
+            for index in rng.permutation(len(cutouts))
         ]
         pan = (wave(rng, 0, 0.3, 0.05), wave(rng, 0, 0.15, 0.05), wave(rng, abs(rng.normal(0, 0.3)), 0.2, 0.0))
         bar = None
@@ -71,15 +82,13 @@ class Stage:
     def _photo(self, rng: Generator) -> np.ndarray:
         return self._photos[rng.integers(len(self._photos))]
 
-    def _object(self, rng: Generator, members: Sequence[tuple[str, int]]) -> tuple[str, Cutout]:
-        """An object whose outline can be found, and its kind: of `members`, or if none of them is one after many draws, of all."""
-        for number in range(_TRIES):
-            some = members if number < _TRIES // 2 else self._members
-            kind, index = some[int(rng.integers(len(some)))]
+    def _cutouts(self, rng: Generator, members: Sequence[_Member]) -> Iterator[tuple[_Member, Cutout]]:
+        """Those of `members` whose outline can be found, each once, in random order."""
+        for place in rng.permutation(len(members)):
+            kind, index = members[place]
             cutout = cut_out(*self._kinds[kind][index])
             if cutout is not None:
-                return kind, cutout
-        raise DatasetError("no object could be cut out: expected boxes of 32 pixels and more, away from the pictures' borders")
+                yield members[place], cutout
 
 
 def _actor(cutout: Cutout, size: float, rng: Generator) -> Actor:

@@ -14,7 +14,7 @@ from engine.errors import ConfigError
 from engine.training import paint_cpu
 from engine.training.looks import draw_looks
 from engine.training.recipe import Crop, Recipe
-from engine.training.scene import ABSENT, Picture, Scenes
+from engine.training.scene import ABSENT, Picture, Scenes, share_covered
 from engine.training.settings import AugmentConfig
 from engine.training.sources import Clip, Pool, Still, tracks_by_video
 
@@ -22,6 +22,7 @@ Generator = np.random.Generator
 Painter = Callable[[Sequence[Crop]], Tensor]
 _LONG_TRACK = 100  # frames from which on a track counts no more than others
 _TRIES = 8
+_SHOWN = 0.3  # of a target: what shows more of it in the same picture is not another object beside it
 _REFRAMED_SIDES, _REFRAMED_SHIFT = (0.45, 1.5), 0.2  # another box's sides, and its centre's way from the object's, over the object's sides
 
 
@@ -126,9 +127,12 @@ class PairMaker:
     def _still(self, name: str, rng: Generator) -> _Object:
         i, j = self._objects[name][rng.integers(len(self._objects[name]))]
         still = self.pool.stills[name][i]
-        look_alikes = [(still, box) for k, box in enumerate(still.boxes) if k != j]
-        for a, b in _pick(self._by_class.get((name, int(still.classes[j])), []), rng, 2):
-            look_alikes.append((self.pool.stills[name][a], self.pool.stills[name][a].boxes[b]))
+        others = [(i, k) for k in range(len(still.boxes))] + _pick(self._by_class.get((name, int(still.classes[j])), []), rng, 2)
+        look_alikes = [
+            (self.pool.stills[name][a], self.pool.stills[name][a].boxes[b])
+            for a, b in others
+            if a != i or share_covered(still.boxes[j], still.boxes[b]) <= _SHOWN
+        ]
         picture = (still.pictures, still.index)
         return _Object(picture, still.boxes[j], picture, still.boxes[j], False, look_alikes)
 
@@ -143,7 +147,8 @@ class PairMaker:
         one = int(valid[one])
         look_alikes = []
         for other in self._neighbours[id(clip.frames)]:
-            if other is not clip and two < len(other.boxes) and np.isfinite(other.boxes[two]).all():
+            known = two < len(other.boxes) and np.isfinite(other.boxes[two]).all()
+            if known and share_covered(clip.boxes[two], other.boxes[two]) <= _SHOWN:
                 look_alikes.append((Still(clip.frames, two, other.boxes[two : two + 1], np.array([-1])), other.boxes[two]))
         return _Object((clip.frames, one), clip.boxes[one], (clip.frames, two), clip.boxes[two], True, look_alikes)
 

@@ -109,7 +109,7 @@ class Scenes:
             for _ in range(8):
                 middle = rng.uniform(0, size, 2)
                 spot = np.concatenate([middle - extent / 2, extent])
-                if _covered(placed, spot) < 0.1:
+                if share_covered(placed, spot) < 0.1:
                     layer = _place(other.pictures, other.index, other.image, linear, box[:2] + box[2:] / 2, middle)
                     layers.append(dataclasses.replace(layer, cover=_ellipse(spot, rng)))
                     break
@@ -194,7 +194,7 @@ def _ellipse(box: np.ndarray, rng: Generator) -> Ellipse:
     return Ellipse(box, float(rng.choice([2.0, 3.0, 6.0])))
 
 
-def _covered(target: np.ndarray, spot: np.ndarray) -> float:
+def share_covered(target: np.ndarray, spot: np.ndarray) -> float:
     """The share of `target` that `spot` covers (x, y, w, h each)."""
     meet = np.minimum(target[:2] + target[2:], spot[:2] + spot[2:]) - np.maximum(target[:2], spot[:2])
     return float(np.clip(meet, 0, None).prod() / target[2:].prod())

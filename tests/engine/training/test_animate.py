@@ -140,6 +140,19 @@ def test_equal_seeds_give_equal_scenes_to_the_bit():
             assert np.array_equal(boxes, same, equal_nan=True)
 
 
+def test_nobody_is_cast_twice_in_a_scene(monkeypatch):
+    """Of two equal objects nobody can say which one is the target."""
+    stills = [photo((70, 60, 60, 60)) for _ in range(12)]
+    monkeypatch.setattr("engine.training.animate.cut_out", lambda still, number: Cutout(still.image[:8, :8], np.ones((8, 8), np.float32)))
+    stage, counts = Stage({"discs": stills}, 5), set()
+    for number in range(30):
+        cast = [actor.cutout.image.base for actor in stage.scene(number).actors]
+        assert len({id(image) for image in cast}) == len(cast)
+        counts.add(len(cast))
+    assert counts == {4, 5, 6}
+    assert len(Stage({"discs": stills[:2]}, 5).scene(0).actors) == 2
+
+
 def test_a_failure_leaves_no_video(data, tmp_path, monkeypatch):
     stage = Stage({"discs": [photo((70, 60, 60, 60))]}, 0)
     empty = dataclasses.replace(stage.scene(0), actors=())

@@ -14,7 +14,7 @@ from engine.training.packed import pack
 from engine.training.paint_cpu import paint_one, soft_mask
 from engine.training.pairs import PairMaker
 from engine.training.settings import AugmentConfig
-from engine.training.sources import Clip, Pool, read_pool, usable
+from engine.training.sources import Clip, Pool, Still, read_pool, usable
 from tests.engine.evaluation import trees
 from tests.engine.training.data import COLOUR, TINY, picture, small_pool, write_folder
 
@@ -165,6 +165,27 @@ def test_the_other_tracks_of_a_video_are_look_alikes():
     pasted = [recipe.search.layers[1:] for recipe in map(PairMaker(pool, TINY, config, 0).recipe, range(40))]
     assert 5 < sum(map(len, pasted)) <= 40
     assert all(layer.pictures is frames for layers in pasted for layer in layers)
+
+
+def test_what_shows_the_target_is_no_look_alike():
+    """A second box around the target, one around all of it, and the target itself drawn for its class; its lower part may be pasted."""
+    box, far, part = np.array([60.0, 50, 40, 40]), np.array([200.0, 120, 40, 40]), np.array([60.0, 80, 40, 10])
+    boxes = np.stack([box, box + np.array([4, 2, 0, 0]), [50.0, 40, 80, 80], part, far])
+    still = Still([picture(box)], 0, boxes, np.array([1, 2, 2, 2, 1]))
+    maker = PairMaker(Pool({"coco": [still]}, {}), TINY, AugmentConfig(groups={"coco": 1.0}), 0)
+    seen = [maker._still("coco", np.random.default_rng(seed)) for seed in range(80)]
+    of_target = [one for one in seen if np.array_equal(one.first_box, box)]
+    assert len(of_target) > 5
+    for one in of_target:
+        assert {tuple(other) for _, other in one.look_alikes} == {tuple(part), tuple(far)}
+    track = np.array([[60 + 10 * t, 80, 50, 40] for t in range(4)], float)
+    frames = [picture(place) for place in track]
+    pool = Pool({}, {"video": [Clip(frames, track + np.array([right, 0, 0, 0])) for right in (0, 10, 100)]})
+    maker = PairMaker(pool, TINY, AugmentConfig(groups={"video": 1.0}), 0)
+    seen = [maker._track("video", np.random.default_rng(seed)) for seed in range(40)]
+    assert {len(one.look_alikes) for one in seen} == {1, 2}
+    for one in seen:
+        assert all(abs(other[0] - one.second_box[0]) >= 90 for _, other in one.look_alikes)
 
 
 def test_low_resolution_reaches_down_to_the_smallest_target():
