@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import math
 import mmap
@@ -23,11 +24,14 @@ def padded(count: int, unit: int = PANEL) -> int:
 
 
 def huge_zeros(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
-    """A zeroed CPU tensor in huge pages where the system has them: products touch a new 4 KB page every few rows otherwise."""
+    """A zeroed CPU tensor of this process alone, in huge pages where the system has them."""
     needed = max(1, math.prod(shape)) * dtype.itemsize
-    block = mmap.mmap(-1, needed + _HUGE_PAGE)
+    # The default is shared: a forked tracker would write into its parent's activations.
+    private = {"flags": mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS} if hasattr(mmap, "MAP_PRIVATE") else {}
+    block = mmap.mmap(-1, needed + _HUGE_PAGE, **private)
     if hasattr(mmap, "MADV_HUGEPAGE"):
-        block.madvise(mmap.MADV_HUGEPAGE)
+        with contextlib.suppress(OSError):  # a kernel without huge pages
+            block.madvise(mmap.MADV_HUGEPAGE)
     raw = torch.frombuffer(block, dtype=torch.uint8)  # keeps the mapping alive
     start = -raw.data_ptr() % _HUGE_PAGE
     return raw[start : start + needed].view(dtype)[: math.prod(shape)].view(shape)
