@@ -68,8 +68,10 @@ class TrainConfig:
                 isinstance(getattr(self, name), int) and getattr(self, name) > 0,
                 f"{name} must be a positive integer, got {getattr(self, name)!r}",
             )
-        named = isinstance(self.clips, dict) and all(isinstance(text, str) for pair in self.clips.items() for text in pair)
-        need(named, f"clips must name groups and their folders, got {self.clips!r}")
+        need(_are_texts(self.clips), f"clips must name groups and their folders, got {self.clips!r}")
+        need(_are_texts(self.notes), f"notes must be texts by name, got {self.notes!r}")
+        micro = self.micro_batch
+        need(micro is None or (type(micro) is int and micro > 0), f"micro_batch must be a positive integer or null, got {micro!r}")
         need(self.batch % self.chunk == 0, f"batch must be a multiple of micro_batch, got {self.batch} and {self.micro_batch}")
         need(0 <= self.decay <= 1, f"decay must lie in [0, 1], got {self.decay!r}")
         need(self.augment_on in ("auto", "cpu", "device"), f"augment_on must be 'auto', 'cpu' or 'device', got {self.augment_on!r}")
@@ -93,6 +95,10 @@ class TrainConfig:
 
     def replace(self, **changes: Any) -> TrainConfig:
         return dataclasses.replace(self, **changes)
+
+
+def _are_texts(values: object) -> bool:
+    return isinstance(values, dict) and all(isinstance(text, str) for pair in values.items() for text in pair)
 
 
 def parse(values: dict[str, Any]) -> TrainConfig:
@@ -153,5 +159,9 @@ def _read(path: Path, heirs: tuple[Path, ...]) -> dict[str, Any]:
 
 
 def _merged(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
-    both = {key: _merged(below[key], above[key]) for key in above if isinstance(below.get(key), dict) and isinstance(above[key], dict)}
+    both = {
+        key: _merged(below[key] if isinstance(below.get(key), dict) else {}, value)
+        for key, value in above.items()
+        if isinstance(value, dict)
+    }
     return {key: value for key, value in (below | above | both).items() if above.get(key, value) is not None}

@@ -84,7 +84,13 @@ class Trainer:
                 "position heads as configured, got others; go on with that run's settings, or choose another folder"
             ) from None
         rates = [(group["base_lr"], group["weight_decay"]) for group in self.optimizer.param_groups]
-        self.optimizer.load_state_dict(state["optimizer"])
+        try:
+            self.optimizer.load_state_dict(state["optimizer"])
+        except ValueError:
+            raise ConfigError(
+                f"{self.run_dir / CHECKPOINT}: expected as many groups of equal rates as that run had, got {len(rates)} by backbone_lr, head_lr, "
+                "layer_decay and weight_decay; give each another value that keeps them apart or together, or choose another folder"
+            ) from None
         for group, (rate, decay) in zip(self.optimizer.param_groups, rates, strict=True):
             group["base_lr"], group["weight_decay"] = rate, decay  # the configuration decides, so that a run may be continued with others
         self.step, self.seconds = state["step"], state["seconds"]

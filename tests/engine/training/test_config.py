@@ -50,6 +50,9 @@ def test_a_base_gives_what_a_file_does_not_say(tmp_path):
         "base: below/second.yaml\nkeep_warmup: [1, 2]\naugment: {grey: 0.1, groups: {video: null, bsds: 2}}\nclips: null\n"
     )
     assert read_config(tmp_path / "below" / "second.yaml").clips == {"a": "b"}
+    (tmp_path / "other.yaml").write_text("base: below/fifth.yaml\naugment: {groups: {animated: null, coco: 1}}\n")
+    (tmp_path / "below" / "fifth.yaml").write_text("steps: 10\n")
+    assert read_config(tmp_path / "other.yaml").augment.groups == {"coco": 1}
     config = read_config(tmp_path / "third.yaml", steps=20)
     assert config.clips == {}
     assert (config.steps, config.batch, config.keep_warmup, config.notes) == (20, 8, (1, 2), {"name": "a"})
@@ -93,6 +96,9 @@ def test_bases_that_cannot_be(tmp_path, text, message):
         ({"losses": {"l2": 1}}, "losses: unknown keys"),
         ({"augment": [1]}, "augment: expected a mapping"),
         ({"model": "esat-9"}, "unknown model"),
+        ({"micro_batch": -4}, "micro_batch must be a positive integer or null, got -4"),
+        ({"micro_batch": 0}, "micro_batch must be a positive integer or null, got 0"),
+        ({"notes": {"year": 2024}}, "notes must be texts by name, got .'year': 2024"),
     ],
 )
 def test_bad_settings_are_refused(values, message):

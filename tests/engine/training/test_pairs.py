@@ -286,6 +286,14 @@ def test_clips_elsewhere_are_a_group_of_the_name_that_the_configuration_gives(tm
         read_data(config.replace(clips={"video": str(tmp_path / "more")}))
     with pytest.raises(DatasetError, match=r"clips: expected NAME\.mp4 with NAME\.txt in .*none, for the group animated, found none"):
         read_data(config.replace(clips={"animated": str(tmp_path / "none")}))
+    assert read_data(config.replace(augment=AugmentConfig(groups={"video": 1}))).notes == (
+        "the group animated of the data has no weight in the configuration: it is left out",
+    )
+    with pytest.raises(ConfigError, match=r"the data sets of layouts are read alone: expected no clips, got .'animated'"):
+        read_data(config.replace(layouts={"coco": str(tmp_path)}))
+    pack(read_data(config), tmp_path / "packed", TINY, config.augment, 8, 4)
+    with pytest.raises(ConfigError, match=r"the shards in .*packed are read alone: expected no pseudo and no clips, got 'labels'"):
+        read_data(config.replace(data=str(tmp_path / "packed"), pseudo="labels"))
     with pytest.raises(ConfigError, match="clips must name groups and their folders, got 'more'"):
         config.replace(clips="more")
 

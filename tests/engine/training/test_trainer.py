@@ -223,6 +223,13 @@ def test_damaged_and_foreign_checkpoints_are_refused(tmp_path):
         export_checkpoint(tmp_path / CHECKPOINT, tmp_path / "w.safetensors", run.config)
 
 
+def test_a_run_goes_on_with_other_rates_but_not_with_other_groups_of_them(tmp_path):
+    trainer(tmp_path).run(lambda _: None, 0.0)
+    trainer(tmp_path, head_lr=2e-3, backbone_lr=1e-3)
+    with pytest.raises(ConfigError, match=r"expected as many groups of equal rates as that run had, got .* by backbone_lr, head_lr, "):
+        trainer(tmp_path, layer_decay=0.9)
+
+
 def test_initialisation_from_safetensors(tmp_path):
     first = trainer(tmp_path / "a", steps=1)
     first.run()
