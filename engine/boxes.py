@@ -21,11 +21,15 @@ def check_box(box: Any, frame_width: int, frame_height: int) -> Box:
         values = tuple(float(value) for value in (box.tolist() if hasattr(box, "tolist") else box))
     except (TypeError, ValueError, RuntimeError) as error:
         raise BoxError(f"box must be four numbers x, y, w, h, got {box!r}") from error
+    except OverflowError as error:
+        raise BoxError("box must be four finite numbers x, y, w, h, got an integer that no float holds") from error
     if len(values) != 4 or not all(math.isfinite(value) for value in values):
         raise BoxError(f"box must be four finite numbers x, y, w, h, got {box!r}")
     x, y, w, h = values
     if w <= 0 or h <= 0:
         raise BoxError(f"box must have a positive width and height, got {w:g} x {h:g}")
+    if w * h == 0:
+        raise BoxError(f"box must have an area that a float holds, got {w:g} x {h:g}")
     if min(x + w, frame_width) - max(x, 0) <= 0 or min(y + h, frame_height) - max(y, 0) <= 0:
         raise BoxError(f"box {x:g},{y:g},{w:g},{h:g} lies outside the frame of {frame_width} x {frame_height} pixels")
     if w > 2 * frame_width or h > 2 * frame_height:

@@ -123,6 +123,8 @@ def test_wrong_frames_are_named_and_leave_the_tracker_usable(tracker, frame, mes
         ((-30, 10, 20, 20), "lies outside the frame"),
         ((10, 10, 0, 5), "positive width and height, got 0 x 5"),
         ((10, 10, 5, -1), "positive width and height"),
+        ((0, 0, 1e-200, 1e-200), "an area that a float holds, got 1e-200 x 1e-200"),
+        ((10**400, 10, 5, 5), "four finite numbers x, y, w, h, got an integer that no float holds"),
         ((10, 10, math.nan, 5), "four finite numbers"),
         ((10, 10, math.inf, 5), "four finite numbers"),
         ((10, 10, 5), "four finite numbers"),
