@@ -52,13 +52,16 @@ def in_region(box: Box, region: Region) -> Box:
 
 
 def clip(box: Box, frame_width: int, frame_height: int, margin: int = CLIP_MARGIN) -> Box:
-    """The box with x1 in [0, W - margin], x2 in [margin, W], and sides of at least `margin`; likewise y. A frame below the margin is its own."""
+    """The box with x1 in [0, W - margin], x2 in [margin, W], and sides of at least `margin`; likewise y. A frame below the margin is its own.
+
+    NaN stays NaN: `min` and `max` return their first argument if no other one is smaller or larger.
+    """
     x1, y1, w, h = box
     x2, y2 = x1 + w, y1 + h
     across, down = min(margin, frame_width), min(margin, frame_height)
-    x1, x2 = min(max(0.0, x1), frame_width - across), min(max(across, x2), frame_width)
-    y1, y2 = min(max(0.0, y1), frame_height - down), min(max(down, y2), frame_height)
-    return x1, y1, max(across, x2 - x1), max(down, y2 - y1)
+    x1, x2 = min(max(x1, 0.0), frame_width - across), min(max(x2, across), frame_width)
+    y1, y2 = min(max(y1, 0.0), frame_height - down), min(max(y2, down), frame_height)
+    return x1, y1, max(x2 - x1, across), max(y2 - y1, down)
 
 
 def overlap(a: Box, b: Box) -> float:

@@ -12,7 +12,7 @@ class ConfigError(EsatError, ValueError):
 
 
 class WeightsError(EsatError, ValueError):
-    """A weights file that is missing, damaged, of another model, or not a plain file of tensors."""
+    """A weights file that is missing, damaged, of another model, or not a plain file of tensors; or weights that give no numbers."""
 
 
 class FrameError(EsatError, ValueError):

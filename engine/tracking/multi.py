@@ -12,7 +12,7 @@ from engine.errors import StateError
 from engine.frames import Frame, check_frame, made_by
 from engine.runners.protocol import Observation, Runner, frames_on
 from engine.tracking.config import TrackerConfig
-from engine.tracking.target import Result, Target, make_target
+from engine.tracking.target import Result, Target, check_seen, make_target
 from engine.tracking.tracker import open_runner
 from engine.weights.io import Weights
 from engine.weights.shipped import DEFAULT_MODEL
@@ -75,7 +75,10 @@ class MultiTracker:
             raise StateError(f"there is no target {target_id!r}: targets are {self.target_ids}")
 
     def update(self, frame: Frame, ready: Any = None) -> dict[int, Result]:
-        """Find every target in the next frame: id -> result, in the order of `target_ids`; empty without targets. FrameError."""
+        """Find every target in the next frame: id -> result, in the order of `target_ids`; empty without targets.
+
+        Errors as `Tracker.update`; then no target has changed.
+        """
         start = time.perf_counter()
         devices = frames_on(self.runner)
         regions = {target_id: target.regions for target_id, target in self._targets.items()}
@@ -91,6 +94,7 @@ class MultiTracker:
                 found += observations.targets
                 for stage, milliseconds in observations.timings_ms.items():
                     timings[stage] = timings.get(stage, 0.0) + milliseconds
+        check_seen(found, self.runner)
         timings["total"] = 1e3 * (time.perf_counter() - start)
         seen, size = iter(found), (checked.shape[1], checked.shape[0])
         return {

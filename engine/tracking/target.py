@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engine.boxes import Box, check_box, clip, in_region
+from engine.errors import WeightsError
 from engine.frames import Frame, check_frame, made_by
 from engine.runners.protocol import Observation, Runner, frames_on
 from engine.tracking.confidence import AppearanceModel
@@ -106,6 +107,17 @@ class Target:
         """Whether what was seen beside is to be followed from now on."""
         confidence = self._appearance.confidence(seen, centred=rival.centred(searched))
         return rival.judge(seen.box, searched, confidence, self.box, followed_confidence)
+
+
+def check_seen(seen: Sequence[Observation], runner: Runner) -> None:
+    """WeightsError unless what the network gave are finite numbers: there is no place to search around NaN."""
+    for one in seen:
+        if not all(map(math.isfinite, (*one.unclipped, one.score, one.weighted_score))):
+            box = ",".join(f"{value:g}" for value in one.unclipped)
+            raise WeightsError(
+                f"{runner.config.name} must give finite numbers, got the box {box} with a score of {one.score:g}: "
+                f"its values go beyond what {runner.dtype} holds (fp32 and bf16 hold more than fp16)"
+            )
 
 
 def make_target(runner: Runner, frame: Any, box: Any, config: TrackerConfig, ready: Any = None) -> Target:

@@ -13,7 +13,7 @@ from engine.frames import Frame, check_frame, made_by
 from engine.runners.choice import make_runner
 from engine.runners.protocol import Runner, frames_on
 from engine.tracking.config import TrackerConfig
-from engine.tracking.target import Result, Target, make_target
+from engine.tracking.target import Result, Target, check_seen, make_target
 from engine.weights.io import Weights
 from engine.weights.shipped import DEFAULT_MODEL, find_weights
 
@@ -75,7 +75,7 @@ class Tracker:
     def update(self, frame: Frame, ready: Any = None) -> Result:
         """Find the target in the next frame, which may have another size than the one before. Frames and `ready` as for `init`.
 
-        FrameError; StateError before `init`.
+        FrameError; StateError before `init`; WeightsError where the network gives no finite numbers.
         """
         start = time.perf_counter()
         if self._target is None:
@@ -85,6 +85,7 @@ class Tracker:
         with made_by(ready, next(iter(devices), None), frame):
             checked = check_frame(frame, *devices)
             observations = self.runner.observe(checked, regions, [target.template] * len(regions), self._bgr)
+        check_seen(observations.targets, self.runner)
         timings = {**observations.timings_ms, "total": 1e3 * (time.perf_counter() - start)}
         return target.advance(observations.targets, regions, (checked.shape[1], checked.shape[0]), timings)
 

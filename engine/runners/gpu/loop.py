@@ -34,7 +34,7 @@ from engine.runners.gpu.runner import GpuRunner, observation, upload
 from engine.runners.gpu.streams import Done, Mark
 from engine.runners.protocol import Observation
 from engine.tracking.config import TrackerConfig
-from engine.tracking.target import Result, make_target
+from engine.tracking.target import Result, check_seen, make_target
 
 _BUFFERS = 2  # frames that have memory on the device at the same time: one is uploaded while the other runs
 
@@ -260,6 +260,7 @@ class FrameLoop:
         rows = followed.order()[: 2 if slot in pending.beside else 1]
         observations = [seen(slot + row * self.plan.batch) for row in rows]
         searched = [followed.boxes[row] for row in rows]
+        check_seen(observations, self._runner)
         result = target.advance(observations, searched, pending.sizes[followed.stream], {})
         for row, one in zip(rows, observations, strict=True):
             followed.boxes[row] = one.box

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from engine import MultiTracker, Tracker, TrackerConfig
 from engine.boxes import clip, to_frame
 from engine.config import PRESETS
+from engine.errors import WeightsError
 from engine.runners.protocol import Observation, Observations
 from engine.tracking.rival import PROBATION
 from engine.tracking.search import WIDTHS, LostSearch
@@ -191,6 +192,27 @@ def test_what_is_followed_already_is_no_candidate():
     results, searched = _run([0.9] + [0.0] * 9, growth=1.0, beside=lambda index, box: ((72.0, 41.0, 30.0, 24.0), 0.9))
     assert _letters(results)[3:] == "L" * 7
     assert all(boxes[1][:2] != (72.0, 41.0) for boxes in searched[4:])
+
+
+@pytest.mark.parametrize("spoilt", [{"unclipped": (math.nan, 1.0, 2.0, 3.0)}, {"score": math.nan}, {"weighted_score": math.inf}])
+def test_a_network_that_gives_no_numbers_is_one_error_that_changes_no_target(spoilt):
+    class Overflowing(Scripted):
+        def observe(self, frame, boxes, templates, bgr):
+            seen = super().observe(frame, boxes, templates, bgr)
+            if len(self.searched) == 2:  # in the second frame, the last target
+                seen.targets[-1] = seen.targets[-1]._replace(**spoilt)
+            return seen
+
+    alone, several = Tracker(Overflowing([0.9] * 3)), MultiTracker(Overflowing([0.9] * 3))
+    alone.init(FRAME, BOX)
+    several.add(FRAME, BOX)
+    several.add(FRAME, AWAY)
+    for tracker in (alone, several):
+        tracker.update(FRAME)
+        with pytest.raises(WeightsError, match=r"esat-s-256 must give finite numbers, got the box .*beyond what fp32 holds"):
+            tracker.update(FRAME)
+    assert alone.update(FRAME).frame_index == 2
+    assert [result.frame_index for result in several.update(FRAME).values()] == [2, 2]
 
 
 def test_frames_of_another_size_while_lost():
