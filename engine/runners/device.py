@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
+import re
+
 import torch
 
 from engine.errors import DeviceError
 
 
 def resolve_device(device: str) -> str:
-    """ "auto" as the device it stands for; DeviceError for one that is not there."""
+    """ "auto" as the device it stands for, and "cpu:0" as "cpu"; DeviceError for one that is not there."""
     if device == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
-    kind, _, number = device.partition(":")
-    if kind not in ("cpu", "cuda") or (number and not number.isdigit()):
+    if device in ("cpu", "cpu:0"):
+        return "cpu"
+    named = re.fullmatch("cuda(?::([0-9]+))?", device)
+    if named is None:
         raise DeviceError(f"device must be auto, cpu, cuda or cuda:N, got {device!r}")
-    if kind == "cuda":
-        count = torch.cuda.device_count() if torch.cuda.is_available() else 0
-        if int(number or 0) >= count:
-            raise DeviceError(f"device {device!r} asked for, but PyTorch {torch.__version__} sees {count} CUDA devices: use --device cpu")
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if int(named[1] or 0) >= count:
+        raise DeviceError(f"device {device!r} asked for, but PyTorch {torch.__version__} sees {count} CUDA devices: use --device cpu")
     return device
 
 

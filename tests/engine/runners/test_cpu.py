@@ -118,6 +118,7 @@ def test_the_choice_of_the_engine(engine):
     runner = make_runner(weights, "cpu", engine.name)
     assert isinstance(runner, CpuRunner)
     assert runner.dtype == engine.name
+    assert isinstance(make_runner(weights, "cpu:0", engine.name), CpuRunner)
     auto = make_runner(weights, "cpu")
     assert isinstance(auto, CpuRunner)
     assert auto.dtype == ("bf16" if engine.dtype == torch.bfloat16 else "fp32")  # int8 is taken only where it is asked for

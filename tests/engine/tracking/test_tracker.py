@@ -147,6 +147,8 @@ def test_update_before_init_says_what_to_do(tiny_weights):
     ("arguments", "error", "message"),
     [
         ({"device": "tpu"}, DeviceError, "device must be auto, cpu, cuda or cuda:N, got 'tpu'"),
+        ({"device": "cpu:1"}, DeviceError, "device must be auto, cpu, cuda or cuda:N, got 'cpu:1'"),
+        ({"device": "cuda:\N{SUPERSCRIPT TWO}"}, DeviceError, "device must be auto, cpu, cuda or cuda:N"),
         ({"device": "cuda:99"}, DeviceError, "sees [0-9]+ CUDA devices"),
         ({"dtype": "int3"}, ConfigError, "dtype must be auto, fp32, bf16, fp16, int8, fp8, got 'int3'"),
         ({"backend": "abacus"}, DeviceError, "there is no such backend"),
