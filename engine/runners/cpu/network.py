@@ -22,6 +22,8 @@ from engine.runners.cpu.weights import pack_weights
 from engine.runners.postprocess import hann_window
 from engine.runners.protocol import DTYPES
 from engine.weights.io import Weights
+from esat_kernels.attention.native import MAX_HEAD_DIM
+from esat_kernels.crop.api import PATCH
 from esat_kernels.layers.encoder import Encoder
 from esat_kernels.linear import native as products
 from esat_kernels.linear.packing import INT8_STEP, PANEL, TILE_ROWS, huge_zeros, padded
@@ -74,6 +76,10 @@ def unsupported(config: ModelConfig, dtype: str) -> str | None:
     in_use = kernels_in_use()
     if products.unsupported(activations(dtype), dtype == "int8") is not None:
         return f"{dtype} needs a processor with {_NEEDS[dtype]}, the kernels use {in_use}"
+    if config.patch_size != PATCH:
+        return f"the CPU engine needs patches of {PATCH} x {PATCH} pixels, got {config.patch_size}"
+    if config.head_dim > MAX_HEAD_DIM:
+        return f"the CPU engine needs a head dimension of at most {MAX_HEAD_DIM}, got {config.head_dim}"
     unit = INT8_STEP if dtype == "int8" else PANEL
     if config.dim % unit or int(config.dim * config.mlp_ratio) % unit or config.num_template % TILE_ROWS:
         return f"{dtype} needs dim and hidden width in multiples of {unit} and template tokens in multiples of {TILE_ROWS}"

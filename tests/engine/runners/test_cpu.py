@@ -233,6 +233,25 @@ def test_models_that_do_not_fit_the_products_run_elsewhere(engine):
     assert "multiples" in (unsupported(config, engine.name) or "")
 
 
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"patch_size": 8}, "patches of 16 x 16 pixels, got 8"),
+        ({"patch_size": 32}, "patches of 16 x 16 pixels, got 32"),
+        ({"heads": 1}, "a head dimension of at most 128, got 192"),
+    ],
+)
+def test_models_beyond_the_kernels_are_tracked_by_pytorch(changes, reason):
+    require("cpu", unsupported(_weights().config, "fp32"))
+    weights = _weights(depth=1, elimination_layers=(), **changes)
+    assert reason in (unsupported(weights.config, "fp32") or "")
+    tracker = Tracker(weights, "cpu")
+    assert isinstance(tracker.runner, TorchRunner)
+    frame = np.random.default_rng(8).integers(0, 256, (120, 160, 3), dtype=np.uint8)
+    tracker.init(frame, (40, 30, 50, 40))
+    assert np.isfinite(tracker.update(frame).box).all()
+
+
 def test_a_named_dtype_that_only_pytorch_computes_is_told(tiny_weights, monkeypatch):
     monkeypatch.delenv("ESAT_CPU", raising=False)
     weights = load_weights(tiny_weights)
