@@ -38,13 +38,14 @@ def run(
 
     The cores are divided among the workers, so that together they use each core once. With `ray`, the address of a Ray cluster, its
     workers track instead (see `cluster`). ConfigError, WeightsError and DeviceError (the
-    model cannot run at all) come before any tracking.
+    model cannot run at all) and SinkError (`folder` holds files of others under the results' names) come before any tracking.
     """
     if workers < 1:
         raise ConfigError(f"workers must be at least 1, got {workers}")
     from engine.runners.device import resolve_device
 
     resolve_device(settings.device)
+    tracking.check_folder(folder, [sequence.name for sequence in sequences])
     key = settings.key()
     outcomes: dict[str, Outcome] = {}
     todo = []

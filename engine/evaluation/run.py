@@ -123,7 +123,7 @@ def evaluate(
     compare: name -> folder of another tracker's results (NAME.txt each). folder: where results are kept, by default
     out/eval/NAME-KEY. workers, ray: see `pool.run`.
 
-    ConfigError, DatasetError, WeightsError, DeviceError: nothing can be evaluated. A sequence that fails is in its tracker's failures.
+    ConfigError, DatasetError, WeightsError, DeviceError, SinkError: nothing can be evaluated. A sequence that fails is in its tracker's failures.
     """
     if preset not in metrics.PRESETS:
         raise ConfigError(f"the preset must be one of {', '.join(metrics.PRESETS)}, got {preset!r}")

@@ -8,7 +8,8 @@ import json
 import math
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from contextlib import ExitStack
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -17,8 +18,10 @@ import numpy as np
 
 from engine.datasets.sequences import Sequence
 from engine.datasets.text import Floats
-from engine.errors import DatasetError, EsatError
+from engine.errors import DatasetError, EsatError, SinkError
 from engine.files import PendingFile
+
+_BEGINNING = '{"key": '  # of a NAME.json
 
 
 @dataclasses.dataclass(frozen=True)
@@ -126,16 +129,39 @@ def fingerprint(sequence: Sequence) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
+def check_folder(folder: Path, names: Iterable[str]) -> None:
+    """SinkError if results of these sequences would replace ground truth, another tracker's boxes, or what else is not ours."""
+    for name in names:
+        there = [path for path in (folder / f"{name}.txt", folder / f"{name}.json") if path.exists()]
+        if there and not _is_ours(folder / f"{name}.json"):
+            raise SinkError(f"{there[0]} is no result of esat eval and would be replaced: keep results in another folder")
+
+
+def _is_ours(path: Path) -> bool:
+    """Whether a file begins as the NAME.json that `save` writes, damaged or not."""
+    try:
+        with open(path) as file:
+            return file.read(len(_BEGINNING)) == _BEGINNING
+    except (OSError, ValueError):
+        return False
+
+
 def save(outcome: Outcome, folder: Path, key: str, mark: str) -> None:
-    """Write NAME.txt (x,y,w,h a line), NAME_time.txt (seconds) and NAME.json, which appears last and only when complete. SinkError."""
+    """Write NAME_time.txt (seconds), NAME.txt (x,y,w,h a line) and NAME.json, which appear in this order when all are complete. SinkError."""
     times = "".join(f"{milliseconds / 1e3:.8f}\n" for milliseconds in outcome.times_ms)
     text = "".join(",".join(f"{value:.4f}" for value in box) + "\n" for box in outcome.boxes)
     content = {"key": key, "fingerprint": mark, **dataclasses.asdict(outcome), "boxes": outcome.boxes.tolist()}
-    for name, data in ((f"{outcome.name}.txt", text), (f"{outcome.name}_time.txt", times), (f"{outcome.name}.json", json.dumps(content))):
-        with PendingFile(folder / name) as pending, open(pending.partial, "w") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
+    with ExitStack() as last_first:
+        for name, data in (
+            (f"{outcome.name}.json", json.dumps(content)),
+            (f"{outcome.name}.txt", text),
+            (f"{outcome.name}_time.txt", times),
+        ):
+            pending = last_first.enter_context(PendingFile(folder / name))
+            with open(pending.partial, "w") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
 
 
 def load(folder: Path, name: str, key: str, mark: str) -> Outcome | None:

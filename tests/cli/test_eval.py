@@ -329,6 +329,22 @@ def test_submissions(tmp_path, weights):
     assert not archive.exists()
 
 
+def test_results_never_replace_what_is_not_ours(tmp_path, weights, capsys):
+    videos = tmp_path / "data"
+    trees.video(videos)
+    for kept in (videos, tmp_path / "other"):
+        kept.mkdir(exist_ok=True)
+        (kept / "clip.txt").write_text((videos / "clip.txt").read_text())
+        before = {path: path.read_bytes() for path in kept.iterdir()}
+        for more in ([], ["--fresh"], ["--workers", 2]):
+            assert run(videos, "--layout", "video", "--model", weights, "--results", kept, *more) == 2
+            assert f"{kept / 'clip.txt'} is no result of esat eval" in capsys.readouterr().err
+        (kept / "clip.json").write_text('{"of": "another program"}')
+        assert run(videos, "--layout", "video", "--model", weights, "--results", kept) == 2
+        (kept / "clip.json").unlink()
+        assert {path: path.read_bytes() for path in kept.iterdir()} == before
+
+
 def test_own_videos_and_one_box_only(tmp_path, weights):
     trees.video(tmp_path / "data")
     trees.video(tmp_path / "data", "start", boxes=trees.moving_boxes(1))
