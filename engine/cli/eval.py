@@ -59,14 +59,14 @@ def evaluate(
     from engine.datasets.layouts import open_dataset
     from engine.errors import ConfigError
     from engine.evaluation import metrics
-    from engine.evaluation.results import parse_comparison
+    from engine.evaluation.results import parse_comparisons
     from engine.evaluation.run import evaluate as run
     from engine.evaluation.tracking import Settings
     from engine.tracking.config import TrackerConfig
 
     if preset not in metrics.PRESETS:
         raise ConfigError(f"--preset must be one of {', '.join(metrics.PRESETS)}, got {preset!r}")
-    comparisons = dict(parse_comparison(text) for text in compare or [])
+    comparisons = parse_comparisons(compare or [])
     settings = None if model == "none" else Settings(model, device, dtype, backend, TrackerConfig(loop=loop).loop)
     if settings is None and not comparisons:
         raise ConfigError("--model none leaves nothing to score: give --compare NAME=DIR")

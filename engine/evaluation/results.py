@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 
 from engine.datasets.sequences import Sequence
 from engine.datasets.text import Floats, read_boxes
-from engine.errors import DatasetError
+from engine.errors import ConfigError, DatasetError
 
 
 def read_results(folder: Path, sequence: Sequence) -> Floats:
@@ -15,6 +16,17 @@ def read_results(folder: Path, sequence: Sequence) -> Floats:
         if path.is_file():
             return read_boxes(path)
     raise DatasetError(f"no {sequence.name}.txt in {folder}")
+
+
+def parse_comparisons(texts: Iterable[str]) -> dict[str, Path]:
+    """Folders of `parse_comparison` by name. ConfigError for two of one name."""
+    folders: dict[str, Path] = {}
+    for text in texts:
+        name, folder = parse_comparison(text)
+        if name in folders:
+            raise ConfigError(f"--compare {folders[name]} and {folder} are both named {name!r}: name them apart by --compare NAME=DIR")
+        folders[name] = folder
+    return folders
 
 
 def parse_comparison(text: str) -> tuple[str, Path]:

@@ -369,6 +369,10 @@ def test_own_videos_and_one_box_only(tmp_path, weights):
         (["{data}", "--model", "none"], "nothing to score"),
         (["{data}", "--model", "none", "--compare", "a=nowhere"], "no such folder"),
         (["{data}", "--model", "none", "--compare", ".", "--submission", "a.zip"], "needs a model"),
+        (
+            ["{data}", "--compare", "{data}/Square0/img", "--compare", "{data}/Square1/img"],
+            "are both named 'img': name them apart by --compare NAME",
+        ),
     ],
 )
 def test_bad_calls(tmp_path, weights, arguments, words, capsys):
