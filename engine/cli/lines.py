@@ -8,12 +8,13 @@ import time
 
 def bar_is_shown() -> bool:
     """Whether standard error is a terminal, on which bars are drawn instead of lines."""
-    return sys.stderr.isatty()
+    return sys.stderr is not None and sys.stderr.isatty()
 
 
 def say(text: str) -> None:
-    """One line on standard error, at once."""
-    print(text, file=sys.stderr, flush=True)
+    """One line on standard error, at once; nothing where that is closed, since `print` would take standard output."""
+    if sys.stderr is not None:
+        print(text, file=sys.stderr, flush=True)
 
 
 class Pace:

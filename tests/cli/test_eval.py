@@ -306,6 +306,15 @@ def test_json_on_standard_output_is_alone_there(tmp_path, weights, capsys):
     assert json.loads(capsys.readouterr().out)["sequences"]["Square0"]["frames"] == 6
 
 
+def test_a_closed_standard_error_costs_nothing(tmp_path, weights, monkeypatch, capsys):
+    """As `2>&-` leaves it: what would be said there must not come among the figures."""
+    root = data_set(tmp_path / "data", sequences=1)
+    monkeypatch.setattr(sys, "stderr", None)
+    for _ in range(2):  # the second time the results are there
+        assert run(root, "--model", weights, "--results", tmp_path / "kept", "--json", "-") == 0
+        assert json.loads(capsys.readouterr().out)["sequences"]["Square0"]["frames"] == 6
+
+
 def test_submissions(tmp_path, weights):
     got10k, trackingnet = tmp_path / "got10k", tmp_path / "trackingnet"
     for number in (1, 2):
