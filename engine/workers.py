@@ -12,6 +12,14 @@ import os
 import cv2
 import torch
 
+from engine.cpus import cpu_count
+
+
+def threads_for_each(workers: int) -> int:
+    """Threads for each of so many processes: its part of the processors that this one may use, and no more than OMP_NUM_THREADS or
+    `torch.set_num_threads` allow this one."""
+    return max(1, min(cpu_count() // workers, torch.get_num_threads()))
+
 
 def use_threads(threads: int = 1) -> None:
     """PyTorch and the kernels compute with so many threads in this process, OpenCV with one: workers share the machine between them."""

@@ -28,20 +28,17 @@ class _Worker:
     frames: Any
 
 
-def available_cpus() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 def track_in_processes(
     todo: list[Sequence], settings: Settings, folder: Path, key: str, workers: int, report: Callable[[int], None]
 ) -> Iterator[tuple[str, Outcome | str]]:
     """Yield (name, result or reason) as sequences end, kept in `folder`. report(frames tracked so far)."""
+    from engine.workers import threads_for_each
+
     context = multiprocessing.get_context("spawn")  # forking a process that has run PyTorch's threads may hang
     frames = context.Value("q", 0)
 
     def open_pool(size: int) -> ProcessPoolExecutor:
-        threads = max(1, available_cpus() // size)
+        threads = threads_for_each(size)
         return ProcessPoolExecutor(size, context, initializer=_start_worker, initargs=(settings, folder, key, frames, threads))
 
     def tell() -> None:

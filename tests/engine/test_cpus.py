@@ -52,6 +52,20 @@ def test_doctor_names_it(monkeypatch: pytest.MonkeyPatch) -> None:
     assert cpus.cpu_count() == 2
 
 
+@pytest.mark.parametrize(("workers", "threads", "wanted"), [(1, 64, 4), (2, 64, 2), (2, 1, 1), (8, 64, 1)])
+def test_workers_share_the_quota_and_keep_to_the_threads_asked_for(
+    monkeypatch: pytest.MonkeyPatch, workers: int, threads: int, wanted: int
+) -> None:
+    import torch
+
+    from engine.workers import threads_for_each
+
+    monkeypatch.setattr(cpus, "cpu_quota", lambda: 4.0)
+    monkeypatch.setattr(cpus, "bound_cpus", lambda: 64)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
+    assert threads_for_each(workers) == wanted
+
+
 def test_the_command_line_starts_no_more_threads_than_that(monkeypatch: pytest.MonkeyPatch) -> None:
     import os
 
