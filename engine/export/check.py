@@ -16,8 +16,8 @@ from torch import Tensor
 
 import esat_kernels
 from engine.boxes import Box
-from engine.errors import ConfigError
-from engine.export.onnx import OUTPUTS, inputs_of
+from engine.errors import ConfigError, SourceError
+from engine.export.onnx import OUTPUTS, inputs_of, kept_tokens
 from engine.model.backbone import Attention
 from engine.model.network import EsatNetwork
 from engine.runners.postprocess import hann_window
@@ -66,7 +66,10 @@ def open_session(path: Path, runtime: str) -> tuple[Session, str]:
 
 
 def check(path: Path, weights: Weights, frames: Iterable[NDArray[np.uint8]], box: Box, runtime: str) -> Agreement:
-    """Follow `box` through `frames` (BGR) with PyTorch in fp32 and compare the file's answer on each search region."""
+    """Follow `box` through `frames` (BGR) with PyTorch in fp32 and compare the file's answer on each search region.
+
+    SourceError for fewer than two frames, ConfigError without the runtime.
+    """
     session, version = open_session(path, runtime)
     agreement = Agreement(runtime, version)
     config = weights.config
@@ -87,15 +90,18 @@ def check(path: Path, weights: Weights, frames: Iterable[NDArray[np.uint8]], box
             mine = esat_kernels.decode_maps(ours.score_map, ours.size_map, ours.offset_map, window)
             other = esat_kernels.decode_maps(theirs[0], theirs[1], theirs[2], window)
         agreement.frames += 1
-        if not torch.equal(ours.survivors[-1], theirs[3]) and smallest_gap(scores, [kept.shape[1] for kept in ours.survivors]) < TIE:
+        same = torch.equal(kept_tokens(ours), theirs[3])
+        if not same and smallest_gap(scores, [kept.shape[1] for kept in ours.survivors]) < TIE:
             agreement.ties += 1
             box = tracker.update(frame).box
             continue
-        agreement.same_tokens += int(torch.equal(ours.survivors[-1], theirs[3]))
+        agreement.same_tokens += int(same)
         agreement.max_score_error = max(agreement.max_score_error, float((ours.score_map - theirs[0]).abs().max()))
         error = float((mine.box - other.box).abs().max()) * config.search_size
         agreement.max_box_error_px = max(agreement.max_box_error_px, error)
         box = tracker.update(frame).box
+    if agreement.frames == 0:
+        raise SourceError(f"a file is checked on two frames or more, since the first holds the target: got {int(template is not None)}")
     return agreement
 
 

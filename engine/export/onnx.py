@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from engine.config import ModelConfig
 from engine.errors import ConfigError
 from engine.files import PendingFile
-from engine.model.network import EsatNetwork
+from engine.model.network import EsatNetwork, Prediction
 from engine.model.token_types import usual_box
 from engine.weights.io import Weights
 
@@ -33,7 +33,15 @@ class Exported(nn.Module):
 
     def forward(self, template: Tensor, search: Tensor, template_box: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         prediction = self.network(template, search, template_box=template_box)
-        return prediction.score_map, prediction.size_map, prediction.offset_map, prediction.survivors[-1]
+        return prediction.score_map, prediction.size_map, prediction.offset_map, kept_tokens(prediction)
+
+
+def kept_tokens(prediction: Prediction) -> Tensor:
+    """The search positions that survive every elimination, [B, n] int64, ascending; all where `keep_ratio` is 1."""
+    if prediction.survivors:
+        return prediction.survivors[-1]
+    batch, _, side, _ = prediction.score_map.shape
+    return torch.arange(side * side, device=prediction.score_map.device).repeat(batch, 1)
 
 
 def inputs_of(config: ModelConfig, template: Tensor, search: Tensor, template_box: Tensor | None = None) -> dict[str, Tensor]:

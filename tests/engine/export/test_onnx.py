@@ -1,5 +1,6 @@
 """The exported file says what PyTorch says, in ONNX Runtime and OpenVINO."""
 
+import dataclasses
 import importlib.util
 import json
 
@@ -10,8 +11,9 @@ import torch
 
 from engine.cli.app import main
 from engine.errors import ConfigError
-from engine.export.check import TIE, Agreement, smallest_gap
+from engine.export.check import TIE, Agreement, check, smallest_gap
 from engine.export.onnx import export_onnx
+from engine.video import open_source
 from engine.weights import load_weights
 from tests.require import require
 
@@ -57,6 +59,26 @@ def test_both_runtimes_agree_with_pytorch(tiny_weights, clip, tmp_path, capsys):
     metadata = {entry.key: entry.value for entry in onnx.load(target).metadata_props}
     assert json.loads(metadata["esat_config"])["dim"] == 96
     assert sorted(path.name for path in tmp_path.iterdir()) == ["clip", "tiny.check.json", "tiny.onnx"]
+
+
+@pytest.mark.usefixtures("_peers")
+def test_a_model_that_keeps_every_token(tiny_weights, clip, tmp_path):
+    weights = load_weights(tiny_weights)
+    weights = dataclasses.replace(weights, config=weights.config.replace(keep_ratio=1.0))
+    export_onnx(weights, tmp_path / "all.onnx")
+    with open_source(clip) as source:
+        agreement = check(tmp_path / "all.onnx", weights, (frame.image for frame in source), (40.0, 30.0, 20.0, 20.0), "onnxruntime")
+    assert (agreement.frames, agreement.same_tokens, agreement.ok) == (3, 3, True)
+
+
+@pytest.mark.usefixtures("_peers")
+def test_a_clip_of_one_frame_checks_nothing(tiny_weights, clip, tmp_path, capsys):
+    for index in (1, 2, 3):
+        (clip / f"{index}.png").unlink()
+    with pytest.raises(SystemExit) as ended:
+        main(["export", "--onnx", str(tmp_path / "a.onnx"), "--model", str(tiny_weights), "--check", str(clip), "--box", "40,30,20,20"])
+    assert ended.value.code == 2
+    assert "checked on two frames or more" in capsys.readouterr().err
 
 
 def test_a_tie_is_a_gap_within_rounding():
