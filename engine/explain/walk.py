@@ -42,7 +42,7 @@ def explain(
     """Track from `box` in the source's first frame; write `frames.png` (one row for each chosen frame), `correlations.png` (of the last
     chosen frame) and, if asked for, `explain.mp4` (every frame up to the last chosen one) into `folder`.
 
-    chosen: frame indices of 1 and more. truth: boxes by frame index, drawn in green. SourceError if a chosen frame does not exist.
+    chosen: frame indices of 1 and more. truth: boxes by frame index, drawn in green. BoxError; SourceError if a chosen frame does not exist.
     """
     tracker = Tracker(weights, device="cpu", dtype="fp32", config=TrackerConfig(loop="public"))  # each region is around the box before
     network = weights.model()
@@ -54,9 +54,9 @@ def explain(
         template = None
         for frame in source:
             if template is None:
+                tracker.init(frame.image, box)  # first, since it checks the box
                 template = capture.crops(frame.image, box, config.template_factor, config.template_size)
                 where = template_box(box, config)
-                tracker.init(frame.image, box)
                 continue
             previous, result = box, tracker.update(frame.image)
             box = result.box

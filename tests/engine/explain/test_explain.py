@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import torch
 
-from engine.errors import SourceError
+from engine.errors import BoxError, SourceError
 from engine.explain import capture
 from engine.explain.walk import explain
 from engine.runners.preprocess import normalise
@@ -72,6 +72,14 @@ def test_pictures_and_video_are_written(weights, folder, tmp_path_factory):
     assert cv2.imread(str(written.rows)).shape[1] > 800
     with open_source(written.video) as video:
         assert sum(1 for _ in video) == 3
+
+
+@pytest.mark.parametrize("box", [(10.0, 10.0, 0.0, 5.0), (float("nan"), 1.0, 2.0, 3.0)])
+def test_a_box_that_no_tracker_can_start_from_is_named(weights, folder, tmp_path_factory, box):
+    out = tmp_path_factory.mktemp("out")
+    with open_source(folder) as source, pytest.raises(BoxError, match="box must"):
+        explain(source, box, weights, out, [1])
+    assert list(out.iterdir()) == []
 
 
 def test_a_frame_that_is_not_there_is_named_and_leaves_nothing(weights, folder, tmp_path_factory):
