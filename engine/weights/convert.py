@@ -18,17 +18,22 @@ _STATE_DICT_KEYS = ("net", "model", "state_dict", "network")  # where public che
 
 
 def find_state_dict(checkpoint: Any) -> dict[str, Tensor]:
-    """The parameters in a checkpoint: the dictionary of tensors itself, or one under a usual key. WeightsError if there is none."""
+    """The parameters in a checkpoint: the dictionary of tensors by name itself, or one under a usual key. WeightsError if there is none."""
     candidates = [checkpoint]
     if isinstance(checkpoint, Mapping):
         candidates = [checkpoint[key] for key in _STATE_DICT_KEYS if key in checkpoint] + candidates
     for candidate in candidates:
-        if isinstance(candidate, Mapping) and candidate and all(isinstance(value, Tensor) for value in candidate.values()):
+        if isinstance(candidate, Mapping) and candidate and all(map(_is_parameter, candidate.items())):
             return dict(candidate)
     keys = sorted(map(str, checkpoint)) if isinstance(checkpoint, Mapping) else type(checkpoint).__name__
     raise WeightsError(
         f"no dictionary of tensors found: looked at the top level and under {', '.join(_STATE_DICT_KEYS)}; the file has {keys}"
     )
+
+
+def _is_parameter(item: tuple[Any, Any]) -> bool:
+    name, value = item
+    return isinstance(name, str) and isinstance(value, Tensor)
 
 
 def guess_config(state_dict: Mapping[str, Tensor]) -> ModelConfig:

@@ -126,10 +126,12 @@ def test_damaged_and_foreign_files_are_named(tmp_path):
     cut.write_bytes((tmp_path / "good.pth").read_bytes()[:200])
     (tmp_path / "old.pth").write_bytes(pickle.dumps({"w": 1}))
     torch.save([1, 2], tmp_path / "list.pth")
+    torch.save({0: torch.ones(4)}, tmp_path / "numbers.pth")
     for name, message in [
         ("cut", "not a checkpoint"),
         ("old", "not a checkpoint"),
         ("list", "no dictionary of tensors"),
+        ("numbers", r"no dictionary of tensors .*the file has \['0'\]"),
         ("none", "not found"),
     ]:
         with pytest.raises(WeightsError, match=message):
