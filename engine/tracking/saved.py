@@ -26,6 +26,14 @@ from engine.tracking.target import Target
 
 FORMAT = "esat-target-5"
 _CLASSES = {kind.__name__: kind for kind in (Target, AppearanceModel, Rival, LostSearch, StateMachine, StateThresholds)}
+_FIELDS = {  # of a state of this format; without the template, which is kept as pixels
+    "Target": "box beside switches template_box _thresholds _public _machine _appearance _frame_index _last_seen _rival",
+    "AppearanceModel": "_frames _score _weighted _features",
+    "Rival": "_limits _last _region_over_size _search _step _leads _candidate _probation",
+    "LostSearch": "frame_size _size _centre _cell_width _cells",
+    "StateMachine": "_thresholds _may_lose state searching _recent",
+    "StateThresholds": "confident lost lost_after found found_after margin switch_after gone",
+}
 _BORDER = 2  # pixels around the template: the crop blackens the last column and row where it touches the frame's border
 
 
@@ -93,9 +101,12 @@ def _object(plain: Any) -> Any:
         return collections.deque(map(_object, plain["deque"]), maxlen=plain["maxlen"])
     if "class" in plain:
         kind = _CLASSES[plain["class"]]
+        expected = _FIELDS[plain["class"]].split()
+        if set(plain["fields"]) != set(expected):
+            raise ValueError(f"a {plain['class']} has the fields {', '.join(expected)}, got {', '.join(plain['fields'])}")
         made = kind.__new__(kind)
         for name, entry in plain["fields"].items():
-            object.__setattr__(made, str(name), _object(entry))  # StateThresholds is frozen
+            object.__setattr__(made, name, _object(entry))  # StateThresholds is frozen
         return made
     if "tuple" in plain:
         return tuple(map(_object, plain["tuple"]))

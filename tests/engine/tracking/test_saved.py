@@ -69,6 +69,11 @@ def test_what_is_no_state(runner):
         lambda saved: saved["template"].update(shape=[1, 2, 3]),
         lambda saved: saved.update(target=saved["template"]),
         lambda saved: saved.update(target="text"),
+        lambda saved: saved["target"]["fields"].pop("template_box"),
+        lambda saved: saved["target"]["fields"].pop("beside"),
+        lambda saved: saved["target"]["fields"].update(more=1),
+        lambda saved: saved["target"]["fields"]["_machine"]["fields"].pop("searching"),
+        lambda saved: saved["target"].update(fields=None),
     ):
         saved = copy.deepcopy(good)
         damage(saved)
