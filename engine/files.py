@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import tempfile
 from pathlib import Path
@@ -14,19 +15,26 @@ from engine.errors import SinkError
 class PendingFile:
     """A temporary file beside `target`: `publish` gives it its name, `discard` removes it. Missing folders are made.
 
-    Raises SinkError if the folder cannot be made or written. `partial` is the path to write to. As a context manager it publishes at the end
-    or, after an error, discards; an OSError becomes a SinkError that names the target.
+    Where `target` is a link, it stays one, and the file behind it is replaced. Raises SinkError if the folder cannot be made or written, the
+    name cannot be given, or belongs to something else than a regular file. `partial` is the path to write to. As a context manager it publishes
+    at the end or, after an error, discards; an OSError becomes a SinkError that names the target.
     """
 
     def __init__(self, target: Path) -> None:
         self.target = target
-        if target.is_dir():
+        self._place = Path(os.path.realpath(target)) if os.path.islink(target) else target
+        folder = self._place.parent
+        if os.path.isdir(target):
             raise SinkError(f"cannot write {target}: it is a folder")
-        if target.parent.exists() and not target.parent.is_dir():
-            raise SinkError(f"cannot write {target}: {target.parent} is not a folder")
+        if os.path.exists(target) and not os.path.isfile(target):
+            raise SinkError(f"cannot write {target}: it is a pipe or a device, expected a regular file or none")
+        if os.path.exists(folder) and not os.path.isdir(folder):
+            raise SinkError(f"cannot write {target}: {folder} is not a folder")
         try:
-            target.parent.mkdir(parents=True, exist_ok=True)
-            handle, name = tempfile.mkstemp(prefix=f".{target.name}.", suffix=".partial", dir=target.parent)
+            folder.mkdir(parents=True, exist_ok=True)
+            with contextlib.suppress(FileNotFoundError):
+                os.stat(self._place)  # a name that is too long is told now, not when the file is complete
+            handle, name = tempfile.mkstemp(prefix=".esat.", suffix=".partial", dir=folder)
             os.close(handle)
         except OSError as error:
             raise SinkError(f"cannot write {target}: {error.strerror}") from error
@@ -48,7 +56,7 @@ class PendingFile:
             umask = os.umask(0)
             os.umask(umask)
             self.partial.chmod(0o666 & ~umask)  # mkstemp's files are readable for the owner alone
-            os.replace(self.partial, self.target)
+            os.replace(self.partial, self._place)
         except OSError as error:
             self.discard()
             raise SinkError(f"cannot write {self.target}: {error.strerror}") from error

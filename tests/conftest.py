@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 # Before PyTorch is imported: of several processes (pytest-xdist) each takes its share of the cores, and none spins while it waits.
@@ -47,3 +48,20 @@ def tiny_weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
             value.copy_(torch.randn(value.shape, generator=generator) * (1.0 if "conv5" in name else value[0].numel() ** -0.5))
     save_weights(path, state_dict, config, {"source": "random parameters of the test suite"})
     return path
+
+
+@pytest.fixture
+def locked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A folder named `locked`, in the current one, that nobody may enter: root, who may enter every folder, is another user meanwhile."""
+    monkeypatch.chdir(tmp_path)
+    folder = Path("locked")
+    folder.mkdir(mode=0)
+    if os.geteuid():
+        yield folder
+        return
+    tmp_path.chmod(0o777)
+    os.setresuid(65534, 65534, 0)
+    try:
+        yield folder
+    finally:
+        os.setresuid(0, 0, 0)
