@@ -16,7 +16,7 @@ class Backwards(Source):
     """The frames of a clip in reverse order, with the indices and times that they have in it.
 
     open_again: opens the clip; it is decoded once to learn its frames, and once more for every 256 MiB of pictures, as far as needed.
-    start, end: the part of the clip that is given, `end` not included. SourceError for live sources.
+    start, end: the part of the clip that is given, `end` not included. SourceError for live sources, and those that can be read only once.
     """
 
     def __init__(self, open_again: Callable[[], Source], start: Position | None = None, end: Position | None = None) -> None:
@@ -26,6 +26,8 @@ class Backwards(Source):
         with open_again() as source:
             if source.live:
                 raise SourceError(f"{source.name}: a live source cannot be read backwards")
+            if source.once:
+                raise SourceError(f"{source.name} cannot be read backwards, since it can be read only once: save it to a file first")
             self.name, self.rate, self.time_base, self.frame_count = source.name, source.rate, source.time_base, source.frame_count
 
     def __iter__(self) -> Iterator[Frame]:
@@ -33,7 +35,7 @@ class Backwards(Source):
         at_once = max(8, _BYTES // max(1, frame_bytes))
         while indices and not self._stopped:
             indices, chunk = indices[:-at_once], indices[-at_once:]
-            yield from reversed(self._read(chunk[0], len(chunk)))
+            yield from reversed(self._read(chunk))
         if self._ended_early is not None:
             raise self._ended_early
 
@@ -67,14 +69,17 @@ class Backwards(Source):
         """Whether a frame belongs to the part."""
         return (self._start is None or self._start.reached(index, time)) and not (self._end is not None and self._end.reached(index, time))
 
-    def _read(self, first: int, count: int) -> list[Frame]:
-        """`count` frames from index `first` on."""
+    def _read(self, indices: list[int]) -> list[Frame]:
+        """The frames with these indices; those that cannot be decoded are left out and count in `damaged`."""
         frames: list[Frame] = []
+        first, last = indices[0], indices[-1]
         with self._open() as source:
             source.wanted = lambda index, time: index >= first
             for frame in source:
-                if frame.index >= first:
+                if first <= frame.index <= last:
                     frames.append(frame)
-                if len(frames) == count or self._stopped:
+                if frame.index >= last or self._stopped:
                     break
+        if not self._stopped:
+            self.damaged += len(indices) - len(frames)  # pictures that the survey counted without decoding them
         return frames

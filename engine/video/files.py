@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Iterator
 from fractions import Fraction
@@ -28,6 +29,7 @@ class VideoFile(Source):
     def __init__(self, path: Path | IO[bytes], name: str | None = None) -> None:
         self._path = path if isinstance(path, Path) else None
         self.name = name or (str(path) if isinstance(path, Path) else "video in memory")
+        self.once = self._path is None or not os.path.isfile(self._path)
         if self._path and not self._path.exists():
             raise SourceError(f"no such file: {path}")
         if self._path and self._path.is_file() and not self._path.stat().st_size:

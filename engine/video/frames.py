@@ -36,6 +36,7 @@ class Source:
 
     name: str = ""
     live: bool = False
+    once: bool = False  # opened again it does not begin anew: standard input, a pipe
     frame_count: int | None = None
     rate: Fraction = Fraction(30)
     time_base: Fraction = Fraction(1, 90_000)

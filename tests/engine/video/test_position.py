@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from fractions import Fraction
 from pathlib import Path
+from types import SimpleNamespace
 
 import cv2
 import pytest
 
 from engine.errors import ConfigError, SourceError
-from engine.video import Frame, ImageFolder, VideoFile, backwards
+from engine.video import Frame, ImageFolder, VideoFile, backwards, open_source
 from engine.video.backwards import Backwards
 from engine.video.position import Position, parse_position, section
 from tests.engine.video.clips import picture, pictures, write_clip
@@ -74,6 +75,25 @@ def test_a_live_source_cannot_be_read_backwards(tmp_path: Path) -> None:
     path = write_clip(tmp_path / "a.mp4", pictures(2))
     with pytest.raises(SourceError, match="cannot be read backwards"):
         Backwards(lambda: Live(path))
+
+
+def test_backwards_gives_each_image_once_where_one_is_damaged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(backwards, "_BYTES", 1)
+    for index in range(20):
+        cv2.imwrite(str(tmp_path / f"{index}.png"), picture(index))
+    for damaged in (5, 11):  # within the middle chunk of 8, and its last one
+        (tmp_path / f"{damaged}.png").write_bytes(b"damaged")
+    source = Backwards(lambda: ImageFolder(tmp_path))
+    assert [frame.index for frame in source] == [index for index in range(19, -1, -1) if index not in (5, 11)]
+    assert source.damaged == 2
+
+
+def test_what_can_be_read_only_once_cannot_be_read_backwards(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = write_clip(tmp_path / "a.mkv", pictures(2))
+    with path.open("rb") as file:
+        monkeypatch.setattr("sys.stdin", SimpleNamespace(buffer=file, isatty=lambda: False))
+        with pytest.raises(SourceError, match="standard input cannot be read backwards.*only once"):
+            Backwards(lambda: open_source("-"))
 
 
 def test_a_place_before_the_first_frame_is_passed() -> None:
