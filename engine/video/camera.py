@@ -11,14 +11,14 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from engine.errors import SourceError
+from engine.errors import IncompleteError, SourceError
 from engine.video.frames import Frame, Source
 
 
 class Camera(Source):
     """Camera number `device`, or a path or pipeline that `cv2.VideoCapture` takes. Timestamps are the times of arrival.
 
-    Raises SourceError when there is no such camera, and when one that worked stops giving frames.
+    Raises SourceError when there is no such camera, or it gives no frame; IncompleteError when it stops giving frames.
     """
 
     live = True
@@ -39,7 +39,8 @@ class Camera(Source):
         while True:
             good, image = self._capture.read()
             if not good:
-                raise SourceError(f"{self.name} stopped giving frames after frame {index}")
+                kind = IncompleteError if index else SourceError
+                raise kind(f"{self.name} stopped giving frames after frame {index}")
             now = time.monotonic_ns()
             start = start if index else now
             yield Frame(index, Fraction(now - start, 1_000_000_000), np.asarray(image, np.uint8))

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from engine.errors import SourceError
+from engine.errors import IncompleteError, SourceError
 from engine.video import Camera, open_source
 from tests.engine.video.clips import pictures, write_clip
 
@@ -18,11 +18,19 @@ def test_frames_until_the_camera_stops(tmp_path: Path) -> None:
     assert camera.rate == 25
     given = iter(camera)
     frames = [next(given) for _ in range(10)]
-    with pytest.raises(SourceError, match="stopped giving frames after frame 10"), camera:
+    with pytest.raises(IncompleteError, match="stopped giving frames after frame 10"), camera:
         next(given)
     assert [frame.index for frame in frames] == list(range(10))
     assert frames[0].timestamp == 0
     assert all(later.timestamp > earlier.timestamp for earlier, later in itertools.pairwise(frames))
+
+
+def test_a_camera_without_a_frame_has_nothing_to_keep(tmp_path: Path) -> None:
+    with Camera(str(write_clip(tmp_path / "a.mp4", pictures(1)))) as camera:
+        camera._capture.read()
+        with pytest.raises(SourceError, match="after frame 0") as caught:
+            next(iter(camera))
+    assert not isinstance(caught.value, IncompleteError)
 
 
 def test_no_such_camera(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
