@@ -169,6 +169,7 @@ def _track_one(job: Job, runner: Runner, select: bool, show: bool, quiet: bool) 
 
     from engine.cli.console import Interrupt, TrackingProgress, print_summary
     from engine.clips.run import track_clip
+    from engine.video.names import shown
     from engine.video.window import check_windows, select_boxes
 
     for option, wanted in (("--select", select), ("--show", show)):
@@ -183,10 +184,10 @@ def _track_one(job: Job, runner: Runner, select: bool, show: bool, quiet: bool) 
 
         run = track_clip(job, runner, stop, opened, select_boxes if select else None, show)
     if run.session.unused:
-        _print_unused(Console(stderr=True), job.source, len(run.session.unused))
+        _print_unused(Console(stderr=True), shown(job.source), len(run.session.unused))
     if not quiet:
         for note in run.notes:
-            Console(stderr=True).print(f"{job.source}: {note}", markup=False, highlight=False, soft_wrap=True)
+            Console(stderr=True).print(f"{shown(job.source)}: {note}", markup=False, highlight=False, soft_wrap=True)
         title = f"{run.session.frames} frames with {runner.config.name} on {runner.device} in {runner.dtype}"
         title += f", {run.targets} targets" if run.targets > 1 else ""
         title += f", {run.dropped} skipped" if run.dropped else ""

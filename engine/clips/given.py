@@ -8,6 +8,7 @@ from pathlib import Path
 
 from engine.boxes import Box, check_box
 from engine.errors import BoxError, ConfigError
+from engine.video.names import without_password
 from engine.video.position import Position, parse_position
 
 _COLUMNS = ("clip", "frame", "id", "x", "y", "w", "h")
@@ -93,7 +94,8 @@ def check_given(given: Iterable[Given], width: int, height: int) -> None:
 
 def boxes_for(clip: str, table: Mapping[str, list[Given]]) -> list[Given] | None:
     """The boxes of a clip from a table of several, by its path, its file name, or its name without the suffix; None: there are none."""
-    for name in (clip, Path(clip).name, Path(clip).stem):
+    path = Path(without_password(clip))
+    for name in (clip, without_password(clip), path.name, path.stem):
         if name in table:
             return table[name]
     return None

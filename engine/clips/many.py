@@ -12,6 +12,7 @@ from engine.clips.outputs import FORMATS
 from engine.clips.run import Job, track_clip
 from engine.errors import BoxError, EsatError, SinkError
 from engine.runners.protocol import Runner
+from engine.video.names import shown, without_password
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,13 +49,13 @@ def read_table(boxes: Path) -> Callable[[str], list[Given]]:
     A file without names of clips holds for every clip. The function raises BoxError for a clip without boxes.
     """
     if boxes.is_dir():
-        return lambda clip: read_given(boxes / f"{Path(clip).stem}.txt")
+        return lambda clip: read_given(boxes / f"{_stem(clip)}.txt")
     table = read_given_of_clips(boxes)
 
     def find(clip: str) -> list[Given]:
         found = table[""] if "" in table else boxes_for(clip, table)
         if found is None:
-            raise BoxError(f"{boxes} has no boxes of {Path(clip).name}")
+            raise BoxError(f"{boxes} has no boxes of {Path(shown(clip)).name}")
         return found
 
     return find
@@ -64,9 +65,10 @@ def make_jobs(sources: Sequence[str], folder: Path, formats: Sequence[str], like
     """A job for each clip, as `like` but with outputs FOLDER/NAME.SUFFIX. SinkError where two clips have the same name."""
     jobs: dict[str, Job] = {}
     for source in sources:
-        name = Path(source).stem
+        name = _stem(source)
         if name in jobs:
-            raise SinkError(f"{jobs[name].source} and {source} would both be written to {folder / name}.*: track them one after the other")
+            both = f"{shown(jobs[name].source)} and {shown(source)}"
+            raise SinkError(f"{both} would both be written to {folder / name}.*: track them one after the other")
         outputs = {kind: folder / f"{name}{FORMATS[kind][0]}" for kind in formats}
         jobs[name] = dataclasses.replace(like, source=source, outputs=outputs)
     return list(jobs.values())
@@ -92,23 +94,24 @@ def track_clips_on_ray(jobs: Sequence[Job], boxes: Callable[[str], list[Given]],
         try:
             ready[job.source] = (dataclasses.replace(job, given=boxes(job.source)), model)
         except EsatError as error:
-            yield Done(job.source, failure=_one_line(error))
+            yield Done(shown(job.source), failure=_one_line(error))
     for ended in run_on_ray(_track_in_worker, ready, address, model.device.startswith("cuda")):
         if ended is not None:
             name, result = ended
-            yield result if isinstance(result, Done) else Done(name, failure=str(result))
+            yield result if isinstance(result, Done) else Done(shown(name), failure=str(result))
 
 
 def _track(job: Job, boxes: Callable[[str], list[Given]] | None, runner: Runner, **options: Any) -> Done:
+    name = shown(job.source)
     try:
         if boxes is not None:
             job = dataclasses.replace(job, given=boxes(job.source))
         run = track_clip(job, runner, **options)
     except (EsatError, ValueError, RuntimeError, OSError, MemoryError) as error:  # one bad clip is a failure of its own
-        return Done(job.source, failure=_one_line(error))
+        return Done(name, failure=_one_line(error))
     session = run.session
     failure = None if run.lost is None else _one_line(run.lost)
-    return Done(job.source, session.frames, run.targets, session.fps()["pipeline"], len(session.unused), failure, session.interrupted)
+    return Done(name, session.frames, run.targets, session.fps()["pipeline"], len(session.unused), failure, session.interrupted)
 
 
 class _Worker:
@@ -125,6 +128,11 @@ def _track_in_worker(job: Job, model: Model) -> Done:
     if _Worker.model != model:
         _Worker.runner, _Worker.model = model.open(), model
     return _track(job, None, _Worker.runner)
+
+
+def _stem(source: str) -> str:
+    """What the files that belong to a clip are named after."""
+    return Path(without_password(source)).stem
 
 
 def _one_line(error: Exception) -> str:

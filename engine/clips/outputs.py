@@ -18,6 +18,7 @@ from engine.video.folder import ImageFolder
 from engine.video.frames import Frame, Source
 from engine.video.label_studio import LabelStudioVideo
 from engine.video.mp4 import Mp4
+from engine.video.names import as_text, without_password
 from engine.video.sinks import BoxText, Csv, JsonFile, JsonLines, MotText, Sink, Sinks, StdoutJsonLines
 from engine.video.sources import local_path
 
@@ -91,8 +92,11 @@ def open_outputs(outputs: Mapping[str, Path], sinks: Sinks, about: About) -> Non
 def clip_info(name: str, first: Frame, source: Source, label: str, model: str) -> ClipInfo:
     """What annotation files say of a clip. A video's pictures are named as if its frames had been written to CLIP/000000.jpg, ..."""
     height, width = first.image.shape[:2]
-    path = local_path(name) or Path(name)
+    path, label = local_path(name) or Path(without_password(name)), as_text(label)
     if path.is_dir():
         names = [image.name for image in ImageFolder(path).paths]
-        return ClipInfo(path.resolve().name, width, height, source.rate, len(names), names.__getitem__, label, model)
-    return ClipInfo(path.name, width, height, source.rate, source.frame_count, lambda index: f"{path.stem}/{index:06d}.jpg", label, model)
+        return ClipInfo(as_text(path.resolve().name), width, height, source.rate, len(names), names.__getitem__, label, model)
+    stem = as_text(path.stem)
+    return ClipInfo(
+        as_text(path.name), width, height, source.rate, source.frame_count, lambda index: f"{stem}/{index:06d}.jpg", label, model
+    )

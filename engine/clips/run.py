@@ -21,6 +21,7 @@ from engine.tracking.multi import MultiTracker
 from engine.video.backwards import Backwards
 from engine.video.draw import COLORS, Color
 from engine.video.frames import Source
+from engine.video.names import shown
 from engine.video.position import Position, section
 from engine.video.reader import Policy, Reader
 from engine.video.sinks import Sink, Sinks
@@ -105,13 +106,13 @@ def track_clip(
         check_given(given, width, height)
         count = len({entry.target for entry in given})
         several = count > 1 if job.ids is None else job.ids
-        names = {"model": runner.config.name, "device": runner.device, "dtype": runner.dtype, "loop": job.loop, "source": job.source}
+        names = {"model": runner.config.name, "device": runner.device, "dtype": runner.dtype, "loop": job.loop, "source": shown(job.source)}
         info = clip_info(job.source, first, reader, job.label, runner.config.name)
         about = About(info, reader, {**names, **(header or {})}, several, first.pixel_aspect, job.color)
         open_outputs(job.outputs, sinks, about)
         for make in extra:
             sinks.add(make(reader))
-        window = Window(f"esat: {job.source}", about.annotate()) if show else None
+        window = Window(f"esat: {shown(job.source)}", about.annotate()) if show else None
         if window is not None:
             sinks.add(window)
 

@@ -13,6 +13,7 @@ from engine.video.files import VideoFile, standard_input
 from engine.video.folder import ImageFolder, Images
 from engine.video.frames import Source
 from engine.video.listing import IMAGE_SUFFIXES
+from engine.video.names import shown
 from engine.video.stream import SCHEMES, NetworkStream
 
 
@@ -46,10 +47,13 @@ def open_source(source: str | Path | int) -> Source:
 def local_path(source: str | Path) -> Path | None:
     """The path that a source names, by itself or as a file:// URL; None for what comes over the network.
 
-    SourceError for a URL of another kind, and for a file:// URL of another machine.
+    SourceError for a URL of another kind or that is none, and for a file:// URL of another machine.
     """
     text = str(source)
-    scheme = urlsplit(text).scheme.lower() if "://" in text or text.lower().startswith("file:/") else ""
+    try:
+        scheme = urlsplit(text).scheme.lower() if "://" in text or text.lower().startswith("file:/") else ""
+    except ValueError as error:
+        raise SourceError(f"{shown(text)} is no URL: {error}") from error
     if not scheme or isinstance(source, Path):
         return Path(source)
     if scheme in SCHEMES:
@@ -57,10 +61,10 @@ def local_path(source: str | Path) -> Path | None:
     if scheme != "file":
         if Path(text).exists():
             return Path(text)
-        raise SourceError(f"{text}: cannot read {scheme}:// URLs, known are {', '.join(sorted(SCHEMES | {'file'}))}")
+        raise SourceError(f"{shown(text)}: cannot read {scheme}:// URLs, known are {', '.join(sorted(SCHEMES | {'file'}))}")
     parts = urlsplit(text, allow_fragments=False)
     if parts.netloc.lower() not in ("", "localhost"):
-        raise SourceError(f"{text}: names a file of the machine {parts.netloc!r}; expected file:///PATH")
+        raise SourceError(f"{shown(text)}: names a file of the machine {parts.netloc.rpartition('@')[2]!r}; expected file:///PATH")
     name = unquote(parts.path + (f"?{parts.query}" if parts.query else ""))  # a browser would write %3F, people who paste a path do not
     return Path(name[1:] if re.match(r"/[A-Za-z]:[\\/]", name) else name)  # file:///C:/clip.mp4
 

@@ -15,6 +15,7 @@ from engine.errors import IncompleteError, SourceError
 from engine.video.decode import FAILURES, Decoding, average_rate, open_container, reason
 from engine.video.files import read_file
 from engine.video.frames import Frame, Source
+from engine.video.names import shown
 
 SCHEMES = frozenset({"http", "https", "rtmp", "rtmps", "rtp", "rtsp", "rtsps", "srt", "tcp", "udp"})
 _FILE_SCHEMES = frozenset({"http", "https"})  # may serve a whole file as well as an endless stream
@@ -30,7 +31,7 @@ class NetworkStream(Source):
     """
 
     def __init__(self, url: str, open_timeout: float = 10.0, read_timeout: float = 10.0, reconnects: int = 5, pause: float = 0.5) -> None:
-        self.name = _without_password(url)
+        self.name = shown(url)
         self._url, self._timeout, self._reconnects, self._pause = url, (open_timeout, read_timeout), reconnects, pause
         self._stop = threading.Event()
         self._attempts = 0  # reconnects since the last frame
@@ -101,9 +102,3 @@ def _is_whole_file(url: str, container: Any) -> bool:
     if urlsplit(url).scheme not in _FILE_SCHEMES:
         return False
     return bool(container.duration) or (container.format.name != "hls" and container.size > 0)
-
-
-def _without_password(url: str) -> str:
-    """The URL as it may be shown: user names and passwords left out."""
-    parts = urlsplit(url)
-    return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()

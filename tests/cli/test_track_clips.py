@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import shutil
+from fractions import Fraction
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -13,10 +15,15 @@ import numpy as np
 import pytest
 
 from engine.cli import console
-from engine.video import VideoFile
+from engine.clips.given import boxes_for
+from engine.clips.many import make_jobs
+from engine.clips.outputs import clip_info
+from engine.clips.run import Job
+from engine.video import Frame, Source, VideoFile
 from engine.video.draw import target_color
 from tests.cli.run import esat
-from tests.engine.video.clips import pictures, write_clip
+from tests.engine.video.clips import FASTSTART, picture, pictures, write_clip
+from tests.engine.video.servers import http_server, send_file
 from tests.require import require
 
 BOX, OTHER = "10,20,24,24", "60,10,20,20"
@@ -179,6 +186,49 @@ def test_clips_of_one_name_and_missing_boxes(clips: list[Path], tiny: Path, tmp_
     assert esat("track", clips[1], clips[2], "--model", tiny) == 2
     assert "either by --boxes FILE (or folder) or by --box" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
+
+
+def test_a_password_is_neither_shown_nor_stored(tiny: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    data = write_clip(tmp_path / "a.mp4", pictures(12), container_options=FASTSTART).read_bytes()
+    out = tmp_path / "out"
+    names = {"--json": "a.json", "--coco": "coco.json", "--cvat": "a.xml", "--label-studio": "ls.json"}
+    files = [part for option, name in names.items() for part in (option, out / name)]
+    (tmp_path / "boxes.csv").write_text(f"clip.mp4,0,1,{BOX}\n")
+    many = ["--boxes", tmp_path / "boxes.csv", "--output-dir", out, "--format", "json"]
+    with http_server(lambda request, _: send_file(request, data)) as address:
+        url = address.replace("//", "//admin:secret@") + "/clip.mp4"
+        assert esat("track", url, "--box", BOX, "--box", f"{BOX}@99", "--model", tiny, "--max-frames", 2, *files) == 0
+        assert esat("track", url, url.replace("clip", "none"), *many, "--model", tiny, "--max-frames", 2) == 2
+        assert esat("track", url, url, *many, "--model", tiny) == 2
+    assert (
+        json.loads((out / "a.json").read_text())["source"] == json.loads((out / "clip.json").read_text())["source"] == f"{address}/clip.mp4"
+    )
+    assert json.loads((out / "coco.json").read_text())["videos"][0]["name"] == "clip.mp4"
+    assert sorted(path.name for path in out.iterdir()) == ["a.json", "a.xml", "clip.json", "coco.json", "ls.json"]
+    shown = "".join(capfd.readouterr())
+    assert f"{address}/clip.mp4: 2 frames" in shown
+    assert not [text for text in (shown, *(path.read_text() for path in out.iterdir())) if "secret" in text]
+
+
+def test_a_camera_s_address_alone_names_its_files(tmp_path: Path) -> None:
+    job = Job("", [])
+    (made,) = make_jobs(["rtsp://admin:secret@camera"], tmp_path, ["json"], job)
+    assert made.outputs == {"json": tmp_path / "camera.json"}
+    assert boxes_for(made.source, {"camera": []}) == []
+    assert clip_info(made.source, Frame(0, Fraction(0), picture(0)), Source(), "object", "").name == "camera"
+
+
+def test_a_folder_s_name_that_is_no_text(tiny: Path, tmp_path: Path) -> None:
+    folder = Path(os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9"))
+    folder.mkdir()
+    for index in range(2):
+        cv2.imwrite(str(tmp_path / "a.png"), picture(index))
+        (tmp_path / "a.png").rename(folder / f"{index}.png")
+    options = ["--json", tmp_path / "a.json", "--cvat", tmp_path / "a.xml", "--label", os.fsdecode(b"caf\xe9"), "-q"]
+    assert esat("track", folder, "--box", BOX, "--model", tiny, *options) == 0
+    assert json.loads((tmp_path / "a.json").read_text())["source"] == f"{tmp_path}/caf?"
+    root = ElementTree.parse(tmp_path / "a.xml").getroot()
+    assert [root.findtext("meta/task/name"), root.findtext("meta/task/labels/label/name")] == ["caf?", "caf?"]
 
 
 @pytest.mark.slow

@@ -92,7 +92,7 @@ def test_what_can_be_read_only_once_cannot_be_read_backwards(tmp_path: Path, mon
     path = write_clip(tmp_path / "a.mkv", pictures(2))
     with path.open("rb") as file:
         monkeypatch.setattr("sys.stdin", SimpleNamespace(buffer=file, isatty=lambda: False))
-        with pytest.raises(SourceError, match="standard input cannot be read backwards.*only once"):
+        with pytest.raises(SourceError, match=r"standard input cannot be read backwards.*only once"):
             Backwards(lambda: open_source("-"))
 
 

@@ -55,6 +55,10 @@ def test_urls_of_files(tmp_path: Path) -> None:
         ("d:/clips/a.mp4", r"no such file: d:/clips/a.mp4 \(a path of Windows.*/mnt/d/clips/a.mp4"),
         ("file:///C:/clips/a.mp4", r"no such file: C:/clips/a.mp4 \(a path of Windows"),
         (r"\\server\share\clip.mp4", r"\(a path of Windows"),
+        ("http://[::1/clip.mp4", r"http://\[::1/clip.mp4 is no URL: Invalid IPv6 URL"),
+        ("rtsp://admin:secret@[fe80::1/live", r"rtsp://\[fe80::1/live is no URL"),
+        ("ftp://admin:secret@host/a.mp4", "^ftp://host/a.mp4: cannot read"),
+        ("file://admin:secret@server/a.mp4", "^file://server/a.mp4: names a file of the machine 'server'"),
     ],
 )
 def test_what_is_not_there(typed: str, message: str, monkeypatch: pytest.MonkeyPatch) -> None:
