@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import os
 from collections.abc import Callable, Mapping
 from fractions import Fraction
 from pathlib import Path
@@ -70,15 +71,17 @@ def parse_formats(texts: list[str]) -> list[str]:
 
 
 def check_outputs(source: str, outputs: Mapping[str, Path]) -> None:
-    """SinkError where two outputs, or an output and the source, are the same file; ConfigError for an unknown format."""
+    """SinkError where two outputs, or an output and the source, are the same file, and for `-` as one; ConfigError for an unknown format."""
     path = local_path(source)
-    seen = {} if path is None else {path.resolve(): "the source"}
+    seen = {} if path is None else {os.path.realpath(path): "the source"}
     for name, path in outputs.items():
         if name not in FORMATS:
             raise ConfigError(f"outputs must be of {', '.join(FORMATS)}, got {name!r}")
         if str(path) == "-":
+            if name != "jsonl":
+                raise SinkError(f"cannot write {name} to standard output (-): only jsonl can go there")
             continue
-        other = seen.setdefault(path.resolve(), f"the {name} output")
+        other = seen.setdefault(os.path.realpath(path), f"the {name} output")
         if other != f"the {name} output":
             raise SinkError(f"cannot write {path}: it is {other} as well")
 

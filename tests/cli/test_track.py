@@ -143,6 +143,7 @@ BAD_INPUTS: dict[str, tuple[Callable[[Path, Path], list[object]], str]] = {
     "output is the source by its URL": (lambda folder, clip: [clip.as_uri(), "--box", BOX, "--txt", clip], "is the source as well"),
     "output is the source": (lambda folder, clip: [clip, "--box", BOX, "--txt", clip], "is the source as well"),
     "two outputs in one file": (with_clip("--box", BOX, "--txt", "FOLDER/out/a.json"), "output as well"),
+    "a table on standard output": (with_clip("--box", BOX, "--csv", "-"), "cannot write csv to standard output (-): only jsonl"),
 }
 
 
