@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -48,7 +49,7 @@ def read_table(boxes: Path) -> Callable[[str], list[Given]]:
 
     A file without names of clips holds for every clip. The function raises BoxError for a clip without boxes.
     """
-    if boxes.is_dir():
+    if os.path.isdir(boxes):
         return lambda clip: read_given(boxes / f"{_stem(clip)}.txt")
     table = read_given_of_clips(boxes)
 

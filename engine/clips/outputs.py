@@ -96,7 +96,7 @@ def clip_info(name: str, first: Frame, source: Source, label: str, model: str) -
     """What annotation files say of a clip. A video's pictures are named as if its frames had been written to CLIP/000000.jpg, ..."""
     height, width = first.image.shape[:2]
     path, label = local_path(name) or Path(without_password(name)), as_text(label)
-    if path.is_dir():
+    if os.path.isdir(path):
         names = [image.name for image in ImageFolder(path).paths]
         return ClipInfo(as_text(path.resolve().name), width, height, source.rate, len(names), names.__getitem__, label, model)
     stem = as_text(path.stem)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -116,6 +117,8 @@ def collect(name: str, load: Callable[[], Sequence]) -> Sequence | Failure:
         return load()
     except EsatError as error:
         return Failure(name, str(error))
+    except OSError as error:
+        return Failure(name, f"cannot read {error.filename or name}: {error.strerror or error}")
 
 
 def build(
@@ -167,7 +170,6 @@ def files(folder: Path, pattern: str) -> list[Path]:
 
 
 def folders(root: Path) -> list[Path]:
-    """The folders in `root`, in natural order."""
-    return sorted(
-        (entry for entry in root.iterdir() if entry.is_dir() and not entry.name.startswith(".")), key=lambda p: natural_key(p.name)
-    )
+    """The folders in `root` that can be read, in natural order: not hidden ones, nor others' such as a disk's lost+found."""
+    found = (entry for entry in root.iterdir() if os.path.isdir(entry) and os.access(entry, os.R_OK | os.X_OK))
+    return sorted((entry for entry in found if not entry.name.startswith(".")), key=lambda entry: natural_key(entry.name))

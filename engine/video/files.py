@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 import sys
 from collections.abc import Iterator
 from fractions import Fraction
@@ -30,10 +31,8 @@ class VideoFile(Source):
         self._path = path if isinstance(path, Path) else None
         self.name = name or (str(path) if isinstance(path, Path) else "video in memory")
         self.once = self._path is None or not os.path.isfile(self._path)
-        if self._path and not self._path.exists():
-            raise SourceError(f"no such file: {path}")
-        if self._path and self._path.is_file() and not self._path.stat().st_size:
-            raise SourceError(f"{path} is empty")
+        if self._path:
+            _check_file(self._path)
         # FFmpeg takes a colon in a name for a protocol's, unless another one stands before it.
         self._container, self._stream = open_container(path if not isinstance(path, Path) else f"file:{path}", self.name)
         self._stream.thread_type = "AUTO"
@@ -47,6 +46,18 @@ class VideoFile(Source):
 
     def close(self) -> None:
         self._container.close()
+
+
+def _check_file(path: Path) -> None:
+    """SourceError for what is missing, cannot be reached, or is empty."""
+    try:
+        status = path.stat()
+    except FileNotFoundError as error:
+        raise SourceError(f"no such file: {path}") from error
+    except OSError as error:
+        raise SourceError(f"cannot read {path}: {error.strerror}") from error
+    if stat.S_ISREG(status.st_mode) and not status.st_size:
+        raise SourceError(f"{path} is empty")
 
 
 def read_file(source: Source, decoding: Decoding, container: Any, stream: Any, path: Path | None) -> Iterator[Frame]:

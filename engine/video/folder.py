@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
 from fractions import Fraction
 from pathlib import Path
@@ -51,7 +52,7 @@ class ImageFolder(Images):
         except OSError as error:
             raise SourceError(f"cannot read the folder {folder}: {error.strerror}") from error
         if not paths:
-            hint = f"; did you mean {folder / 'img'}?" if (folder / "img").is_dir() else ""
+            hint = f"; did you mean {folder / 'img'}?" if os.path.isdir(folder / "img") else ""
             hint = hint or ("; .heic files must be converted first" if kinds & {".heic", ".heif"} else "")
             raise SourceError(f"no images in {folder}: expected files like 0001.jpg or 0001.png{hint}")
         super().__init__(paths, str(folder), rate)

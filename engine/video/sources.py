@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import sys
 from pathlib import Path
@@ -32,14 +33,14 @@ def open_source(source: str | Path | int) -> Source:
         return NetworkStream(text)
     if camera := re.fullmatch(r"/dev/video(\d+)", text):
         return Camera(int(camera.group(1)))
-    if path.is_dir():
+    if os.path.isdir(path):
         return ImageFolder(path)
-    if not path.exists():
+    if not os.path.exists(path):
         if text.isdecimal():
             return Camera(int(text))
         if re.match(r"[A-Za-z]:[\\/]|\\\\", str(path)) and sys.platform != "win32":
             raise SourceError(f"no such file: {path} (a path of Windows, but this is {sys.platform}{_under_wsl(str(path))})")
-    if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file():
+    if path.suffix.lower() in IMAGE_SUFFIXES and os.path.isfile(path):
         return Images([path], str(path))
     return VideoFile(path)
 
@@ -59,7 +60,7 @@ def local_path(source: str | Path) -> Path | None:
     if scheme in SCHEMES:
         return None
     if scheme != "file":
-        if Path(text).exists():
+        if os.path.exists(text):
             return Path(text)
         raise SourceError(f"{shown(text)}: cannot read {scheme}:// URLs, known are {', '.join(sorted(SCHEMES | {'file'}))}")
     parts = urlsplit(text, allow_fragments=False)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import collections
 import io
+import os
 import pickle
 import zipfile
 from pathlib import Path
@@ -107,7 +108,7 @@ def read_checkpoint(path: str | Path) -> Any:
     WeightsError for a missing or damaged file, a file of PyTorch before 1.6, and any file that refers to code outside the allow list.
     """
     path = Path(path)
-    if not path.is_file():
+    if not os.path.isfile(path):
         raise WeightsError(f"checkpoint not found: {path}")
     if not zipfile.is_zipfile(path):
         raise WeightsError(

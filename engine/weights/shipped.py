@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from engine.config import PRESETS, preset
@@ -32,7 +33,7 @@ def find_weights(model: str | Path) -> Weights:
                 "for instance one that `esat convert` made of a public checkpoint"
             )
         return load_weights(path)
-    if Path(model).suffix or Path(model).exists():
+    if Path(model).suffix or os.path.exists(model):
         return load_weights(model)
     preset(str(model))  # raises, with the names there are
     raise AssertionError("unreachable")

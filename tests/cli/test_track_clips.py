@@ -216,6 +216,8 @@ def test_a_camera_s_address_alone_names_its_files(tmp_path: Path) -> None:
     assert made.outputs == {"json": tmp_path / "camera.json"}
     assert boxes_for(made.source, {"camera": []}) == []
     assert clip_info(made.source, Frame(0, Fraction(0), picture(0)), Source(), "object", "").name == "camera"
+    token = "a" * 300
+    assert clip_info(f"http://camera/{token}", Frame(0, Fraction(0), picture(0)), Source(), "object", "").name == token
 
 
 def test_a_folder_s_name_that_is_no_text(tiny: Path, tmp_path: Path) -> None:

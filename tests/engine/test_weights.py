@@ -10,6 +10,8 @@ from safetensors.torch import load_file, save_file
 from engine import ModelConfig, build_model
 from engine.errors import ConfigError, WeightsError
 from engine.weights import find_weights, from_ostrack, load_weights, save_weights
+from engine.weights.checkpoint import read_checkpoint
+from engine.weights.dinov2 import read_model
 
 
 def _resave(path, target, change, metadata=None):
@@ -66,6 +68,12 @@ def test_truncated_foreign_and_missing_files_are_refused(tiny_weights, tmp_path)
     ]:
         with pytest.raises(WeightsError, match=message):
             load_weights(path)
+
+
+def test_a_folder_that_may_not_be_entered(locked):
+    for read in (load_weights, find_weights, read_checkpoint, read_model):
+        with pytest.raises(WeightsError, match=str(locked / "a.safetensors")):
+            read(locked / "a.safetensors")
 
 
 def test_a_failed_save_leaves_nothing_behind(tiny_weights, tmp_path):

@@ -5,6 +5,7 @@ training: read the part that is there to learn from, where a layout has parts (G
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from functools import partial
 from pathlib import Path
@@ -33,20 +34,20 @@ def open_dataset(root: str | Path, layout: str = "auto", training: bool = False)
 
     training: the part to learn from, in which the first frame needs no box.
 
-    ConfigError for an unknown layout; DatasetError for a folder that is missing or holds no sequence of the layout. Sequences that
-    cannot be used are in `broken`.
+    ConfigError for an unknown layout; DatasetError for a folder that is missing, cannot be read or holds no sequence of the layout.
+    Sequences that cannot be used are in `broken`; folders that cannot be read are passed over.
     """
     root = Path(root)
-    if not root.is_dir():
+    if not os.path.isdir(root):
         raise DatasetError(f"no such folder: {root}")
     layout = _ALIASES.get(layout, layout)
-    if layout == "auto":
-        layout = next((name for name, module in LAYOUTS.items() if module.detect(root)), "")
-        if not layout:
-            raise DatasetError(f"{root} follows none of the layouts {', '.join(LAYOUTS)}: see `esat eval --help`")
-    if layout not in LAYOUTS:
+    if layout not in ("auto", *LAYOUTS):
         raise ConfigError(f"unknown layout {layout!r}: expected auto, {', '.join([*LAYOUTS, *_ALIASES])}")
-    found = LAYOUTS[layout].read(root, training)
+    try:
+        layout = _detect(root) if layout == "auto" else layout
+        found = LAYOUTS[layout].read(root, training)
+    except OSError as error:
+        raise DatasetError(f"cannot read {error.filename or root}: {error.strerror or error}") from error
     if not found:
         raise DatasetError(f"{root} holds no sequence of the layout {layout!r}")
     double = [name for name, count in Counter(entry.name for entry in found).items() if count > 1]
@@ -59,6 +60,13 @@ def open_dataset(root: str | Path, layout: str = "auto", training: bool = False)
         found = [collect(entry.name, partial(_started, entry)) if isinstance(entry, Sequence) else entry for entry in found]
     sequences = tuple(entry for entry in found if isinstance(entry, Sequence))
     return Dataset(root, layout, sequences, tuple(entry for entry in found if isinstance(entry, Failure)))
+
+
+def _detect(root: Path) -> str:
+    for name, module in LAYOUTS.items():
+        if module.detect(root):
+            return name
+    raise DatasetError(f"{root} follows none of the layouts {', '.join(LAYOUTS)}: see `esat eval --help`")
 
 
 def _started(sequence: Sequence) -> Sequence:

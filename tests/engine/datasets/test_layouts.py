@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -360,3 +362,23 @@ def test_a_damaged_image_names_its_frame(tmp_path):
     image.write_text("not an image")
     with pytest.raises(EsatError, match=r"frame 3: .*0003.jpg"):
         list(only(open_dataset(tmp_path)).frames())
+
+
+@pytest.mark.usefixtures("locked")
+@pytest.mark.parametrize("layout", ["auto", "otb"])
+def test_a_folder_that_cannot_be_read_is_passed_over(layout):
+    trees.otb(Path("data"))
+    Path("data", "lost+found").mkdir(mode=0)
+    assert only(open_dataset("data", layout)).name == "Square"
+
+
+def test_what_cannot_be_read_is_named(locked):
+    for root in (locked, locked / "data", "a" * 300):
+        with pytest.raises(DatasetError, match=f"(cannot read|no such folder:) {root}"):
+            open_dataset(root)
+    folders = [trees.got10k(Path("data"), "val", number) for number in (1, 2)]
+    Path("data", "val", "list.txt").write_text("\n".join(folder.name for folder in folders))
+    folders[1].chmod(0)
+    dataset = open_dataset("data")
+    assert [sequence.name for sequence in dataset.sequences] == [folders[0].name]
+    assert f"cannot read {folders[1]}" in reason(dataset, folders[1].name)

@@ -45,6 +45,12 @@ def test_urls_of_files(tmp_path: Path) -> None:
         assert source.frame_count == 3
 
 
+def test_a_folder_that_may_not_be_entered(locked: Path) -> None:
+    for source in (locked / "a.mp4", locked / "0.png", locked):
+        with pytest.raises(SourceError, match=f"cannot read (the folder )?{source}: Permission denied"):
+            open_source(source)
+
+
 @pytest.mark.parametrize(
     ("typed", "message"),
     [
