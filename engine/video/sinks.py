@@ -65,11 +65,11 @@ class Sink:
 
 
 class Sinks:
-    """Several sinks as one. As a context manager: after an exception, all are aborted, unless `finish` has been called."""
+    """Several sinks as one. As a context manager: at the end, those that have not been published are aborted."""
 
     def __init__(self, sinks: Iterable[Sink] = ()) -> None:
         self._sinks = list(sinks)
-        self._open = True
+        self._published = 0
 
     @property
     def targets(self) -> list[Path]:
@@ -83,20 +83,21 @@ class Sinks:
             sink.write(frame, records)
 
     def finish(self, summary: Mapping[str, Any]) -> None:
-        """Complete all files, then give all of them their names. If one cannot be completed, none appears (SinkError)."""
+        """Complete all files, then give all of them their names. SinkError: if one cannot be completed, none appears; if one cannot get its
+        name, none after it.
+        """
         for sink in self._sinks:
             sink.finish(summary)
-        self._open = False
         for sink in self._sinks:
             sink.publish()
+            self._published += 1
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        if self._open:
-            for sink in self._sinks:
-                sink.abort()
+        for sink in self._sinks[self._published :]:
+            sink.abort()
 
 
 class FileSink(Sink):

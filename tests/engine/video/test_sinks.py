@@ -118,6 +118,18 @@ def test_failure_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
     assert (tmp_path / "a.txt").read_text() == "old"
 
 
+def test_a_name_that_cannot_be_given_leaves_no_temporary_file(tmp_path: Path) -> None:
+    def finish() -> None:
+        with Sinks([BoxText(tmp_path / name) for name in ("a.txt", "b.txt", "c.txt")]) as sinks:
+            fill(sinks)
+            (tmp_path / "b.txt").mkdir()
+            sinks.finish({})
+
+    with pytest.raises(SinkError, match=r"cannot write .*b\.txt"):
+        finish()
+    assert sorted(os.listdir(tmp_path)) == ["a.txt", "b.txt"]
+
+
 def test_an_old_file_is_replaced(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text("old")
     with Sinks([BoxText(tmp_path / "a.txt")]) as sinks:
