@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterable, Mapping
+from fractions import Fraction
 from pathlib import Path
 
 from engine.boxes import Box, check_box
 from engine.errors import BoxError, ConfigError
+from engine.video.frames import Frame, Source
 from engine.video.names import without_password
 from engine.video.position import Position, parse_position
 
@@ -24,6 +26,12 @@ class Given:
     target: int
     box: Box
     at: Position | None = None
+
+    def belongs_to(self, first: Frame, rate: Fraction, backwards: bool = False) -> bool:
+        """Whether the box is one of `first`, with which a run begins: see `Position.passed` and `Position.reached`."""
+        if self.at is None:
+            return True
+        return self.at.reached(first.index, first.timestamp, backwards) and not self.at.passed(first, rate, backwards)
 
 
 def parse_boxes(texts: Iterable[str]) -> list[Given]:
@@ -86,10 +94,12 @@ def read_given_of_clips(path: Path) -> dict[str, list[Given]]:
     return clips
 
 
-def check_given(given: Iterable[Given], width: int, height: int) -> None:
-    """BoxError for a box that no tracker can start from in a frame of this size."""
+def check_given(given: Iterable[Given], first: Frame, source: Source, backwards: bool = False) -> None:
+    """BoxError for a box that no tracker can start from. Where frames differ in size, only those of the first frame can be checked yet."""
+    height, width = first.image.shape[:2]
     for entry in given:
-        check_box(entry.box, width, height)
+        if source.one_size or entry.belongs_to(first, source.rate, backwards):
+            check_box(entry.box, width, height)
 
 
 def boxes_for(clip: str, table: Mapping[str, list[Given]]) -> list[Given] | None:

@@ -103,7 +103,7 @@ def track_clip(
         if select is not None:
             taken = max((entry.target for entry in given), default=0)
             given += [Given(taken + number, box) for number, box in enumerate(select(first.image), 1)]
-        check_given(given, width, height)
+        check_given(given, first, reader, job.backwards)
         count = len({entry.target for entry in given})
         several = count > 1 if job.ids is None else job.ids
         names = {"model": runner.config.name, "device": runner.device, "dtype": runner.dtype, "loop": job.loop, "source": shown(job.source)}

@@ -11,6 +11,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from engine.clips.given import Given
+from engine.errors import BoxError
 from engine.video.frames import Frame
 from engine.video.sinks import Record, Sinks
 
@@ -128,13 +129,19 @@ class _Targets:
             ]
             self._first = False
         for entry in [entry for entry in self._waiting if self._is_due(entry, frame)]:
+            self._begin(entry, frame)
+            self._waiting = [other for other in self._waiting if other is not entry]
+            self._session.unused = [other for other in self._session.unused if other is not entry]
+            yield entry.target, entry.box
+
+    def _begin(self, entry: Given, frame: Frame) -> None:
+        try:
             if entry.target in self._ids:
                 self._tracker.restart(self._ids[entry.target], frame.image, entry.box)
             else:
                 self._ids[entry.target] = self._tracker.add(frame.image, entry.box)
-            self._waiting = [other for other in self._waiting if other is not entry]
-            self._session.unused = [other for other in self._session.unused if other is not entry]
-            yield entry.target, entry.box
+        except BoxError as error:
+            raise BoxError(f"target {entry.target}, frame {frame.index}: {error}") from error
 
     def _is_due(self, entry: Given, frame: Frame) -> bool:
         return entry.at is None or entry.at.reached(frame.index, frame.timestamp, self._backwards)

@@ -16,7 +16,10 @@ LOST = "LOST"
 
 @dataclasses.dataclass(frozen=True)
 class ClipInfo:
-    """What such files say of the clip. frame_count: None where the source does not know; picture: the file name of a frame's picture."""
+    """What such files say of the clip.
+
+    width, height: of its first frame. frame_count: None where the source does not know. picture: the file name of a frame's picture.
+    """
 
     name: str
     width: int
@@ -30,10 +33,12 @@ class ClipInfo:
 
 @dataclasses.dataclass(frozen=True)
 class TrackedFrame:
-    """A frame that was tracked: its index in the source (from 0), and seconds since the source's first frame."""
+    """A frame that was tracked: its index in the source (from 0), seconds since the source's first frame, and its size."""
 
     index: int
     time: Fraction
+    width: int
+    height: int
 
 
 class TrackFile(TextFile):
@@ -46,7 +51,8 @@ class TrackFile(TextFile):
         self._tracks: dict[int, list[Record]] = {}
 
     def write(self, frame: Frame, records: Sequence[Record]) -> None:
-        self._frames.append(TrackedFrame(frame.index, frame.timestamp))
+        height, width = frame.image.shape[:2]
+        self._frames.append(TrackedFrame(frame.index, frame.timestamp, width, height))
         for record in records:
             self._tracks.setdefault(record.target, []).append(record)
 

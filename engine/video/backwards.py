@@ -29,6 +29,7 @@ class Backwards(Source):
             if source.once:
                 raise SourceError(f"{source.name} cannot be read backwards, since it can be read only once: save it to a file first")
             self.name, self.rate, self.time_base, self.frame_count = source.name, source.rate, source.time_base, source.frame_count
+            self.one_size = source.one_size
 
     def __iter__(self) -> Iterator[Frame]:
         indices, frame_bytes = self._survey()

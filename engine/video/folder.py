@@ -19,6 +19,8 @@ class Images(Source):
     Those that cannot be decoded are passed over, and count in `damaged`; the others keep their indices. SourceError if it is the first one.
     """
 
+    one_size = False
+
     def __init__(self, paths: Sequence[Path], name: str, rate: Fraction = Fraction(30)) -> None:
         self.paths, self.name, self.rate, self.time_base = list(paths), name, rate, 1 / rate
         self.frame_count = len(self.paths)

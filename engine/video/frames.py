@@ -30,12 +30,14 @@ class Source:
     `live` sources cannot wait for a slow reader, so that a tracker should take their newest frame and skip the rest.
     `frame_count` is None where it is not known without decoding; it may be an estimate, good enough for a progress bar.
     `time_base` is the unit in which the timestamps are whole numbers; `rate` is in frames per second.
+    `one_size`: all frames are as large as the first one, as far as anybody knows.
     `wanted` is asked with each frame's index and time, in order; a source may pass over a frame for which it is False, without the cost of
     its picture.
     """
 
     name: str = ""
     live: bool = False
+    one_size: bool = True
     once: bool = False  # opened again it does not begin anew: standard input, a pipe
     frame_count: int | None = None
     rate: Fraction = Fraction(30)

@@ -38,7 +38,7 @@ class Reader(Source):
         self._error: Exception | None = None
         self._thread = threading.Thread(target=self._read, name=f"reader of {source.name}", daemon=True)
         self.name, self.live, self.frame_count = source.name, source.live, source.frame_count
-        self.rate, self.time_base = source.rate, source.time_base
+        self.rate, self.time_base, self.one_size = source.rate, source.time_base, source.one_size
         self._thread.start()
 
     @property

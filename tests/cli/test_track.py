@@ -95,6 +95,23 @@ def test_odd_sizes_and_a_change_of_size(tiny: Path, tmp_path: Path) -> None:
     assert [frame.image.shape for frame in VideoFile(tmp_path / "out" / "a.mp4")] == [(52, 76, 3)] * 3
 
 
+def test_boxes_and_annotations_follow_pictures_of_any_size(tiny: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder, out = tmp_path / "in", tmp_path / "out"
+    folder.mkdir()
+    for index, size in enumerate([(96, 64), (320, 240)]):
+        cv2.imwrite(str(folder / f"{index}.png"), picture(index, *size))
+    for options in ([], ["--reverse"]):
+        boxes = ["--box", BOX + "@0", "--box", "200,150,50,50@1"]
+        assert esat("track", folder, *boxes, *options, "--model", tiny, "--coco", out / "a.json", "-q") == 0
+        images = json.loads((out / "a.json").read_text())["images"]
+        assert [(image["width"], image["height"]) for image in images] == [(96, 64), (320, 240)]
+    assert esat("track", folder, "--box", "200,150,50,50", "--model", tiny, "--json", out / "b.json") == 2
+    assert "outside the frame of 96 x 64" in capsys.readouterr().err
+    assert esat("track", folder, "--box", BOX, "--box", "400,10,9,9@1", "--model", tiny, "--json", out / "b.json", "-q") == 2
+    assert "error: target 2, frame 1: box 400,10,9,9 lies outside the frame of 320 x 240" in capsys.readouterr().err
+    assert os.listdir(out) == ["a.json"]
+
+
 def with_clip(*arguments: object) -> Callable[[Path, Path], list[object]]:
     return lambda folder, clip: [clip, *arguments]
 

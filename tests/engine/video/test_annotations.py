@@ -20,7 +20,7 @@ from engine.video.sinks import Record, Sinks
 from tests.require import require
 
 CLIP = ClipInfo("walk.mp4", 200, 100, Fraction(25), 12, lambda index: f"walk/{index:06d}.jpg", "person", "tiny")
-IMAGE = np.zeros((2, 2, 3), np.uint8)
+IMAGE = np.zeros((100, 200, 3), np.uint8)
 # Target 1 is lost in frames 4 and 5; target 5 begins in frame 6. Frames 2 to 8 of 12 were tracked.
 STATES = {2: "TRACKING", 3: "UNCERTAIN", 4: "LOST", 5: "LOST", 6: "TRACKING", 7: "TRACKING", 8: "TRACKING"}
 
