@@ -30,6 +30,7 @@ def export(
     from engine.export.check import RUNTIMES
     from engine.export.check import check as compare
     from engine.export.onnx import export_onnx
+    from engine.files import PendingFile
     from engine.video import open_source
     from engine.weights import find_weights
 
@@ -59,7 +60,8 @@ def export(
             f"{report.max_score_error:.1e}, box error {report.max_box_error_px:.1e} px: {'ok' if report.ok else 'DISAGREES'}",
             highlight=False,
         )
-    onnx.with_suffix(".check.json").write_text(json.dumps(reports, indent=2) + "\n")
+    with PendingFile(onnx.with_suffix(".check.json")) as pending:
+        pending.partial.write_text(json.dumps(reports, indent=2) + "\n")
     if not all(report["ok"] for report in reports):
         raise typer.Exit(1)
 
