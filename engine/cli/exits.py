@@ -37,6 +37,9 @@ def run(app: typer.Typer, arguments: list[str] | None = None) -> None:
     except Exception as error:  # the last resort of a command line: name the error, keep the traceback for --debug
         if debug:
             raise
+        if isinstance(error, OSError) and error.filename is not None:  # a file that no code expected to fail is the user's all the same
+            _print(f"[bold red]error:[/] cannot use {escape(str(error.filename))}: {error.strerror}")
+            sys.exit(2)
         _print(f"[bold red]internal error:[/] {type(error).__name__}: {_one_line(error)} (run again with --debug for the traceback)")
         sys.exit(1)
 

@@ -21,6 +21,7 @@ from engine.cli.app import main
 from engine.datasets.layouts import open_dataset
 from engine.evaluation import metrics
 from engine.evaluation.report import truth_of
+from tests.cli.run import esat
 from tests.conftest import REPOSITORY
 from tests.engine.evaluation import trees
 
@@ -405,3 +406,8 @@ def test_the_data_set_doctor(tmp_path, capsys):
     assert doctor(root, "--layout", "otb") == 1
     assert "1 damaged images" in capsys.readouterr().out
     assert doctor(root, "--layout", "kitti") == 2
+
+
+def test_a_name_that_no_file_system_takes_is_one_line(capsys):
+    assert esat("eval", "data", "--compare", f"ours={'a' * 300}") == 2
+    assert f"error: cannot use {'a' * 300}: File name too long" in capsys.readouterr().err
