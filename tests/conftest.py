@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -52,16 +54,28 @@ def tiny_weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def locked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """A folder named `locked`, in the current one, that nobody may enter: root, who may enter every folder, is another user meanwhile."""
+    """A folder named `locked`, in the current one, that nobody may enter, not even root."""
     monkeypatch.chdir(tmp_path)
     folder = Path("locked")
     folder.mkdir(mode=0)
+    with mortal():
+        yield folder
+
+
+@contextlib.contextmanager
+def mortal() -> Iterator[None]:
+    """This thread without the capabilities by which root passes over permissions (CAP_DAC_OVERRIDE, CAP_DAC_READ_SEARCH; Linux, capset(2)).
+
+    As another user it could no longer import from a Python that is root's alone.
+    """
     if os.geteuid():
-        yield folder
+        yield
         return
-    tmp_path.chmod(0o777)
-    os.setresuid(65534, 65534, 0)
+    libc, header, held = ctypes.CDLL(None), (ctypes.c_uint32 * 2)(0x20080522, 0), (ctypes.c_uint32 * 6)()
+    assert libc.capget(header, held) == 0
+    less = (ctypes.c_uint32 * 6)(held[0] & ~0b110, *held[1:])  # effective, permitted and inheritable ones, the first 32 and the rest
+    assert libc.capset(header, less) == 0
     try:
-        yield folder
+        yield
     finally:
-        os.setresuid(0, 0, 0)
+        assert libc.capset(header, held) == 0

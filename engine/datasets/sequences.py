@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -11,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engine.datasets.text import Flags, Floats, read_box_file
-from engine.errors import DatasetError, EsatError, SourceError
+from engine.errors import DatasetError, EsatError, EsatWarning, SourceError
 from engine.video.images import ImageReader
 from engine.video.listing import image_paths, natural_key
 
@@ -170,6 +171,16 @@ def files(folder: Path, pattern: str) -> list[Path]:
 
 
 def folders(root: Path) -> list[Path]:
-    """The folders in `root` that can be read, in natural order: not hidden ones, nor others' such as a disk's lost+found."""
-    found = (entry for entry in root.iterdir() if os.path.isdir(entry) and os.access(entry, os.R_OK | os.X_OK))
-    return sorted((entry for entry in found if not entry.name.startswith(".")), key=lambda entry: natural_key(entry.name))
+    """The folders in `root` that can be read, in natural order, without hidden ones; an EsatWarning for the others, such as a disk's lost+found."""
+    found = (entry for entry in root.iterdir() if not entry.name.startswith(".") and os.path.isdir(entry))
+    return sorted((entry for entry in found if _can_be_read(entry)), key=lambda entry: natural_key(entry.name))
+
+
+def _can_be_read(folder: Path) -> bool:
+    try:
+        os.stat(folder / ".")  # may be entered
+        os.listdir(folder)
+    except OSError as error:
+        warnings.warn(f"{folder} is left out: {error.strerror}", EsatWarning, stacklevel=3)
+        return False
+    return True

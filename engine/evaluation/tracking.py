@@ -132,7 +132,7 @@ def fingerprint(sequence: Sequence) -> str:
 def check_folder(folder: Path, names: Iterable[str]) -> None:
     """SinkError if results of these sequences would replace ground truth, another tracker's boxes, or what else is not ours."""
     for name in names:
-        there = [path for path in (folder / f"{name}.txt", folder / f"{name}.json") if path.exists()]
+        there = [path for path in (folder / f"{name}.txt", folder / f"{name}.json") if os.path.exists(path)]
         if there and not _is_ours(folder / f"{name}.json"):
             raise SinkError(f"{there[0]} is no result of esat eval and would be replaced: keep results in another folder")
 
@@ -147,14 +147,15 @@ def _is_ours(path: Path) -> bool:
 
 
 def save(outcome: Outcome, folder: Path, key: str, mark: str) -> None:
-    """Write NAME_time.txt (seconds), NAME.txt (x,y,w,h a line) and NAME.json, which appear in this order when all are complete. SinkError."""
+    """Write NAME_time.txt (seconds), NAME.json and NAME.txt (x,y,w,h a line), which appear in this order when all are complete: no NAME.txt is ever
+    without the NAME.json that says whose it is. SinkError."""
     times = "".join(f"{milliseconds / 1e3:.8f}\n" for milliseconds in outcome.times_ms)
     text = "".join(",".join(f"{value:.4f}" for value in box) + "\n" for box in outcome.boxes)
     content = {"key": key, "fingerprint": mark, **dataclasses.asdict(outcome), "boxes": outcome.boxes.tolist()}
     with ExitStack() as last_first:
         for name, data in (
-            (f"{outcome.name}.json", json.dumps(content)),
             (f"{outcome.name}.txt", text),
+            (f"{outcome.name}.json", json.dumps(content)),
             (f"{outcome.name}_time.txt", times),
         ):
             pending = last_first.enter_context(PendingFile(folder / name))
@@ -168,6 +169,7 @@ def load(folder: Path, name: str, key: str, mark: str) -> Outcome | None:
     """A finished result, or None if there is no whole one of this model, these settings and these frames."""
     try:
         content = json.loads((folder / f"{name}.json").read_text())
+        os.stat(folder / f"{name}.txt")
         if not isinstance(content, dict) or content.pop("key") != key or content.pop("fingerprint") != mark:
             return None
         outcome = Outcome(**{**content, "boxes": np.array(content["boxes"], np.float64)})

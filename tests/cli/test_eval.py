@@ -353,6 +353,11 @@ def test_results_never_replace_what_is_not_ours(tmp_path, weights, capsys):
         assert run(videos, "--layout", "video", "--model", weights, "--results", kept) == 2
         (kept / "clip.json").unlink()
         assert {path: path.read_bytes() for path in kept.iterdir()} == before
+    for _ in range(2):  # a stop before the last of a result's files had its name
+        assert run(videos, "--layout", "video", "--model", weights, "--results", tmp_path / "mine") == 0
+        (tmp_path / "mine" / "clip.txt").unlink()
+    assert run(videos, "--layout", "video", "--model", weights, "--results", tmp_path / "mine") == 0
+    assert len((tmp_path / "mine" / "clip.txt").read_text().splitlines()) == len((videos / "clip.txt").read_text().splitlines())
 
 
 def test_own_videos_and_one_box_only(tmp_path, weights):

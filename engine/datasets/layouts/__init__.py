@@ -35,7 +35,7 @@ def open_dataset(root: str | Path, layout: str = "auto", training: bool = False)
     training: the part to learn from, in which the first frame needs no box.
 
     ConfigError for an unknown layout; DatasetError for a folder that is missing, cannot be read or holds no sequence of the layout.
-    Sequences that cannot be used are in `broken`; folders that cannot be read are passed over.
+    Sequences that cannot be used are in `broken`; folders that cannot be read are left out with an EsatWarning.
     """
     root = Path(root)
     if not os.path.isdir(root):
