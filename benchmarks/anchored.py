@@ -6,11 +6,13 @@
 Over whole clips two files of weights differ mostly by the clips that one of them happens to hold. Here the public loop starts at the truth again
 every `--every` frames, with the first frame's template, as VOT's anchors start a tracker again (Kristan et al. 2020). So this says how well a
 target is followed, and how often it is lost, but not whether a tracker holds on for thousands of frames. Differences are to the first file, paired
-over targets. IoUs are kept in --records: what has been tracked is not tracked again.
+over targets. IoUs are kept in --records by what they depend on: the weights, dtype, set of instructions, version of this package and `--every`, and
+the clip's frames and truth. What has been tracked is not tracked again.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import multiprocessing
 import sys
@@ -25,18 +27,18 @@ from rich.console import Console
 from rich.progress import Progress
 
 from benchmarks.harness import keep, machine, mean_and_error, numbers, write_rows
-from benchmarks.loss.clips import Job, targets
+from benchmarks.loss.clips import Job, together
 from benchmarks.loss.figures import auc_of
+from benchmarks.selection.runs import Contender
 from engine.cli.exits import run_function
 from engine.cli.lines import bar_is_shown
 from engine.datasets.text import Floats
 from engine.evaluation.metrics import iou
 from engine.evaluation.tables import markdown_table, terminal_table
+from engine.evaluation.tracking import fingerprint
 from engine.files import PendingFile
 from engine.runners.protocol import Runner
 from engine.tracking.tracker import open_runner
-from engine.weights import find_weights
-from engine.weights.io import file_hash
 from engine.weights.shipped import name_of
 from engine.workers import use_threads
 
@@ -130,7 +132,7 @@ class _Worker:
 
 def track(todo: Sequence[Job], source: str, dtype: str, every: int, records: Path, workers: int, on_done: Callable[[], None]) -> Overlaps:
     """All clips, in `workers` processes of one thread each."""
-    folder = records / f"{file_hash(find_weights(source).path)[:16]}-{dtype}-{every}"
+    folder = records / f"{Contender(name_of(source), source, dtype=dtype).key}-{every}"
     found = {}
     context = multiprocessing.get_context("spawn")  # forking a process that has run PyTorch's threads may hang
     with ProcessPoolExecutor(workers, context, initializer=_start, initargs=(source, dtype)) as pool:
@@ -146,12 +148,28 @@ def _start(source: str, dtype: str) -> None:
 
 
 def _run(job: Job, folder: Path, every: int) -> list[float | None]:
-    path = folder / f"{job.name}.json"
-    if not path.is_file():
+    path, mark = folder / f"{job.name}.json", _mark(job)
+    values = _kept(path, mark)
+    if values is None:
         values = [None if np.isnan(value) else value for value in overlaps_of(job, _Worker.runner, every).tolist()]
         with PendingFile(path) as pending:
-            pending.partial.write_text(json.dumps(values))
-    return json.loads(path.read_text())  # type: ignore[no-any-return]
+            pending.partial.write_text(json.dumps({"mark": mark, "overlaps": values}))
+    return values
+
+
+def _mark(job: Job) -> str:
+    """Changes with what the clip shows and with the boxes that its frames are compared with, so with their number too."""
+    text = json.dumps([fingerprint(job.target), job.name, job.target.boxes[: job.frames].tolist()])
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _kept(path: Path, mark: str) -> list[float | None] | None:
+    """A clip's overlaps, if they are there whole and of this mark."""
+    try:
+        content = json.loads(path.read_text())
+        return content["overlaps"] if content["mark"] == mark else None
+    except (OSError, ValueError, LookupError, TypeError):
+        return None
 
 
 def main(
@@ -168,7 +186,7 @@ def main(
 ) -> None:
     """Compare weights stretch by stretch."""
     shrinks = numbers(sizes, "--sizes")
-    known = [(folder.name, target) for folder in data for target in targets(folder) if np.isfinite(target.boxes[0]).all()]
+    known = [(folder.name, target) for folder, target in together(data) if np.isfinite(target.boxes[0]).all()]
     todo = [Job(target, frames, shrink) for _, target in known for shrink in shrinks]
     folders = {f"{target.name}@{shrink}": name for name, target in known for shrink in shrinks}
     console = Console(stderr=True, width=None if sys.stderr.isatty() else 150)

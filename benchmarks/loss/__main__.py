@@ -18,7 +18,7 @@ from rich.console import Console
 from rich.progress import Progress
 
 from benchmarks.harness import machine, numbers, write_rows
-from benchmarks.loss.clips import Job, disturbed, targets
+from benchmarks.loss.clips import Job, disturbed, targets, together
 from benchmarks.loss.figures import auc, compared, disturbances, false_lost, left_out, separation
 from benchmarks.loss.record import Track, record
 from engine.cli.exits import run_function
@@ -57,7 +57,7 @@ def main(
     """Track with both loops and compare."""
     weights = file_hash(find_weights(model).path)
     folder = records / f"{weights[:16]}-{dtype}"
-    known = [target for one in folders for target in targets(one)]
+    known = [target for _, target in together(folders)]
     shrinks = numbers(sizes, "--sizes")
     plain = [Job(target, frames, shrink) for target in known for shrink in shrinks]
     others = disturbed(known, frames)

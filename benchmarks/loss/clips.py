@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import cv2
@@ -120,6 +121,19 @@ def targets(folder: Path, only: tuple[str, ...] = ()) -> list[Sequence]:
     if not found:
         raise DatasetError(f"{folder}: expected sequences with groundtruth.txt, or videos with NAME.txt, found none")
     return found
+
+
+def together(folders: Iterable[Path], read: Callable[[Path], list[Sequence]] = targets) -> list[tuple[Path, Sequence]]:
+    """The sequences of several folders, each behind its folder. DatasetError if one has none, or if two have a sequence of one name."""
+    found: dict[str, Path] = {}
+    material = []
+    for folder in folders:
+        for sequence in read(folder):
+            if sequence.name in found:
+                raise DatasetError(f"expected sequences of different names, got {sequence.name} in {found[sequence.name]} and in {folder}")
+            found[sequence.name] = folder
+            material.append((folder, sequence))
+    return material
 
 
 def disturbed(sequences: list[Sequence], frames: int) -> list[Job]:

@@ -22,8 +22,9 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from benchmarks.harness import keep, machine, numbers, write_rows
+from benchmarks.loss.clips import together
 from benchmarks.selection import figures
-from benchmarks.selection.clips import QUALITY, Excerpt, excerpts, together
+from benchmarks.selection.clips import QUALITY, Excerpt, excerpts, material_of
 from benchmarks.selection.runs import Boxes, Contender, follow_all, kept
 from engine.cli.exits import run_function
 from engine.cli.lines import Pace, bar_is_shown, say
@@ -121,7 +122,7 @@ def main(
     entered = contenders(weights or [DEFAULT_MODEL], peer or [], dtype)
     sizes, firsts = numbers(scales, "--scales"), numbers(starts, "--starts", least=0)
     folders = data or [Path("../shared/data/eval_dev")]
-    material = together(folders)
+    material = [sequence for _, sequence in together(folders, material_of)]
     parts = excerpts(material, sizes, firsts, frames or None)
     complete = excerpts(material, sizes, [0], None) if whole else []
     if not parts:

@@ -14,7 +14,6 @@ from numpy.typing import NDArray
 from benchmarks.loss.clips import VIDEO, targets
 from engine.datasets.sequences import Sequence
 from engine.datasets.text import Floats
-from engine.errors import DatasetError
 from engine.evaluation.tracking import fingerprint
 from engine.training.validate import sequences
 
@@ -71,19 +70,6 @@ def _reduced(image: NDArray[np.uint8], scale: int) -> NDArray[np.uint8]:
 def material_of(folder: Path) -> list[Sequence]:
     """The sequences of a folder, each with its one groundtruth.txt; of a folder of videos, every target. DatasetError if there is none."""
     return targets(folder) if any(folder.glob(f"*{VIDEO}")) else sequences(folder)
-
-
-def together(folders: Iterable[Path]) -> list[Sequence]:
-    """The sequences of several folders. DatasetError if one has none, or if two have a sequence of one name."""
-    found: dict[str, Path] = {}
-    material = []
-    for folder in folders:
-        for sequence in material_of(folder):
-            if sequence.name in found:
-                raise DatasetError(f"expected sequences of different names, got {sequence.name} in {found[sequence.name]} and in {folder}")
-            found[sequence.name] = folder
-            material.append(sequence)
-    return material
 
 
 def excerpts(sequences: Iterable[Sequence], scales: Iterable[int], starts: Iterable[int], limit: int | None) -> list[Excerpt]:

@@ -1,13 +1,16 @@
 """The loop that is put back on the target: where it starts again, what counts as lost, and what is kept."""
 
 import json
+import shutil
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from benchmarks import anchored
+from benchmarks.loss.clips import Job, targets
 from benchmarks.loss.disturb import Clip
+from benchmarks.selection import runs
 from engine.cli.exits import run_function
 from tests.engine.evaluation import trees
 
@@ -27,6 +30,19 @@ class Drifting:
         self.searched.append(boxes[0])
         x, y, w, h = boxes[0]
         return SimpleNamespace(targets=[SimpleNamespace(box=(x + 4.0, y, w, h))])
+
+
+class Still:
+    """A runner whose box stays where it is, and that counts how often it is asked."""
+
+    searches = 0
+
+    def encode_template(self, *arguments):
+        return "template"
+
+    def observe(self, frame, boxes, templates, bgr):
+        self.searches += 1
+        return SimpleNamespace(targets=[SimpleNamespace(box=boxes[0])])
 
 
 def job(boxes):
@@ -57,6 +73,28 @@ def test_a_stretch_is_lost_that_ends_without_the_target():
     assert anchored.stretches(np.array([0.0] * 4), 10) == (0, 0)  # too few frames to tell
 
 
+def test_kept_overlaps_hold_for_the_same_frames_and_truth_alone(tmp_path, monkeypatch):
+    monkeypatch.setattr(anchored._Worker, "runner", Still(), raising=False)
+    truth = trees.otb(tmp_path / "data", "one", 8, truth="groundtruth.txt") / "groundtruth.txt"
+
+    def tracked(frames=100):
+        before = anchored._Worker.runner.searches
+        (target,) = targets(tmp_path / "data")
+        return len(anchored._run(Job(target, frames), tmp_path / "kept", 5)), anchored._Worker.runner.searches - before
+
+    assert tracked(4) == (3, 3)
+    assert tracked() == (7, 7)
+    assert tracked() == (7, 0)
+    lines = truth.read_text().splitlines()[:-1]
+    truth.write_text("\n".join([*lines, "nan,nan,nan,nan"]))
+    assert tracked() == (7, 7)
+    trees.write_images(tmp_path / "data" / "one" / "img", trees.moving_boxes(8)[::-1], "{:04d}.jpg")
+    assert tracked() == (7, 7)
+    (path,) = (tmp_path / "kept").iterdir()
+    path.write_text(path.read_text()[:40])  # a file that was cut
+    assert tracked() == (7, 7)
+
+
 def test_differences_are_paired_over_targets():
     folders = {"a@1": "one", "a@2": "one", "b@1": "two", "b@2": "two"}
     old = dict.fromkeys(folders, np.full(20, 0.52))
@@ -76,7 +114,7 @@ def test_differences_are_paired_over_targets():
     assert cells[1][-1] == f"+{step / 4:.1f} +- {second['error']:.1f}, 2 of 4 better"
 
 
-def test_the_command_tracks_once(tmp_path, tiny_weights, capsys):
+def test_the_command_tracks_once(tmp_path, tiny_weights, monkeypatch, capsys):
     trees.otb(tmp_path / "data", "one", 8, truth="groundtruth.txt")
     trees.otb(tmp_path / "data", "two", 7, truth="groundtruth.txt")
     options = [
@@ -104,9 +142,16 @@ def test_the_command_tracks_once(tmp_path, tiny_weights, capsys):
     assert (tmp_path / "results" / "anchored.md").read_text().startswith("# Put back on the target")
     (kept,) = (tmp_path / "kept").iterdir()
     for path in kept.iterdir():
-        path.write_text(json.dumps([1.0] * len(json.loads(path.read_text()))))
+        content = json.loads(path.read_text())
+        path.write_text(json.dumps(content | {"overlaps": [1.0] * len(content["overlaps"])}))
     assert run("--every", 5) == 0
     assert json.loads((tmp_path / "rows.json").read_text())["mean"] == pytest.approx(100 * 20 / 21)
+    monkeypatch.setattr(runs.esat_kernels, "cpu_isa", lambda: "another")
+    assert run("--every", 5) == 0
+    assert json.loads((tmp_path / "rows.json").read_text())["mean"] == row["mean"]
     assert run("--every", 4) == 2
     assert run("--sizes", "0") == 2
     assert "positive integers" in capsys.readouterr().err
+    shutil.copytree(tmp_path / "data" / "one", tmp_path / "more" / "one")
+    assert run("--data", tmp_path / "more") == 2
+    assert f"expected sequences of different names, got one in {tmp_path / 'data'}" in " ".join(capsys.readouterr().err.split())
