@@ -26,7 +26,7 @@ import typer
 from rich.console import Console
 from rich.progress import Progress
 
-from benchmarks.harness import keep, machine, mean_and_error, numbers, write_rows
+from benchmarks.harness import distinct, keep, machine, mean_and_error, numbers, write_rows
 from benchmarks.loss.clips import Job, together
 from benchmarks.loss.figures import auc_of
 from benchmarks.selection.runs import Contender
@@ -185,7 +185,7 @@ def main(
     store: Annotated[Path | None, typer.Option(metavar="DIR", help="The device's folder under benchmarks/results, to keep it.")] = None,
 ) -> None:
     """Compare weights stretch by stretch."""
-    shrinks = numbers(sizes, "--sizes")
+    names, shrinks = distinct([name_of(source) for source in weights]), numbers(sizes, "--sizes")
     known = [(folder.name, target) for folder, target in together(data) if np.isfinite(target.boxes[0]).all()]
     todo = [Job(target, frames, shrink) for _, target in known for shrink in shrinks]
     folders = {f"{target.name}@{shrink}": name for name, target in known for shrink in shrinks}
@@ -193,10 +193,10 @@ def main(
     found = {}
     with Progress(console=console, transient=True, disable=not bar_is_shown()) as progress:
         task = progress.add_task("clips", total=len(todo) * len(weights))
-        for source in weights:
-            found[name_of(source)] = track(todo, source, dtype, every, records, workers, lambda: progress.advance(task))
+        for name, source in zip(names, weights, strict=True):
+            found[name] = track(todo, source, dtype, every, records, workers, lambda: progress.advance(task))
             if not bar_is_shown():
-                console.print(f"{name_of(source)}: {len(todo)} clips", highlight=False)
+                console.print(f"{name}: {len(todo)} clips", highlight=False)
     rows = rows_of(found, folders, every)
     about = {
         "every": every,

@@ -132,6 +132,13 @@ def numbers(text: str, option: str, least: int = 1) -> list[int]:
     return values
 
 
+def distinct(names: Sequence[str]) -> list[str]:
+    """The names of what is compared. ConfigError if two are equal: one's figures would be taken for the other's."""
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise ConfigError(f"expected files of different names, got {', '.join(twice)} twice")
+    return list(names)
+
+
 def choices(text: str, allowed: Sequence[str], option: str) -> list[str]:
     """Names with commas, each of `allowed`. ConfigError for anything else."""
     names = text.split(",")

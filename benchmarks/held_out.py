@@ -23,7 +23,7 @@ import typer
 from rich.console import Console
 from rich.progress import track
 
-from benchmarks.harness import keep, machine, mean_and_error, write_rows
+from benchmarks.harness import distinct, keep, machine, mean_and_error, write_rows
 from engine.cli.exits import run_function
 from engine.cli.lines import bar_is_shown
 from engine.config import ModelConfig
@@ -151,13 +151,13 @@ def main(
     if precision not in ("fp32", "bf16"):
         raise ConfigError(f"--precision: expected fp32 or bf16, got {precision!r}")
     networks = {}
-    for source in weights:
+    for name, source in zip(distinct([name_of(source) for source in weights]), weights, strict=True):
         loaded = find_weights(source)
         if crops_of(loaded.config) != crops_of(settings.model):
             raise ConfigError(f"{source}: expected the crops of {config}, {crops_of(settings.model)}, got {crops_of(loaded.config)}")
         network = build_model(loaded.config)
         network.load_state_dict(loaded.state_dict)
-        networks[name_of(source)] = network.eval()
+        networks[name] = network.eval()
     torch.set_num_threads(threads)
     apart = [clip for folder in held_out for clip in held_out_clips(folder) if len(clip.valid) >= 2]
     if not apart:

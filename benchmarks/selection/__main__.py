@@ -21,14 +21,14 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from benchmarks.harness import keep, machine, numbers, write_rows
+from benchmarks.harness import distinct, keep, machine, numbers, write_rows
 from benchmarks.loss.clips import together
 from benchmarks.selection import figures
 from benchmarks.selection.clips import QUALITY, Excerpt, excerpts, material_of
 from benchmarks.selection.runs import Boxes, Contender, follow_all, kept
 from engine.cli.exits import run_function
 from engine.cli.lines import Pace, bar_is_shown, say
-from engine.errors import ConfigError, DatasetError
+from engine.errors import DatasetError
 from engine.evaluation.tables import terminal_table
 from engine.weights import DEFAULT_MODEL, find_weights
 from engine.weights.shipped import name_of
@@ -46,9 +46,7 @@ def contenders(weights: Sequence[str], peers: Sequence[Path], dtype: str) -> lis
         if not path.is_file():
             raise DatasetError(f"--peer {path}: expected a Python file, found none")
         found.append(Contender(path.stem, str(path), peer=True))
-    names = [one.name for one in found]
-    if twice := sorted({name for name in names if names.count(name) > 1}):
-        raise ConfigError(f"expected files of different names, got {', '.join(twice)} twice")
+    distinct([one.name for one in found])
     return found
 
 

@@ -152,6 +152,9 @@ def test_the_command_tracks_once(tmp_path, tiny_weights, monkeypatch, capsys):
     assert run("--every", 4) == 2
     assert run("--sizes", "0") == 2
     assert "positive integers" in capsys.readouterr().err
+    twin = shutil.copy(tiny_weights, tmp_path)
+    assert run(twin) == 2
+    assert "expected files of different names, got tiny twice" in " ".join(capsys.readouterr().err.split())
     shutil.copytree(tmp_path / "data" / "one", tmp_path / "more" / "one")
     assert run("--data", tmp_path / "more") == 2
     assert f"expected sequences of different names, got one in {tmp_path / 'data'}" in " ".join(capsys.readouterr().err.split())

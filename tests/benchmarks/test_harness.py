@@ -58,6 +58,12 @@ def test_unknown_choices() -> None:
         harness.choices("a,c", ("a", "b"), "--impls")
 
 
+def test_names_of_what_is_compared_differ() -> None:
+    assert harness.distinct(["b", "a"]) == ["b", "a"]
+    with pytest.raises(ConfigError, match="expected files of different names, got a, b twice"):
+        harness.distinct(["b", "a", "c", "a", "b"])
+
+
 def _labels() -> dict[str, object]:
     return {"tokens": 33, "batch": 1, "dtype": "fp32", "inputs": "near", "device": "cpu"}
 

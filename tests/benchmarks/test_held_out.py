@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shutil
 from types import SimpleNamespace
 
 import numpy as np
@@ -113,6 +114,9 @@ def test_bad_input(given, capsys):
     assert "expected the crops of" in capsys.readouterr().err
     assert run(config, weights, *apart, "--precision", "int8") == 2
     assert "expected fp32 or bf16, got 'int8'" in capsys.readouterr().err
+    twin = shutil.copy(weights, given / "apart")
+    assert run(config, weights, twin, *apart) == 2
+    assert "expected files of different names, got old twice" in " ".join(capsys.readouterr().err.split())
     (given / "empty").mkdir()
     assert run(config, weights, "--held-out", given / "empty", "--data", given / "data") == 2
     assert run(config, weights, "--data", given / "data") == 2
