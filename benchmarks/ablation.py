@@ -4,14 +4,16 @@
 
 Rows of table 2 (components), 3 (weights of the position losses) and 4 (alpha = beta). Runs with one seed start from the same parameters and see the
 same pairs. The measure is the mean IoU of the peak's box on pairs of sequences that no run has seen, by averaged weights. It replicates the
-comparisons, not the figures: the paper trains for 300 epochs and measures on benchmarks. Finished runs are read from OUT/runs.jsonl, so an
-interrupted ablation goes on where it stopped; `--report DIR` writes ablation.json, ablation.md and ablation.png from them.
+comparisons, not the figures: the paper trains for 300 epochs and measures on benchmarks. Finished runs are read from OUT/SETTINGS/runs.jsonl, so an
+interrupted ablation goes on where it stopped; SETTINGS changes with the configuration and the held-out folder. `--report DIR` writes ablation.json,
+ablation.md and ablation.png from them.
 """
 
 from __future__ import annotations
 
 import argparse
 import dataclasses
+import hashlib
 import itertools
 import json
 import shutil
@@ -38,6 +40,7 @@ _POSITION_WEIGHTS = ((0.001, 0), (0.01, 0), (0.1, 0), (0, 0.01), (0, 0.1), (0, 1
 _LAST = 20  # steps at a run's end whose losses are averaged
 _HELD_OUT_GROUP = "held out"
 _RUNS = "runs.jsonl"
+_NO_RESULT = ("seed", "notes", "loader_threads", "checkpoint_minutes")  # what a run with a seed does not depend on
 
 
 def apply(variant: Variant, config: TrainConfig) -> TrainConfig:
@@ -100,6 +103,12 @@ def _train(variant: Variant, seed: int, config: TrainConfig, pool: Pool, held_ou
     return run
 
 
+def settings_of(config: TrainConfig, held_out: Path) -> str:
+    """Names what the runs of an ablation share: a run is not taken for that of another configuration, or of other held-out sequences."""
+    values = {name: value for name, value in config.to_dict().items() if name not in _NO_RESULT}
+    return hashlib.sha256(json.dumps([values, str(held_out.resolve())], sort_keys=True).encode()).hexdigest()[:16]
+
+
 def finished(out: Path) -> list[Run]:
     """The runs that `out` holds."""
     file = out / _RUNS
@@ -109,13 +118,14 @@ def finished(out: Path) -> list[Run]:
 def ablate(
     config: TrainConfig, pool: Pool, held_out: PairMaker, tables: Sequence[int], seeds: Sequence[int], out: Path, batches: int = 15
 ) -> list[Run]:
-    """Train every variant of the tables with every seed, a seed after the other; runs that are in `out`/runs.jsonl are taken from there."""
+    """Train every variant of the tables with every seed, a seed after the other; runs that are in `out`/runs.jsonl, all of one
+    configuration, are taken from there."""
     out.mkdir(parents=True, exist_ok=True)
-    known = {(*dataclasses.astuple(run.variant), run.seed, run.steps): run for run in finished(out)}
+    known = {(*dataclasses.astuple(run.variant), run.seed): run for run in finished(out)}
     wanted = list(dict.fromkeys(variant for table in tables for variant in rows(table).values()))  # tables share rows
     found = []
     for seed, variant in itertools.product(seeds, wanted):
-        key = (*dataclasses.astuple(variant), seed, config.steps)
+        key = (*dataclasses.astuple(variant), seed)
         if key not in known:
             folder = out / "-".join(str(part) for part in key)  # a run that was cut off goes on from its checkpoint
             known[key] = _train(variant, seed, config, pool, held_out, folder, batches)
@@ -138,13 +148,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--finished", action="store_true", help="report what is finished, train nothing")
     options = parser.parse_args(arguments)
     config = read_config(options.config, **({"init": options.init} if options.init else {}))
+    out = options.out / settings_of(config, options.held_out)
     if options.finished:
-        runs = [run for run in finished(options.out) if run.steps == config.steps]
+        runs = finished(out)
     else:
         torch.set_num_threads(options.threads)
         keep_freed_memory()
         pairs = held_out_pairs(options.held_out, config)
-        runs = ablate(config, read_data(config), pairs, options.tables, options.seeds, options.out)
+        runs = ablate(config, read_data(config), pairs, options.tables, options.seeds, out)
     tables = {number: rows(number) for number in options.tables}
     print(report(runs, tables, config))
     if options.report:

@@ -4,7 +4,9 @@ import json
 
 import cv2
 import pytest
+import torch
 
+from benchmarks import ablation
 from benchmarks.ablation import ablate, apply, finished, rows
 from benchmarks.ablation_report import Run, Variant, report, summarise, write_report
 from engine.training.pairs import PairMaker
@@ -32,6 +34,37 @@ def test_every_variant_is_trained_once(tmp_path):
     assert ablate(config, pool, held_out, [4], [0, 1], tmp_path, batches=1) == first == finished(tmp_path)
     assert (tmp_path / "runs.jsonl").read_text() == stamp
     assert [path.name for path in tmp_path.iterdir()] == ["runs.jsonl"]
+
+
+def test_runs_of_other_settings_are_not_taken(tmp_path, monkeypatch):
+    """`ablate` is told a folder of the configuration's own."""
+    monkeypatch.setattr(ablation, "read_data", lambda config: small_pool())
+    monkeypatch.setattr(ablation, "held_out_pairs", lambda folder, config: None)
+    monkeypatch.setattr(ablation, "keep_freed_memory", lambda: None)
+    monkeypatch.setattr(ablation, "rows", lambda table: {"base": Variant(0, 0, 0)})
+    trained = []
+
+    def train(variant, seed, config, *rest):
+        trained.append(config.backbone_lr)
+        return Run(variant, seed, config.steps, config.backbone_lr, 0.5)
+
+    monkeypatch.setattr(ablation, "_train", train)
+
+    def run(*more, **changes):
+        monkeypatch.setattr(ablation, "read_config", lambda path, **given: settings(**changes))
+        folders = ["--out", tmp_path / "out", "--report", tmp_path / "report"]
+        options = ["tiny.yaml", "--tables", 2, "--seeds", 0, 1, "--threads", torch.get_num_threads(), *folders]
+        ablation.main(list(map(str, (*options, *more))))
+        return [run["iou"] for run in json.loads((tmp_path / "report" / "ablation.json").read_text())["runs"]]
+
+    assert run(backbone_lr=0.25) == [0.25, 0.25]
+    assert run(backbone_lr=0.5) == [0.5, 0.5]
+    assert run("--finished", backbone_lr=0.25, loader_threads=2) == [0.25, 0.25]
+    assert len(trained) == 4
+    for other in ({"batch": 8}, {"init": "other.whl"}, {"data": "other"}):
+        assert run("--finished", backbone_lr=0.25, **other) == []
+    assert run("--held-out", tmp_path, backbone_lr=0.25) == [0.25, 0.25]
+    assert len(trained) == 6
 
 
 BASE, SURE, UNSURE, MISSING = (Variant(0, 0, force) for force in (0.0, 0.1, 0.2, 0.3))
