@@ -117,6 +117,7 @@ def measure(weights: Weights, names: list[str], seconds: float, folder: Path) ->
 
 
 def _rows(scope: str, built: list[Implementation], reference: Answer | None, seconds: float) -> list[dict[str, Any]]:
+    """Rows of one scope; `ratio_to_ours` is to our row of the same dtype, and not there without one."""
     rows: list[dict[str, Any]] = []
     for one in built:
         row: dict[str, Any] = {"impl": one.impl, "scope": scope, "dtype": one.dtype, "ok": True}
@@ -142,8 +143,8 @@ def _rows(scope: str, built: list[Implementation], reference: Answer | None, sec
         }
     mine = {row["dtype"]: row["median_ms"] for row in rows if row["impl"] == "ours" and row["ok"]}
     for row in rows:
-        if "median_ms" in row and mine:
-            row["ratio_to_ours"] = row["median_ms"] / mine.get(row["dtype"], min(mine.values()))
+        if "median_ms" in row and row["dtype"] in mine:
+            row["ratio_to_ours"] = row["median_ms"] / mine[row["dtype"]]
     return rows
 
 
