@@ -28,7 +28,7 @@ from rich.progress import Progress
 
 from benchmarks.harness import distinct, keep, machine, mean_and_error, numbers, write_rows
 from benchmarks.loss.clips import Job, together
-from benchmarks.loss.figures import auc_of
+from benchmarks.loss.figures import auc_of, by_target
 from benchmarks.selection.runs import Contender
 from engine.cli.exits import run_function
 from engine.cli.lines import bar_is_shown
@@ -83,10 +83,8 @@ def rows_of(found: Mapping[str, Overlaps], folders: Mapping[str, str], every: in
         scores = {clip: auc(values) for clip, values in overlaps.items()}
         counts = [stretches(values, every) for values in overlaps.values()]
         first = first or scores
-        by_target: dict[str, list[float]] = {}
-        for clip, score in scores.items():
-            by_target.setdefault(clip.rsplit("@", 1)[0], []).append(score - first[clip])
-        difference, error = mean_and_error(np.array([np.mean(values) for values in by_target.values()]))
+        differences = by_target({clip: score - first[clip] for clip, score in scores.items()})
+        difference, error = mean_and_error(np.array([np.mean(values) for values in differences]))
         rows.append(
             {
                 "weights": name,

@@ -49,7 +49,7 @@ def row(contender: Contender, kind: str, scale: int, clips: Iterable[Excerpt], b
 def against(row: Row, first: Row) -> Row:
     """The row with its difference to that of the first contender on the same clips."""
     differences = [value - first.sequences[name] for name, value in row.sequences.items()]
-    low, high = interval(differences)
+    low, high = interval([value] for value in differences)
     return dataclasses.replace(row, difference=float(np.mean(differences)), interval=(low, high))
 
 

@@ -6,7 +6,7 @@ import pytest
 
 from benchmarks.loss.clips import Job, targets
 from benchmarks.loss.disturb import KINDS, LEAD, LENGTHS, TAIL, disturb
-from benchmarks.loss.figures import compared, disturbances, left_out, replay, separation
+from benchmarks.loss.figures import by_target, compared, disturbances, interval, left_out, replay, separation
 from benchmarks.loss.record import Remembering, Track, track
 from engine import StateThresholds, Tracker
 from engine.datasets.layouts import open_dataset
@@ -136,6 +136,20 @@ def test_false_losts_are_counted_where_the_public_loop_has_its_target():
     assert found["sizes"]["under 16 px"] == {**found["sizes"]["under 16 px"], "clips": 1, "frames": 40, "false_lost": 0.0}
     low, high = found["false_lost_interval"]
     assert 0 <= low <= 0.125 <= high <= 0.25
+
+
+def test_intervals_are_over_targets():
+    """Three sizes of a target say no more than one, where they say the same."""
+    values = dict(zip("abcdef", (0.0, 0.1, 0.3, 0.35, 0.7, 0.9), strict=True))
+    sizes = {f"{name}.left@{size}": value for name, value in values.items() for size in (1, 2, 4)}
+    assert interval(by_target(sizes)) == pytest.approx(interval([value] for value in values.values()))
+    found = compared([_track(name, default=0.5 + value / 3) for name, value in sizes.items()])
+    alone = compared([_track(f"{name}@1", default=0.5 + value / 3) for name, value in values.items()])
+    assert found["AUC_difference_interval"] == pytest.approx(alone["AUC_difference_interval"])
+    lost = [_track(f"{name}@{size}", states="L" * lost + "T" * (40 - lost)) for name, lost in (("a", 20), ("b", 0)) for size in (1, 2, 4)]
+    assert compared(lost)["false_lost_interval"] == pytest.approx([0, 0.5])
+    assert interval([[1.0, 1.0, 1.0], [0.0]])[0] == 0.0
+    assert interval([[1.0, 1.0, 1.0, 4.0]]) == [1.75, 1.75]  # of all values' mean
 
 
 def test_disturbances_are_flagged_and_ended_in_time():
