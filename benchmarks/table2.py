@@ -145,9 +145,15 @@ def fps_of(variant: Variant, measurements: list[dict[str, Any]]) -> dict[str, fl
     return found
 
 
+def stored(store: Path) -> list[dict[str, Any]]:
+    """The measurements in STORE/table2.json, each with its machine; none without the file."""
+    path = store / "table2.json"
+    return json.loads(path.read_text())["measurements"] if path.is_file() else []
+
+
 def stored_fps(variant: Variant, results: Path = RESULTS) -> dict[str, dict[str, float]]:
     """Measured frames/s of a row from the stored results: {device: {protocol and dtype: value}}."""
-    by_device = {path.parent.name: json.loads(path.read_text())["measurements"] for path in sorted(results.glob("*/table2.json"))}
+    by_device = {path.parent.name: stored(path.parent) for path in sorted(results.glob("*/table2.json"))}
     return {device: found for device, measurements in by_device.items() if (found := fps_of(variant, measurements))}
 
 
@@ -260,21 +266,20 @@ def main(
     if store is not None:
         kept = [count_row(variant, stored_fps(variant, store.parent)) for variant in VARIANTS]
         table2_report.plot(kept, store.name, store / "table2.png")
-        (store / "table2.md").write_text(table2_report.markdown(kept, store.name, machine(), "table2.png"))
+        (store / "table2.md").write_text(table2_report.markdown(kept, store.name, stored(store), "table2.png"))
     console.print(terminal_table("Table 2: thop's convention beside the paper's digits", *table2_report.table(rows)))
     if not all(row["ok"] for row in rows):
         raise typer.Exit(1)
 
 
 def keep(measurements: list[dict[str, Any]], store: Path) -> None:
-    """Put measurements into STORE/table2.json in place of earlier ones of the same network, protocol and dtype."""
-    path = store / "table2.json"
-    kept = json.loads(path.read_text())["measurements"] if path.is_file() else []
+    """Put measurements of this machine into STORE/table2.json in place of earlier ones of the same network, protocol and dtype."""
     keys = ("fda", "position", "protocol", "dtype")
     new = {tuple(entry[key] for key in keys) for entry in measurements}
-    kept = [entry for entry in kept if tuple(entry[key] for key in keys) not in new]
+    kept = [entry for entry in stored(store) if tuple(entry[key] for key in keys) not in new]
+    kept += [entry | {"machine": machine()} for entry in measurements]
     store.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps({"machine": machine(), "measurements": kept + measurements}, indent=1) + "\n")
+    (store / "table2.json").write_text(json.dumps({"measurements": kept}, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -51,11 +51,20 @@ def table(rows: list[Row], device: str | None = None) -> tuple[list[str], list[l
     return head, cells
 
 
-def markdown(rows: list[Row], device: str | None = None, about: Row | None = None, picture: str | None = None) -> str:
-    """The table with what its columns mean."""
-    where = (
-        "" if about is None else " Measured on " + ", ".join(f"{key} {value}" for key, value in about.items() if value is not None) + "."
-    )
+def machines(measurements: list[Row]) -> str:
+    """What was measured where; the measurements of a device can be of several commits and versions."""
+    by_machine: dict[str, list[str]] = {}
+    for entry in measurements:
+        where = ", ".join(f"{key} {value}" for key, value in entry["machine"].items() if value is not None)
+        by_machine.setdefault(where, []).append(f"{entry['protocol']} {entry['dtype']}")
+    if len(by_machine) == 1:
+        return f" Measured on {next(iter(by_machine))}."
+    return "".join(f" {', '.join(sorted(set(columns)))} measured on {where}." for where, columns in by_machine.items())
+
+
+def markdown(rows: list[Row], device: str | None = None, measurements: list[Row] | None = None, picture: str | None = None) -> str:
+    """The table with what its columns mean, and where `measurements`, those of the device, were made."""
+    where = machines(measurements or [])
     note = (
         "Parameters and MACs by thop's convention beside the paper's digits; `all products` counts every matrix product, `engine` what our "
         "engine computes. Frames/s by protocol: `public` as OSTrack's profile_model.py, `honest` in evaluation mode with the box read back, "

@@ -77,6 +77,29 @@ def test_measurements_are_kept_and_shown(tmp_path):
     assert (tmp_path / "b.png").stat().st_size > 1000
 
 
+def test_a_measurement_keeps_its_machine(tmp_path, monkeypatch):
+    store, entry = tmp_path / "machine", {"fda": True, "position": False, "fps": 2.0, "frames": 3, "p99_ms": 600.0}
+    for commit, protocol, dtype in (
+        ("old", "honest", "fp32"),
+        ("old", "engine", "fp32"),
+        ("new", "engine", "fp32"),
+        ("new", "engine", "bf16"),
+    ):
+        monkeypatch.setattr(table2, "machine", lambda commit=commit: {"cpu": "one", "gpu": None, "commit": commit})
+        table2.keep([{**entry, "protocol": protocol, "dtype": dtype}], store)
+    kept = table2.stored(store)
+    assert [(row["protocol"], row["dtype"], row["machine"]["commit"]) for row in kept] == [
+        ("honest", "fp32", "old"),
+        ("engine", "fp32", "new"),
+        ("engine", "bf16", "new"),
+    ]
+    rows = [table2.count_row(variant, table2.stored_fps(variant, tmp_path)) for variant in table2.VARIANTS]
+    text = table2_report.markdown(rows, "machine", kept)
+    assert "GPU. honest fp32 measured on cpu one, commit old. engine bf16, engine fp32 measured on cpu one, commit new." in text
+    assert "GPU. Measured on cpu one, commit old.\n" in table2_report.markdown(rows, "machine", kept[:1])
+    assert table2.stored(tmp_path / "nowhere") == []
+
+
 def test_measuring_several_dtypes_in_one_call(tmp_path, monkeypatch, capsys):
     measure = table2.measure
     with monkeypatch.context() as patch:
