@@ -2,8 +2,9 @@
 
     python -m benchmarks.frame [--model esat-384] [--peers all] [--json FILE|-] [--store DIR]
 
-Scopes: `network` starts at normalised images in memory; `tracker` is crop + network + decode on frames of 1920 x 1080. The weights are
-drawn at random where a preset has no shipped ones: the time does not depend on them. A row that fails its check has no time.
+Scopes: `network` is a peer's call on normalised images in memory, and our native network's on what `init` and the crop leave it: the encoded
+template, and the region's patches, already cut and cast. `tracker` is crop + network + decode on frames of 1920 x 1080. The weights are drawn at
+random: the time does not depend on them. A row that fails its check has no time.
 """
 
 from __future__ import annotations

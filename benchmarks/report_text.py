@@ -32,8 +32,8 @@ _NOTES = {
         "which computes no force. A row without times did not run or failed its accuracy check; its note says why."
     ),
     "frame": (
-        "One frame, batch 1. `network` starts at normalised images in memory; `tracker` is crop, network and decode on 1920 x 1080. "
-        "`alpha=beta=0` is the same engine without the force."
+        "One frame, batch 1. `network` starts at normalised images in memory, ours at the encoded template and the region's patches; `tracker` "
+        "is crop, network and decode on 1920 x 1080. `alpha=beta=0` is the same engine without the force."
     ),
 }
 

@@ -1,7 +1,8 @@
 """One frame's network in other engines on the CPU: PyTorch eager and compiled, ONNX Runtime, OpenVINO, and PyTorch's plain OSTrack.
 
 Every peer computes the public formulation (N x N matrices) of the same weights on the same images; exports use integer token indices.
-OpenVINO's int8 model is made from the same export by NNCF, its toolkit for that.
+OpenVINO's int8 model is made from the same export by NNCF, its toolkit for that. A peer's call begins at both images; our native network's at the
+encoded template and the region's patches, already cut and cast, as `init` and the crop leave them.
 """
 
 from __future__ import annotations
