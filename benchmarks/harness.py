@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import platform
 import statistics
 import sys
@@ -79,8 +80,8 @@ def interleaved(runs: Mapping[str, Callable[[], object]], seconds: float, warm_u
 def summary(microseconds: Sequence[float]) -> Timing:
     """Median and 99th percentile (nearest rank)."""
     ordered = sorted(microseconds)
-    rank = min(len(ordered) - 1, round(0.99 * len(ordered)))
-    return Timing(statistics.median(ordered), ordered[rank], len(ordered))
+    rank = math.ceil(99 * len(ordered) / 100)  # of 1, 2, ...
+    return Timing(statistics.median(ordered), ordered[rank - 1], len(ordered))
 
 
 def machine() -> dict[str, Any]:

@@ -27,7 +27,9 @@ def test_functions_run_in_turns() -> None:
 
 def test_summary_is_median_and_99th_percentile() -> None:
     timing = harness.summary([float(i) for i in range(1, 201)])
-    assert timing == harness.Timing(100.5, 199.0, 200)
+    assert timing == harness.Timing(100.5, 198.0, 200)
+    assert harness.summary([float(i) for i in range(100, 0, -1)]).p99_us == 99.0
+    assert harness.summary([float(i) for i in range(1, 51)]).p99_us == 50.0
     assert harness.summary([3.0]) == harness.Timing(3.0, 3.0, 1)
 
 

@@ -191,6 +191,18 @@ def test_plots_show_what_was_measured(tmp_path):
     assert all((tmp_path / f"gpu_{name}.png").stat().st_size > 5000 for name in content)
 
 
+def test_a_frame_is_drawn_over_all_batches(tmp_path, monkeypatch):
+    row = {"impl": "ours", "model": "esat-384", "backend": "cuda", "mode": "graph", "scope": "network"}
+    measured = {"frame": {1: 0.6}, "frames": {1: 0.5, 4: 1.0, 16: 3.0}}
+    for part, times in measured.items():
+        rows = [{**row, "batch": batch, "median_ms": median} for batch, median in times.items()]
+        (tmp_path / f"gpu_{part}.json").write_text(json.dumps({"rows": rows, "stages_us": {}}))
+    drawn = []
+    monkeypatch.setattr(plots, "_lines", lambda axis, series: drawn.append(series))
+    plots.frame(tmp_path)
+    assert drawn == [{"ours cuda, network": [(1, 0.5), (4, 1.0), (16, 3.0)]}]
+
+
 def test_attention_is_checked_in_the_shape_that_is_measured():
     seen = []
 
