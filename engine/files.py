@@ -22,6 +22,8 @@ class PendingFile:
 
     def __init__(self, target: Path) -> None:
         self.target = target
+        if str(target) == "-":
+            raise SinkError("cannot write -: expected the name of a file, since this output does not go to standard output")
         self._place = Path(os.path.realpath(target)) if os.path.islink(target) else target
         folder = self._place.parent
         if os.path.isdir(target):

@@ -22,7 +22,7 @@ from engine.runners.protocol import Runner
 from engine.tracking.config import TrackerConfig
 from engine.tracking.saved import restore_target, save_target, template_picture
 from engine.tracking.state import TargetState
-from engine.tracking.target import Target
+from engine.tracking.target import Target, check_seen
 from engine.weights.shipped import DEFAULT_MODEL
 
 RECTANGLE = "rectangle"
@@ -73,12 +73,13 @@ class CvatTracker:
         return TrackingState(target, template_picture(self._runner, pp_image, target.box))
 
     def track(self, context: Any, pp_image: NDArray[np.uint8], state: TrackingState) -> Any:
-        """The rectangle in the next picture, None where it is lost. `state` goes on."""
+        """The rectangle in the next picture, None where it is lost. `state` goes on. WeightsError where the network gives no finite numbers."""
         from cvat_sdk.auto_annotation import TrackableShape
 
         target, start = state.target, time.perf_counter()
         searched, size = target.regions, (pp_image.shape[1], pp_image.shape[0])
         observations = self._runner.observe(pp_image, searched, [target.template] * len(searched), False)
+        check_seen(observations.targets, self._runner)
         timings = {**observations.timings_ms, "total": 1e3 * (time.perf_counter() - start)}
         result = target.advance(observations.targets, searched, size, timings)
         if result.state is TargetState.LOST:

@@ -71,19 +71,21 @@ def parse_formats(texts: list[str]) -> list[str]:
 
 
 def check_outputs(source: str, outputs: Mapping[str, Path]) -> None:
-    """SinkError where two outputs, or an output and the source, are the same file, and for `-` as one; ConfigError for an unknown format."""
+    """SinkError where two outputs, or an output and the source, are the same file; ConfigError for an unknown format."""
     path = local_path(source)
-    seen = {} if path is None else {os.path.realpath(path): "the source"}
+    seen = {} if path is None else {_place(path): "the source"}
     for name, path in outputs.items():
         if name not in FORMATS:
             raise ConfigError(f"outputs must be of {', '.join(FORMATS)}, got {name!r}")
         if str(path) == "-":
-            if name != "jsonl":
-                raise SinkError(f"cannot write {name} to standard output (-): only jsonl can go there")
             continue
-        other = seen.setdefault(os.path.realpath(path), f"the {name} output")
+        other = seen.setdefault(_place(path), f"the {name} output")
         if other != f"the {name} output":
             raise SinkError(f"cannot write {path}: it is {other} as well")
+
+
+def _place(path: Path) -> str:
+    return os.path.normcase(os.path.realpath(path))
 
 
 def open_outputs(outputs: Mapping[str, Path], sinks: Sinks, about: About) -> None:

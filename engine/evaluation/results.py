@@ -19,20 +19,16 @@ def read_results(folder: Path, sequence: Sequence) -> Floats:
 
 
 def parse_comparisons(texts: Iterable[str]) -> dict[str, Path]:
-    """Folders of `parse_comparison` by name. ConfigError for two of one name."""
+    """The folders of NAME=DIR, or DIR alone, whose last part is the name, by name. DatasetError for one that is not there, ConfigError for two of
+    one name."""
     folders: dict[str, Path] = {}
     for text in texts:
-        name, folder = parse_comparison(text)
+        name, equals, path = text.partition("=")
+        folder = Path(path if equals else text)
+        if not folder.is_dir():
+            raise DatasetError(f"--compare {text}: no such folder: {folder}")
+        name = (name or folder.name) if equals else folder.name
         if name in folders:
             raise ConfigError(f"--compare {folders[name]} and {folder} are both named {name!r}: name them apart by --compare NAME=DIR")
         folders[name] = folder
     return folders
-
-
-def parse_comparison(text: str) -> tuple[str, Path]:
-    """NAME=DIR, or DIR alone, whose last part is the name. DatasetError for a folder that is not there."""
-    name, equals, path = text.partition("=")
-    folder = Path(path if equals else text)
-    if not folder.is_dir():
-        raise DatasetError(f"--compare {text}: no such folder: {folder}")
-    return (name or folder.name) if equals else folder.name, folder

@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import binascii
 import collections
+import dataclasses
 from typing import Any
 
 import numpy as np
@@ -32,7 +33,7 @@ _FIELDS = {  # of a state of this format; without the template, which is kept as
     "Rival": "_limits _last _region_over_size _search _step _leads _candidate _probation",
     "LostSearch": "frame_size _size _centre _cell_width _cells",
     "StateMachine": "_thresholds _may_lose state searching _recent",
-    "StateThresholds": "confident lost lost_after found found_after margin switch_after gone",
+    "StateThresholds": " ".join(field.name for field in dataclasses.fields(StateThresholds)),
 }
 _BORDER = 2  # pixels around the template: the crop blackens the last column and row where it touches the frame's border
 

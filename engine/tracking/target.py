@@ -115,8 +115,8 @@ def check_seen(seen: Sequence[Observation], runner: Runner) -> None:
         if not all(map(math.isfinite, (*one.unclipped, one.score, one.weighted_score))):
             box = ",".join(f"{value:g}" for value in one.unclipped)
             raise WeightsError(
-                f"{runner.config.name} must give finite numbers, got the box {box} with a score of {one.score:g}: "
-                f"its values go beyond what {runner.dtype} holds (fp32 and bf16 hold more than fp16)"
+                f"{runner.config.name} must give finite numbers, got the box {box} with a score of {one.score:g} in {runner.dtype}"
+                + (": its values may go beyond what fp16 holds, use fp32 or bf16" if runner.dtype == "fp16" else "")
             )
 
 

@@ -52,7 +52,7 @@ def _check_file(path: Path) -> None:
     """SourceError for what is missing, cannot be reached, or is empty."""
     try:
         status = path.stat()
-    except FileNotFoundError as error:
+    except (FileNotFoundError, ValueError) as error:  # ValueError: a zero byte in a URL's path
         raise SourceError(f"no such file: {path}") from error
     except OSError as error:
         raise SourceError(f"cannot read {path}: {error.strerror}") from error

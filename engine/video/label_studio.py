@@ -7,7 +7,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from engine.video.annotations import LOST, ClipInfo, TrackedFrame, TrackFile
+from engine.video.annotations import LOST, TrackedFrame, TrackFile
 from engine.video.sinks import Record
 
 
@@ -21,9 +21,8 @@ class LabelStudioVideo(TrackFile):
 
     def render(self, frames: Sequence[TrackedFrame], tracks: Mapping[int, Sequence[Record]]) -> str:
         clip, length = self.clip, self.length(frames)
-        times = {seen.index: float(seen.time) for seen in frames}
-        following = dict(itertools.pairwise(times))  # the tracked frame after each one: live sources skip some
-        duration = round(max(float(length / clip.rate), max(times.values(), default=0.0)), 6)
+        following = dict(itertools.pairwise(seen.index for seen in frames))  # the tracked frame after each one: live sources skip some
+        duration = round(max(float(length / clip.rate), max((float(seen.time) for seen in frames), default=0.0)), 6)
         results = [
             {
                 "id": f"target-{target}",
@@ -36,7 +35,7 @@ class LabelStudioVideo(TrackFile):
                     "framesCount": length,
                     "duration": duration,
                     "labels": [clip.label],
-                    "sequence": _sequence(records, clip, times, following),
+                    "sequence": _sequence(records, frames, following),
                 },
                 "meta": {"text": [f"id {target}"]},
             }
@@ -46,19 +45,19 @@ class LabelStudioVideo(TrackFile):
         return json.dumps([{"data": {"video": clip.name}, "predictions": [prediction]}], indent=1) + "\n"
 
 
-def _sequence(records: Sequence[Record], clip: ClipInfo, times: Mapping[int, float], following: Mapping[int, int]) -> list[dict[str, Any]]:
-    seen = [record for record in records if str(record.state) != LOST]
+def _sequence(records: Sequence[Record], frames: Sequence[TrackedFrame], following: Mapping[int, int]) -> list[dict[str, Any]]:
+    of, seen = {frame.index: frame for frame in frames}, [record for record in records if str(record.state) != LOST]
     shown = {record.index for record in seen}
     return [
         {
             "frame": record.index + 1,
             "enabled": following.get(record.index) in shown,
             "rotation": 0,
-            "x": _percent(record.box[0], clip.width),
-            "y": _percent(record.box[1], clip.height),
-            "width": _percent(record.box[2], clip.width),
-            "height": _percent(record.box[3], clip.height),
-            "time": times[record.index],
+            "x": _percent(record.box[0], of[record.index].width),
+            "y": _percent(record.box[1], of[record.index].height),
+            "width": _percent(record.box[2], of[record.index].width),
+            "height": _percent(record.box[3], of[record.index].height),
+            "time": float(of[record.index].time),
         }
         for record in seen
     ]

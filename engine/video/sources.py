@@ -54,7 +54,7 @@ def local_path(source: str | Path) -> Path | None:
     try:
         scheme = urlsplit(text).scheme.lower() if "://" in text or text.lower().startswith("file:/") else ""
     except ValueError as error:
-        raise SourceError(f"{shown(text)} is no URL: {error}") from error
+        raise SourceError(f"{shown(text)} is no valid URL") from error  # the reason may quote a password
     if not scheme or isinstance(source, Path):
         return Path(source)
     if scheme in SCHEMES:

@@ -29,11 +29,11 @@ def huge_zeros(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
     # The default is shared: a forked tracker would write into its parent's activations.
     private = {"flags": mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS} if hasattr(mmap, "MAP_PRIVATE") else {}
     block = mmap.mmap(-1, needed + _HUGE_PAGE, **private)
-    if hasattr(mmap, "MADV_HUGEPAGE"):
-        with contextlib.suppress(OSError):  # a kernel without huge pages
-            block.madvise(mmap.MADV_HUGEPAGE)
     raw = torch.frombuffer(block, dtype=torch.uint8)  # keeps the mapping alive
-    start = -raw.data_ptr() % _HUGE_PAGE
+    start, whole = -raw.data_ptr() % _HUGE_PAGE, needed // _HUGE_PAGE * _HUGE_PAGE
+    if whole and hasattr(mmap, "MADV_HUGEPAGE"):  # of a rest, a huge page would be memory for nothing
+        with contextlib.suppress(OSError):  # a kernel without huge pages
+            block.madvise(mmap.MADV_HUGEPAGE, start, whole)
     return raw[start : start + needed].view(dtype)[: math.prod(shape)].view(shape)
 
 

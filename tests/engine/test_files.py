@@ -52,6 +52,13 @@ def test_names_that_no_file_can_have(tmp_path: Path) -> None:
     assert os.listdir(tmp_path) == ["circle"]
 
 
+def test_standard_output_is_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SinkError, match="cannot write -: expected the name of a file"):
+        PendingFile(Path("-"))
+    assert os.listdir(tmp_path) == []
+
+
 def test_a_folder_that_may_not_be_entered(locked: Path) -> None:
     for place in (locked / "a.json", locked / "new" / "a.json"):
         with pytest.raises(SinkError, match=f"cannot write {place}: Permission denied"):

@@ -35,7 +35,11 @@ def test_it_is_private_and_may_be_in_huge_pages():
     """Of smaps' VmFlags, "hg" is MADV_HUGEPAGE and "sh" memory that is shared, which gets none unless shmem_enabled says so."""
     memory = huge_zeros((3 << 20,), torch.uint8)
     assert memory.data_ptr() % (2 << 20) == 0
+    assert {"hg", "sh"} & _flags(memory.data_ptr()) == {"hg"}
+    for rest in (memory[2 << 20 :], huge_zeros((1 << 20,), torch.uint8)):  # a huge page of which half is used
+        assert not {"hg", "sh"} & _flags(rest.data_ptr())
+
+
+def _flags(address: int) -> set[str]:
     mappings = re.finditer(r"^([0-9a-f]+)-([0-9a-f]+) (?:.*\n)+?VmFlags: (.*)$", Path("/proc/self/smaps").read_text(), re.MULTILINE)
-    flags = next(found[3].split() for found in mappings if int(found[1], 16) <= memory.data_ptr() < int(found[2], 16))
-    assert "hg" in flags
-    assert "sh" not in flags
+    return next(set(found[3].split()) for found in mappings if int(found[1], 16) <= address < int(found[2], 16))

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -183,7 +183,10 @@ class FrameLoop:
         return index
 
     def results(self, wait: bool = False) -> list[LoopResult]:
-        """The frames that have finished since the last call, in order; with `wait`, all that were submitted."""
+        """The frames that have finished since the last call, in order; with `wait`, all that were submitted.
+
+        WeightsError where the network gives no finite numbers: that frame is lost, for all its targets alike.
+        """
         while self._pending and (wait or self._pending[0].read.done()):
             self._collect()
         finished = list(self._finished)
@@ -247,22 +250,21 @@ class FrameLoop:
         ring = pending.index % len(self._records)
         records, features = self._records[ring].tolist(), self._features[ring].numpy()
 
-        def seen(row: int) -> Observation:
-            return observation(records[row], features[row].copy())
-
-        found = {slot: self._advance(slot, followed, seen, pending) for slot, followed in pending.followed.items()}
+        seen: dict[int, dict[int, Observation]] = {}
+        for slot, followed in pending.followed.items():
+            followed.reach(pending.index)
+            places = {row: slot + row * self.plan.batch for row in followed.order()[: 2 if slot in pending.beside else 1]}
+            seen[slot] = {row: observation(records[place], features[place].copy()) for row, place in places.items()}
+        check_seen([one for rows in seen.values() for one in rows.values()], self._runner)
+        found = {slot: self._advance(slot, followed, seen[slot], pending) for slot, followed in pending.followed.items()}
         self._finished.append(LoopResult(pending.index, found))
 
-    def _advance(self, slot: int, followed: Followed, seen: Callable[[int], Observation], pending: _Pending) -> Result:
-        """The host's view of one target's frame; what the host changes of its boxes goes to the device."""
-        followed.reach(pending.index)
+    def _advance(self, slot: int, followed: Followed, seen: dict[int, Observation], pending: _Pending) -> Result:
+        """The host's view of one target's frame, by its rows; what the host changes of its boxes goes to the device."""
         target, switches = followed.target, followed.target.switches
-        rows = followed.order()[: 2 if slot in pending.beside else 1]
-        observations = [seen(slot + row * self.plan.batch) for row in rows]
-        searched = [followed.boxes[row] for row in rows]
-        check_seen(observations, self._runner)
-        result = target.advance(observations, searched, pending.sizes[followed.stream], {})
-        for row, one in zip(rows, observations, strict=True):
+        searched = [followed.boxes[row] for row in seen]
+        result = target.advance(list(seen.values()), searched, pending.sizes[followed.stream], {})
+        for row, one in seen.items():
             followed.boxes[row] = one.box
         if self._followed.get(slot) is not followed:
             return result

@@ -10,7 +10,7 @@ import pytest
 
 from engine import Tracker
 from engine.adapters.cvat import CvatTracker, create
-from engine.errors import BoxError
+from engine.errors import BoxError, WeightsError
 from tests.require import require
 
 
@@ -44,6 +44,24 @@ def test_it_follows_as_the_tracker_does_and_survives_being_saved(function, tiny_
         assert isinstance(shape, auto_annotation.TrackableShape)
         assert (shape.type, shape.points) == ("rectangle", [x, y, x + w, y + h])
         state = function.restore(json.loads(json.dumps(state.save())))
+
+
+def test_a_network_that_gives_no_numbers_is_an_error_that_leaves_the_state(function, monkeypatch):
+    from cvat_sdk import auto_annotation
+
+    state = function.init_tracking_state(
+        None, function.preprocess_image(None, picture(0)), auto_annotation.TrackableShape(type="rectangle", points=[50, 40, 80, 64])
+    )
+    observe, box = function._runner.observe, state.target.box
+
+    def spoilt(*arguments):
+        seen = observe(*arguments)
+        return seen._replace(targets=[one._replace(unclipped=(float("nan"),) * 4) for one in seen.targets])
+
+    monkeypatch.setattr(function._runner, "observe", spoilt)
+    with pytest.raises(WeightsError, match="must give finite numbers"):
+        function.track(None, np.asarray(picture(1)), state)
+    assert state.target.box == box
 
 
 def color_config():

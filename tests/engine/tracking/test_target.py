@@ -209,7 +209,7 @@ def test_a_network_that_gives_no_numbers_is_one_error_that_changes_no_target(spo
     several.add(FRAME, AWAY)
     for tracker in (alone, several):
         tracker.update(FRAME)
-        with pytest.raises(WeightsError, match=r"esat-s-256 must give finite numbers, got the box .*beyond what fp32 holds"):
+        with pytest.raises(WeightsError, match=r"esat-s-256 must give finite numbers, got the box .* in fp32$"):
             tracker.update(FRAME)
     assert alone.update(FRAME).frame_index == 2
     assert [result.frame_index for result in several.update(FRAME).values()] == [2, 2]

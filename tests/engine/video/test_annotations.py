@@ -135,6 +135,17 @@ def test_label_studio_shows_each_target_where_it_was_seen(tmp_path: Path) -> Non
     assert [item["frame"] for item in second["value"]["sequence"]] == [7, 8, 9]
 
 
+def test_label_studio_has_percent_of_each_picture_of_a_folder(tmp_path: Path) -> None:
+    with Sinks([sink := LabelStudioVideo(tmp_path / "a.json", CLIP)]) as sinks:
+        for index, image in enumerate((IMAGE, np.zeros((50, 400, 3), np.uint8))):
+            sinks.write(Frame(index, Fraction(index, 25), image), [Record(index, (20.0, 10.0, 40.0, 25.0), 0.75, "TRACKING", 1.0, 1)])
+        sinks.finish({})
+    assert sink.target is not None
+    (result,) = json.loads(sink.target.read_text())[0]["predictions"][0]["result"]
+    shown = [[item[key] for key in ("x", "y", "width", "height")] for item in result["value"]["sequence"]]
+    assert shown == [[10.0, 10.0, 20.0, 25.0], [5.0, 20.0, 10.0, 50.0]]
+
+
 def test_label_studio_s_own_check_takes_it(tmp_path: Path) -> None:
     require("label-studio", None if importlib.util.find_spec("label_studio_sdk") else "not installed: label-studio-sdk")
     from label_studio_sdk.label_interface import LabelInterface

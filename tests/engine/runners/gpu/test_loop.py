@@ -9,8 +9,9 @@ import pytest
 import torch
 
 from engine import Tracker, TrackerConfig
-from engine.errors import BoxError, ConfigError, FrameError, StateError
+from engine.errors import BoxError, ConfigError, FrameError, StateError, WeightsError
 from engine.runners.gpu.loop import FrameLoop
+from engine.runners.gpu.runner import observation
 from engine.tracking.state import StateThresholds
 from engine.tracking.target import Target
 from tests.engine.runners.gpu import models
@@ -77,6 +78,26 @@ def test_several_targets_and_streams_equal_separate_trackers(runner):
     for index, result in enumerate(loop.results(wait=True)):
         for slot in range(3):
             _same(result.targets[slot], expected[slot][index])
+
+
+def test_a_frame_without_finite_numbers_is_lost_for_all_its_targets_alike(runner, monkeypatch):
+    read, seen = observation, []
+
+    def spoilt(*arguments):
+        seen.append(read(*arguments))
+        return seen[-1]._replace(score=float("nan")) if len(seen) == 4 else seen[-1]  # the second target's in frame 1
+
+    monkeypatch.setattr("engine.runners.gpu.loop.observation", spoilt)
+    pictures = models.frames(5)
+    loop = FrameLoop(runner, targets=(2,), config=PUBLIC)
+    loop.init(0, pictures[0], BOX)
+    loop.init(1, pictures[0], OTHER)
+    for picture in pictures[1:]:
+        loop.submit(picture)
+    with pytest.raises(WeightsError, match="must give finite numbers"):
+        loop.results(wait=True)
+    found = [(result.frame_index, [target.frame_index for target in result.targets.values()]) for result in loop.results(wait=True)]
+    assert found == [(0, [1, 1]), (2, [2, 2]), (3, [3, 3])]
 
 
 def test_a_place_gets_another_target_and_loses_it_without_capturing_again(runner):
