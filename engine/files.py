@@ -12,6 +12,11 @@ from typing import Self
 from engine.errors import SinkError
 
 
+def no_folder(path: Path) -> str:
+    """What to say of a path that is no folder."""
+    return f"{path} is a file, expected a folder" if os.path.exists(path) else f"no such folder: {path}"
+
+
 class PendingFile:
     """A temporary file beside `target`: `publish` gives it its name, `discard` removes it. Missing folders are made.
 

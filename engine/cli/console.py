@@ -21,7 +21,8 @@ _SECONDS_BETWEEN_LINES = 10.0  # where there is no terminal for a progress bar
 
 
 class Interrupt:
-    """While active, Ctrl-C and SIGTERM set `requested` instead of stopping the program, so that outputs can be completed.
+    """While active, Ctrl-C, SIGTERM and a closed terminal (SIGHUP, unless it is ignored, as by nohup) set `requested` instead of stopping the
+    program, so that outputs can be completed.
 
     A second Ctrl-C stops at once. Outside the main thread nothing is changed.
     """
@@ -35,7 +36,8 @@ class Interrupt:
 
     def __enter__(self) -> Self:
         if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGINT, signal.SIGTERM):
+            hangup = getattr(signal, "SIGHUP", signal.SIGTERM)  # not on Windows
+            for number in {signal.SIGINT, signal.SIGTERM, *([] if signal.getsignal(hangup) is signal.SIG_IGN else [hangup])}:
                 self._before[number] = signal.signal(number, self._handle)
         return self
 
@@ -56,7 +58,7 @@ class TrackingProgress:
     """
 
     def __init__(self, total: int | None, quiet: bool = False, name: str = "tracking") -> None:
-        self._console = Console(stderr=True)
+        self._console = Console(stderr=True, emoji=False)
         columns = [
             TextColumn("{task.description}", markup=False),
             BarColumn(),

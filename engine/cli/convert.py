@@ -30,4 +30,6 @@ def say_written(target: Path, config: ModelConfig) -> None:
 
     from engine.weights.io import file_hash
 
-    Console().print(f"{target}: {config.name}, {target.stat().st_size / 2**20:.1f} MiB, sha256 {file_hash(target)[:16]}", highlight=False)
+    Console(emoji=False).print(
+        f"{target}: {config.name}, {target.stat().st_size / 2**20:.1f} MiB, sha256 {file_hash(target)[:16]}", highlight=False
+    )

@@ -83,7 +83,7 @@ def _report(runner: Runner, runs: dict[Clip, ClipRun], set_up: float, out: Path)
 
     from engine.cli.console import print_summary
 
-    console = Console(highlight=False)
+    console = Console(highlight=False, emoji=False)
 
     def say(text: str = "") -> None:
         console.print(text, markup=False, soft_wrap=True)

@@ -26,7 +26,7 @@ def _environment() -> int:
 
     from engine.cli.environment import check_environment
 
-    console = Console(highlight=False)
+    console = Console(highlight=False, emoji=False)
     findings = check_environment()
     style = {"ok": "green", "warn": "yellow", "fail": "bold red"}
     for finding in findings:
@@ -42,7 +42,7 @@ def _dataset(directory: Path, layout: str) -> int:
     from engine.datasets.check import check
 
     report = check(directory, layout)
-    console = Console(highlight=False)
+    console = Console(highlight=False, emoji=False)
     unscored = f", {report.unscored} of them without public ground truth" if report.unscored else ""
     summary = f"{escape(str(directory))}: layout {report.layout}, {report.sequences} sequences{unscored}, {report.frames} frames"
     console.print(summary, soft_wrap=True)

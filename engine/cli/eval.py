@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -72,8 +73,9 @@ def evaluate(
         raise ConfigError("--model none leaves nothing to score: give --compare NAME=DIR")
     if settings is None and submission is not None:
         raise ConfigError("--submission needs a model that tracks")
+    _check_outputs([Path(path) for path in (markdown, csv, json_output, submission) if path is not None and str(path) != "-"])
     dataset = open_dataset(directory, layout)
-    console = Console(stderr=json_output == "-")
+    console = Console(stderr=json_output == "-", emoji=False)
     with _progress(dataset) as on_progress:
         found = run(dataset, settings, preset, comparisons, results, workers, fresh, ray, on_progress)
     if markdown is not None:
@@ -120,7 +122,7 @@ def _progress(dataset: Dataset) -> Iterator[Callable[[pool.Progress], None]]:
     )
     reused = finished = 0
     total = sum(frames.values())
-    with Progress(*columns, console=Console(stderr=True), transient=True, disable=not bar_is_shown()) as bar:
+    with Progress(*columns, console=Console(stderr=True, emoji=False), transient=True, disable=not bar_is_shown()) as bar:
         task = bar.add_task("", total=total, rate=0.0)
 
         def tell(progress: pool.Progress) -> None:
@@ -160,6 +162,17 @@ def _print(console: Console, found: Evaluation) -> None:
         for failure in entry.failures:
             line = f"[bold red]failed[/] {escape(entry.name)}, {escape(failure.name)}: {escape(failure.reason)}"
             console.print(line, soft_wrap=True, highlight=False)
+
+
+def _check_outputs(paths: list[Path]) -> None:
+    """SinkError, before anything is tracked, for two outputs that are the same file, and for one that is a folder."""
+    from engine.errors import SinkError
+
+    for index, path in enumerate(paths):
+        if os.path.realpath(path) in map(os.path.realpath, paths[:index]):
+            raise SinkError(f"cannot write {path}: two outputs have that name")
+        if os.path.isdir(path):
+            raise SinkError(f"cannot write {path}: it is a folder")
 
 
 def _write(path: Path, text: str) -> None:

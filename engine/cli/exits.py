@@ -65,7 +65,7 @@ def _show_warning(message: Warning | str, category: type[Warning], *where: Any, 
 
 
 def _print(text: str) -> None:
-    Console(stderr=True).print(text, soft_wrap=True, highlight=False)
+    Console(stderr=True, emoji=False).print(text, soft_wrap=True, highlight=False)
 
 
 def _one_line(error: BaseException) -> str:

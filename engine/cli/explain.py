@@ -42,7 +42,7 @@ def explain(
     start = parse_box(box) if box is not None else truth[0]
     folder = Path(sequence) / "img"
     weights = find_weights(model)
-    console = Console()
+    console = Console(emoji=False)
     with open_source(folder if folder.is_dir() else sequence) as source, Progress(console=console, transient=True) as progress:
         task = progress.add_task("explaining", total=max(chosen))
         written = run(source, start, weights, out, chosen, truth, video, lambda frame: progress.update(task, completed=frame.index))

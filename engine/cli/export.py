@@ -43,7 +43,7 @@ def export(
         raise ConfigError(f"--check compares one target: export with --batch 1, got {batch}")
     start = parse_box(box) if box is not None else None
     weights = find_weights(model)
-    console = Console()
+    console = Console(emoji=False)
     with _step(f"exporting {weights.config.name}"):
         export_onnx(weights, onnx, batch)
     console.print(f"{onnx}: {weights.config.name}, batch {batch}, {onnx.stat().st_size / 2**20:.1f} MiB", highlight=False)
@@ -73,6 +73,6 @@ def _step(what: str) -> AbstractContextManager[Any]:
     from engine.cli.lines import bar_is_shown, say
 
     if bar_is_shown():
-        return Console(stderr=True).status(what)
+        return Console(stderr=True, emoji=False).status(what)
     say(what)
     return nullcontext()

@@ -20,7 +20,7 @@ def info(as_json: Annotated[bool, typer.Option("--json", help="Print JSON instea
     if as_json:
         typer.echo(json.dumps(about, indent=1))
         return
-    console = Console(highlight=False)
+    console = Console(highlight=False, emoji=False)
     console.print("[bold]versions[/]  " + "  ".join(f"{name} {version or 'absent'}" for name, version in about["versions"].items()))
     cpu = about["cpu"]
     console.print(f"[bold]processor[/] {cpu['name']}, {cpu['cores']} cores, {cpu['threads']} threads")

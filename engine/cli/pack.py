@@ -29,7 +29,7 @@ def pack(
     coding = packed.pack(pool, out, settings.model, settings.augment, limit_mb, shard_mb)
     files = sorted(out.glob(packed.PATTERN))
     boxes = ", ".join(f"{name} {count}" for name, count in packed.read_packed(out).describe().items())
-    Console(stderr=True).print(
+    Console(stderr=True, emoji=False).print(
         f"{len(files)} shards, {sum(file.stat().st_size for file in files) / 2**20:.1f} MiB in {out}: sides up to {coding.longest} px, "
         f"WebP quality {coding.quality}, every {coding.step}. frame; boxes: {boxes}",
         highlight=False,

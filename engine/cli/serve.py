@@ -42,11 +42,12 @@ def serve(
         from engine.serve.app import create_app
     except ImportError as error:
         raise ConfigError(f"the page needs more packages ({error.name}): pip install 'esat-engine[serve]'") from error
+    from engine.files import no_folder
     from engine.serve.clips import ClipStore
     from engine.serve.hosts import check_names
 
     if folder is not None and not folder.is_dir():
-        raise SourceError(f"no such folder: {folder}")
+        raise SourceError(no_folder(folder))
     if max_upload <= 0:
         raise ConfigError(f"--max-upload must be positive, got {max_upload:g}")
     names = check_names(allow_host or [])
@@ -59,5 +60,7 @@ def serve(
         clips = ClipStore(folder, Path(uploads), int(max_upload * 2**20))
         app = create_app(runner, clips, cameras, host, names)
         address = f"http://{f'[{host}]' if ':' in host else host}:{listener.getsockname()[1]}"
-        Console().print(f"{runner.config.name} on {runner.device} ({runner.dtype}): open {address}, end with Ctrl-C", highlight=False)
+        Console(emoji=False).print(
+            f"{runner.config.name} on {runner.device} ({runner.dtype}): open {address}, end with Ctrl-C", highlight=False
+        )
         uvicorn.Server(uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=_GRACE)).run(sockets=[listener])

@@ -45,7 +45,7 @@ def sheet(
     pool = read_data(settings)
     maker = PairMaker(pool, settings.model, settings.augment, settings.seed)
     write_picture(out, pair_sheet(maker.batch(page, pairs)))
-    console = Console(stderr=True)
+    console = Console(stderr=True, emoji=False)
     console.print(f"pairs {page * pairs} to {page * pairs + pairs - 1}: {out}", highlight=False)
     if data_sheet is not None:
         write_picture(data_sheet, draw_data(pool, per_group))

@@ -184,10 +184,10 @@ def _track_one(job: Job, runner: Runner, select: bool, show: bool, quiet: bool) 
 
         run = track_clip(job, runner, stop, opened, select_boxes if select else None, show)
     if run.session.unused:
-        _print_unused(Console(stderr=True), shown(job.source), len(run.session.unused))
+        _print_unused(Console(stderr=True, emoji=False), shown(job.source), len(run.session.unused))
     if not quiet:
         for note in run.notes:
-            Console(stderr=True).print(f"{shown(job.source)}: {note}", markup=False, highlight=False, soft_wrap=True)
+            Console(stderr=True, emoji=False).print(f"{shown(job.source)}: {note}", markup=False, highlight=False, soft_wrap=True)
         title = f"{run.session.frames} frames with {runner.config.name} on {runner.device} in {runner.dtype}"
         title += f", {run.targets} targets" if run.targets > 1 else ""
         title += f", {run.dropped} skipped" if run.dropped else ""
@@ -221,7 +221,7 @@ def _track_many(
     same = parse_boxes(box or [])
     table = read_table(boxes) if boxes is not None else lambda clip: same
     jobs = make_jobs(sources, folder, formats, like)
-    console, errors, stop = Console(highlight=False), Console(stderr=True, highlight=False), Interrupt()
+    console, errors, stop = Console(highlight=False, emoji=False), Console(stderr=True, highlight=False, emoji=False), Interrupt()
     progress: list[TrackingProgress] = []
 
     def close() -> None:

@@ -52,7 +52,7 @@ def train(
     settings = read_config(
         config, **{key: value if isinstance(value, int) else str(value) for key, value in given.items() if value is not None}
     )
-    console = Console(stderr=True, quiet=not in_first_process())
+    console = Console(stderr=True, quiet=not in_first_process(), emoji=False)
     keep_freed_memory()
     torch.set_num_threads(share_threads(threads))
     pool = read_data(settings)

@@ -103,12 +103,13 @@ def check_given(given: Iterable[Given], first: Frame, source: Source, backwards:
 
 
 def boxes_for(clip: str, table: Mapping[str, list[Given]]) -> list[Given] | None:
-    """The boxes of a clip from a table of several, by its path, its file name, or its name without the suffix; None: there are none."""
+    """The boxes of a clip from a table of several, by its path, its file name, and its name without the suffix; None: there are none. BoxError
+    where lines under two of these names give a target two boxes for one frame."""
     path = Path(without_password(clip))
-    for name in (clip, without_password(clip), path.name, path.stem):
-        if name in table:
-            return table[name]
-    return None
+    names = dict.fromkeys(name for name in (clip, without_password(clip), path.name, path.stem) if name in table)
+    found = [entry for name in names for entry in table[name]]
+    _check_unique(found, path)
+    return found or None
 
 
 def _cells(line: str) -> list[str]:

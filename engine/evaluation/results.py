@@ -8,6 +8,7 @@ from pathlib import Path
 from engine.datasets.sequences import Sequence
 from engine.datasets.text import Floats, read_boxes
 from engine.errors import ConfigError, DatasetError
+from engine.files import no_folder
 
 
 def read_results(folder: Path, sequence: Sequence) -> Floats:
@@ -26,7 +27,7 @@ def parse_comparisons(texts: Iterable[str]) -> dict[str, Path]:
         name, equals, path = text.partition("=")
         folder = Path(path if equals else text)
         if not folder.is_dir():
-            raise DatasetError(f"--compare {text}: no such folder: {folder}")
+            raise DatasetError(f"--compare {text}: {no_folder(folder)}")
         name = (name or folder.name) if equals else folder.name
         if name in folders:
             raise ConfigError(f"--compare {folders[name]} and {folder} are both named {name!r}: name them apart by --compare NAME=DIR")

@@ -12,7 +12,7 @@ from typing import Any
 
 from engine.datasets.layouts import open_dataset
 from engine.datasets.sequences import Dataset, Failure
-from engine.datasets.text import look_like_corners
+from engine.datasets.text import Floats, look_like_corners
 from engine.errors import ConfigError, EsatError
 from engine.evaluation import metrics, pool, report
 from engine.evaluation.metrics import Truth
@@ -141,12 +141,15 @@ def evaluate(
         known = {failure.name for failure in failures}
         missed = [failure for failure in unreadable if failure.name not in known]
         own = report.score(settings.name, preset, truths, boxes, fps, [*dataset.broken, *failures, *missed])
-    others = tuple(_other_tracker(name, path, preset, dataset, truths) for name, path in (compare or {}).items())
-    notes = (*dataset.notes, *_notes(preset, truths))
+    results = {name: _other_results(path, dataset, truths) for name, path in (compare or {}).items()}
+    others = tuple(report.score(name, preset, truths, boxes, {}, failures) for name, (boxes, failures) in results.items())
+    lengths = [note for name, (boxes, _) in results.items() for note in _lengths(name, boxes, truths)]
+    notes = (*dataset.notes, *_notes(preset, truths), *lengths)
     return Evaluation(dataset, preset, own, others, outcomes, folder if settings else None, notes)
 
 
-def _other_tracker(name: str, folder: Path, preset: str, dataset: Dataset, truths: Mapping[str, Truth]) -> TrackerReport:
+def _other_results(folder: Path, dataset: Dataset, truths: Mapping[str, Truth]) -> tuple[dict[str, Floats], list[Failure]]:
+    """Another tracker's boxes by sequence, and what cannot be read."""
     boxes, failures = {}, []
     for sequence in dataset.sequences:
         if sequence.name not in truths:
@@ -155,7 +158,16 @@ def _other_tracker(name: str, folder: Path, preset: str, dataset: Dataset, truth
             boxes[sequence.name] = read_results(folder, sequence)
         except EsatError as error:
             failures.append(Failure(sequence.name, str(error)))
-    return report.score(name, preset, truths, boxes, {}, failures)
+    return boxes, failures
+
+
+def _lengths(name: str, boxes: Mapping[str, Floats], truths: Mapping[str, Truth]) -> list[str]:
+    """What to say of results of another length than the ground truth: presets count what is missing as misses, or not at all."""
+    wrong = [key for key, found in boxes.items() if len(found) != len(truths[key].boxes)]
+    if not wrong:
+        return []
+    first = f"{len(boxes[wrong[0]])} boxes for the {len(truths[wrong[0]].boxes)} frames of {wrong[0]}"
+    return [f"{name}: {len(wrong)} results are not as long as their sequences, the first has {first}"]
 
 
 def _notes(preset: str, truths: Mapping[str, Truth]) -> list[str]:

@@ -178,6 +178,9 @@ class LiveRun:
         seen = next((frame for frame in self._recent if command.index is not None and frame.index >= command.index), self._recent[-1])
         try:
             with self._in_turn:
+                targets = [number + 1 for number in self._tracker.target_ids]
+                if (command.box is None or command.target is not None) and command.target not in targets:
+                    raise StateError(f"there is no target {command.target}: targets are {targets}")
                 if command.box is None:
                     self._tracker.remove((command.target or 0) - 1)
                 elif command.target is None:

@@ -195,7 +195,9 @@ def read_pool(folder: Path, pseudo: Path | None = None, parts: Collection[str] =
             raise DatasetError(f"clips: {folder} has a group {name} already: give {path} another name")
         clips[name] = [track for tracks in read_clips(path).values() for track in tracks]
         if not clips[name]:
-            raise DatasetError(f"clips: expected NAME.mp4 with NAME.txt in {path}, for the group {name}, found none")
+            raise DatasetError(
+                f"clips: expected NAME.mp4 with NAME.txt in {path}, for the group {name}, found none (engine.training.animate makes such clips)"
+            )
     pool = Pool({name: group for name, group in stills.items() if group}, {name: group for name, group in clips.items() if group})
     if not pool.stills and not pool.clips:
         raise DatasetError(

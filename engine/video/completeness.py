@@ -20,6 +20,10 @@ def missing_end(container: Any, stream: Any, decoding: Decoding, path: Path | No
     Lengths in bytes are often wrong in files that play to their end (AVI that was streamed or grew beyond 4 GB, bytes behind the last box),
     so they count only where frames are missing. path: the file, if there is one; failure: the error that ended the pass, if one did.
     """
+    if path is None and not decoding.packets and _is_mp4(container):
+        return (
+            "its index is at its end, and this source cannot go back: save it to a file, or `ffmpeg -i IN -c copy -movflags +faststart OUT`"
+        )
     cut = (path is not None and path.is_file() and is_cut_off(path)) or (stream.frames and _is_mp4(container))
     if cut and not _all_read(container, stream, decoding):
         return "the file is cut off"

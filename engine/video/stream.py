@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+import warnings
 from collections.abc import Iterator
 from fractions import Fraction
 from typing import Any
@@ -11,7 +12,7 @@ from urllib.parse import urlsplit
 
 import av
 
-from engine.errors import IncompleteError, SourceError
+from engine.errors import EsatWarning, IncompleteError, SourceError
 from engine.video.decode import FAILURES, Decoding, average_rate, open_container, reason
 from engine.video.files import read_file
 from engine.video.frames import Frame, Source
@@ -84,6 +85,8 @@ class NetworkStream(Source):
 
     def _reconnect(self, index: int, failure: str) -> None:
         self._container.close()
+        if index:
+            warnings.warn(f"{self.name}: {failure} after frame {index}, it is opened again", EsatWarning, stacklevel=3)
         while self._attempts < self._reconnects:
             if self._stop.wait(min(self._pause * 2**self._attempts, 8.0)):
                 return

@@ -211,6 +211,11 @@ def test_another_tracker_beside_ours_and_alone(tmp_path, weights, monkeypatch):
         assert content["model"] is None
         assert content["trackers"]["perfect"]["mean"]["AUC"] == pytest.approx(perfect)
         assert content["trackers"]["perfect"]["mean"]["AO"] == pytest.approx(100)
+    trees.write_boxes(other / "Square0.txt", trees.moving_boxes(4))
+    assert run(root, "--model", "none", "--compare", other, "--json", output) == 0
+    assert json.loads(output.read_text())["notes"] == [
+        "perfect: 1 results are not as long as their sequences, the first has 4 boxes for the 6 frames of Square0"
+    ]
     (other / "Square1.txt").unlink()
     labels = _legends(monkeypatch)
     assert run(root, "--model", weights, "--compare", other, "--plots", tmp_path / "plots") == 1
@@ -376,6 +381,9 @@ def test_own_videos_and_one_box_only(tmp_path, weights):
     ("arguments", "words"),
     [
         (["nowhere"], "no such folder"),
+        (["{data}/Square0/groundtruth_rect.txt"], "groundtruth_rect.txt is a file, expected a folder"),
+        (["{data}", "--json", "o", "--csv", "o"], "cannot write o: two outputs have that name"),
+        (["{data}", "--csv", "{data}"], "it is a folder"),
         ([".", "--layout", "kitti"], "unknown layout"),
         ([".", "--preset", "mean"], "--preset must be one of"),
         (["{data}", "--model", "missing.safetensors"], "not found"),

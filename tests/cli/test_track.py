@@ -163,7 +163,7 @@ BAD_INPUTS: dict[str, tuple[Callable[[Path, Path], list[object]], str]] = {
     "output is the source by its URL": (lambda folder, clip: [clip.as_uri(), "--box", BOX, "--txt", clip], "is the source as well"),
     "output is the source": (lambda folder, clip: [clip, "--box", BOX, "--txt", clip], "is the source as well"),
     "two outputs in one file": (with_clip("--box", BOX, "--txt", "FOLDER/out/a.json"), "output as well"),
-    "a table on standard output": (with_clip("--box", BOX, "--csv", "-"), "cannot write csv to standard output (-): only jsonl"),
+    "a table on standard output": (with_clip("--box", BOX, "--csv", "-"), "cannot write -: expected the name of a file"),
 }
 
 
@@ -323,10 +323,25 @@ def test_termination_while_a_live_stream_hangs(tiny: Path, tmp_path: Path) -> No
         release.set()
 
 
+def test_a_terminal_that_is_closed_leaves_complete_files(tiny: Path, tmp_path: Path) -> None:
+    clip = write_clip(tmp_path / "clip.mp4", pictures(600, 64, 48), options={"preset": "ultrafast"})
+    assert 5 <= interrupted(signal.SIGHUP, clip, tiny, tmp_path / "out") < 600
+
+
+def test_a_name_is_shown_as_it_is(tiny: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert esat("track", "a:car:[b].mp4", "--box", BOX, "--model", tiny) == 2
+    assert "no such file: a:car:[b].mp4" in capsys.readouterr().err
+
+
 def test_video_on_standard_input(tiny: Path, clip: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=io.BytesIO(clip.read_bytes()), isatty=lambda: False))
     assert esat("track", "-", "--box", BOX, "--model", tiny, "--jsonl", "-", "-q") == 0
     assert len(capsys.readouterr().out.splitlines()) == 8
+    large = write_clip(io.BytesIO(), pictures(100, 320, 240), container="mp4", options={"crf": "1", "preset": "ultrafast"}).getvalue()
+    pipe = SimpleNamespace(read=io.BytesIO(large).read)  # larger than what FFmpeg holds, with its index at the end
+    monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=pipe, isatty=lambda: False))
+    assert esat("track", "-", "--box", BOX, "--model", tiny) == 2
+    assert "its index is at its end, and this source cannot go back" in " ".join(capsys.readouterr().err.split())
     monkeypatch.setattr(sys, "stdin", SimpleNamespace(isatty=lambda: True))
     assert esat("track", "-", "--box", BOX, "--model", tiny) == 2
     assert "standard input is a terminal" in capsys.readouterr().err

@@ -13,6 +13,7 @@ from pathlib import Path
 from engine.datasets.layouts import got10k, lasot, nfs, otb, tnl2k, trackingnet, uav20l, uav123, video
 from engine.datasets.sequences import Dataset, Failure, Sequence, collect
 from engine.errors import ConfigError, DatasetError
+from engine.files import no_folder
 
 # The order in which `auto` tries them: the more particular ones first (LaSOT's folders also look like OTB's).
 LAYOUTS = {
@@ -39,7 +40,7 @@ def open_dataset(root: str | Path, layout: str = "auto", training: bool = False)
     """
     root = Path(root)
     if not os.path.isdir(root):
-        raise DatasetError(f"no such folder: {root}")
+        raise DatasetError(no_folder(root))
     layout = _ALIASES.get(layout, layout)
     if layout not in ("auto", *LAYOUTS):
         raise ConfigError(f"unknown layout {layout!r}: expected auto, {', '.join([*LAYOUTS, *_ALIASES])}")

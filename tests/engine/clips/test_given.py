@@ -48,6 +48,10 @@ def test_lines_of_several_clips(tmp_path: Path) -> None:
     assert boxes_for("in/b.mp4", clips) == clips["b"]
     assert boxes_for("in/a.mp4", clips) == clips["a.mp4"]
     assert boxes_for("in/c.mp4", clips) is None
+    both = read_given_of_clips(file(tmp_path, "a.mp4,0,1,1,2,3,4\na,5,2,5,6,7,8\na,0,3,1,2,3,4\n"))
+    assert [entry.target for entry in boxes_for("in/a.mp4", both) or ()] == [1, 2, 3]
+    with pytest.raises(BoxError, match="target 1 has two boxes for the same frame"):
+        boxes_for("a.mp4", read_given_of_clips(file(tmp_path, "a.mp4,0,1,1,2,3,4\na,0,1,5,6,7,8\n")))
     with pytest.raises(BoxError, match="boxes of 2 clips, but one is tracked"):
         read_given(path)
 

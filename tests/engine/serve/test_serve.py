@@ -110,7 +110,7 @@ def test_targets_are_added_corrected_and_removed_while_it_runs(client):
     assert [1, 2] in followed
     notes = [body["reason"] for body in bodies if body["type"] == "note"]
     assert len(notes) == 2
-    assert "there is no target" in notes[0]
+    assert notes[0] == "there is no target 9: targets are [1, 2]"
     assert "lies outside the frame of 320 x 240" in notes[1]
     centres = [frame["targets"][0]["region"][0] + frame["targets"][0]["region"][2] / 2 for frame in frames[1:]]
     assert any(abs(centre - 55) < 1 for centre in centres)  # searched around the new box

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from engine.errors import SourceError
+from engine.errors import EsatWarning, SourceError
 from engine.video import NetworkStream, Reader, open_source
 from tests.engine.video.clips import FASTSTART, collect, picture, pictures, write_clip
 from tests.engine.video.servers import http_server, send_file, send_live
@@ -54,8 +54,12 @@ def test_live_stream_reconnects_and_may_come_back_in_another_size() -> None:
         assert source.live
         assert source.frame_count is None
         frames = []
-        with pytest.raises(SourceError, match=r"lost after frame 35, 2 attempts to reconnect failed: .*404"):
+        with (
+            pytest.warns(EsatWarning, match=r"live: .* after frame (20|35), it is opened again") as told,
+            pytest.raises(SourceError, match=r"lost after frame 35, 2 attempts to reconnect failed: .*404"),
+        ):
             collect(source, frames)
+        assert len(told) == 2
     assert [frame.image.shape for frame in frames] == [(64, 96, 3)] * 20 + [(80, 128, 3)] * 15
     assert [frame.index for frame in frames] == list(range(35))
     times = [frame.timestamp for frame in frames]
