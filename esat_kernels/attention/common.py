@@ -50,6 +50,13 @@ def empty_out(q: Tensor) -> Tensor:
     return q.new_empty(batch, tokens, heads, head_dim).transpose(1, 2)
 
 
+def check_lse(lse: Tensor, q: Tensor) -> None:
+    """That a backward kernel, which gets no more of it than its address, can read lse for q [B, H, N, D]. ValueError."""
+    if lse.shape != q.shape[:3] or lse.dtype != torch.float32 or lse.device != q.device:
+        expected, found = f"{tuple(q.shape[:3])} torch.float32 on {q.device}", f"{tuple(lse.shape)} {lse.dtype} on {lse.device}"
+        raise ValueError(f"attention: lse must be {expected}, got {found}")
+
+
 def address(tensor: Tensor) -> tuple[int, tuple[int, ...]]:
     """Where [B, H, N, D] lies, and its strides of batch, head and token in elements."""
     return tensor.data_ptr(), tensor.stride()[:3]

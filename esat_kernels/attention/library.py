@@ -32,7 +32,7 @@ def fda_forward(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """out [B, H, N, D], elimination scores float32 [B, N - num_template] (empty [B, 0] if template_token < 0), lse float32 [B, H, N].
 
-    Only a backward needs the lse: without it the result is empty [B, H, 0], and the CPU kernels are faster.
+    Only a backward needs the lse: without it the result is empty [B, H, 0], the CPU kernels are faster, and a backward costs a forward more.
     """
     forces, wanted = Forces(alpha, beta, delta, scale), Scores(num_template, template_token)
     if backend == "cpu":
@@ -73,7 +73,7 @@ def fda_backward(
     scale: float,
     backend: str,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """dq, dk, dv [B, H, N, D] (stored as [B, N, H, D]); recomputes the probabilities from lse."""
+    """dq, dk, dv [B, H, N, D] (stored as [B, N, H, D]); recomputes the probabilities from lse [B, H, N]. ValueError for another lse."""
     forces = Forces(alpha, beta, delta, scale)
     if backend == "cpu":
         return native.backward(dout, q, k, v, out, lse, forces)
@@ -101,6 +101,8 @@ def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tens
 
 def _backward(ctx: Any, dout: Tensor, dscores: Tensor, dlse: Tensor) -> tuple[Any, ...]:
     q, k, v, out, lse = ctx.saved_tensors
+    if lse.shape[-1] != q.shape[2]:  # a call that was captured (torch.export, torch.jit.trace) before anything needed a gradient
+        lse = fda_forward(q, k, v, *ctx.forces, *Scores(), ctx.backend, True)[2]
     grads = fda_backward(dout, q, k, v, out, lse, *ctx.forces, ctx.backend)
     return *grads, *[None] * (ctx.inputs - len(grads))
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from esat_kernels import _native
-from esat_kernels.attention.common import Forces, Scores, address, empty_out
+from esat_kernels.attention.common import Forces, Scores, address, check_lse, empty_out
 
 MAX_HEAD_DIM = 128
 _NAMES = {torch.float32: "float32", torch.bfloat16: "bfloat16", torch.float16: "float16"}
@@ -89,6 +89,7 @@ def forward(q: Tensor, k: Tensor, v: Tensor, forces: Forces, wanted: Scores, wit
 
 def backward(dout: Tensor, q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor, forces: Forces) -> tuple[Tensor, Tensor, Tensor]:
     """As `library.fda_backward`."""
+    check_lse(lse, q)
     inputs = [_readable(tensor) for tensor in (dout, q, k, v, out)]
     lse = lse.contiguous()
     grads = empty_out(q), empty_out(q), empty_out(q)

@@ -11,7 +11,7 @@ from esat_kernels import _triton, _tuned
 from esat_kernels._triton import cdiv, multiprocessors, shared_memory
 from esat_kernels._triton import unavailable as unavailable
 from esat_kernels.attention import triton_tiles
-from esat_kernels.attention.common import Forces, Scores, empty_out, gpu_unsupported
+from esat_kernels.attention.common import Forces, Scores, check_lse, empty_out, gpu_unsupported
 from esat_kernels.attention.triton_tiles import Tiles
 
 _DTYPES = (torch.bfloat16, torch.float16, torch.float32)
@@ -76,6 +76,7 @@ def backward(dout: Tensor, q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Te
     """dq, dk, dv [B, H, N, D] (stored as [B, N, H, D]) from dout [B, H, N, D] of any strides, the forward's out and its lse."""
     from esat_kernels.attention import triton_backward as kernels
 
+    check_lse(lse, q)
     batch, heads, tokens, head_dim = q.shape
     dq, dk, dv = empty_out(q), empty_out(q), empty_out(q)
     lse = lse.contiguous()

@@ -246,10 +246,42 @@ def test_not_a_number_stays_visible_in_gradients(isa: str, place: str, dtype: to
             assert torch.equal(got.isnan(), expected.isnan())
 
 
-@pytest.mark.parametrize(("token", "with_lse"), [(-1, True), (5, True), (5, False)])
-def test_operators_pass_opcheck(token: int, with_lse: bool) -> None:
+class Attention(torch.nn.Module):
+    def forward(self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+        return fda_attention(q, k, v, backend="cpu")
+
+
+CAPTURES = {
+    "export": lambda *inputs: torch.export.export(Attention(), inputs).module(),
+    "trace": lambda *inputs: torch.jit.trace(Attention(), inputs),
+    "operator": lambda *_: lambda q, k, v: fda_forward(q, k, v, 0.1, 0.1, 8**-0.5, 8**-0.5, 0, -1, "cpu", False)[0],
+}
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::torch.jit.TracerWarning")
+@pytest.mark.parametrize("capture", CAPTURES)
+def test_a_call_that_was_captured_without_gradients_has_them(capture: str) -> None:
+    """Its forward keeps no log-sum-exp."""
+    case = testing.make_case("near", 1, 2, 17, 8)
+    captured = CAPTURES[capture](case.q, case.k, case.v)
+    q, k, v = (t.clone().requires_grad_() for t in (case.q, case.k, case.v))
+    dout = testing.make_case("normal", 1, 2, 17, 8, seed=1).v
+    expected = torch.autograd.grad(fda_attention(q, k, v, backend="cpu"), (q, k, v), dout)
+    for got, gradient in zip(torch.autograd.grad(captured(q, k, v), (q, k, v), dout), expected, strict=True):
+        assert torch.equal(got, gradient)
+
+
+@pytest.mark.parametrize("lse", [torch.zeros(1, 2, 0), torch.zeros(1, 2, 17, dtype=torch.float64), torch.zeros(1, 2, 17, device="meta")])
+def test_a_backward_refuses_another_log_sum_exp(lse: torch.Tensor) -> None:
+    case = testing.make_case("near", 1, 2, 17, 8)
+    with pytest.raises(ValueError, match=r"lse must be \(1, 2, 17\) torch.float32 on cpu, got \(1, 2, "):
+        native.backward(case.v, case.q, case.k, case.v, case.v, lse, case.forces)
+
+
+@pytest.mark.parametrize(("token", "with_lse", "gradients"), [(-1, True, True), (5, True, True), (5, False, False), (5, False, True)])
+def test_operators_pass_opcheck(token: int, with_lse: bool, gradients: bool) -> None:
     case = testing.make_case("near", 1, 2, 17, 8, torch.bfloat16, strided=True)
-    q, k, v = (t.detach().requires_grad_(with_lse) for t in (case.q, case.k, case.v))
+    q, k, v = (t.detach().requires_grad_(gradients) for t in (case.q, case.k, case.v))
     tests = ("test_schema", "test_autograd_registration", "test_faketensor", "test_aot_dispatch_dynamic")
     torch.library.opcheck(fda_forward, (q, k, v, 0.5, 0.5, 0.1, 0.3, 8, token, "cpu", with_lse), test_utils=tests)
 
