@@ -17,7 +17,7 @@ PARAMETER = "backbone.token_type_embed"  # of the whole network
 def usual_box(config: ModelConfig, batch: int) -> Tensor:
     """float32 [batch, 4]: a square box as large as the template factor says."""
     side = 1 / config.template_factor
-    return torch.tensor([0.5, 0.5, side, side]).repeat(batch, 1)
+    return torch.tensor([0.5, 0.5, side, side], dtype=torch.float32, device="cpu").repeat(batch, 1)
 
 
 def covered(config: ModelConfig, batch: int, box: Tensor | None) -> Tensor:

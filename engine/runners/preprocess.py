@@ -24,7 +24,8 @@ def normalise(crops: Sequence[NDArray[np.uint8]], bgr: bool, device: torch.devic
 def template_box(box: Box, config: ModelConfig, target: Box | None = None) -> Tensor:
     """The target in the template around `box`, as the network reads it: float32 [1, 4], cx, cy, w, h over the template's side. `target`: where
     it is not `box` itself."""
-    return torch.tensor([in_region(box, region_around(box, config.template_factor)) if target is None else target])
+    seen = in_region(box, region_around(box, config.template_factor)) if target is None else target
+    return torch.tensor([seen], dtype=torch.float32, device="cpu")
 
 
 def images(rows: Tensor, patch: int) -> Tensor:
@@ -35,5 +36,6 @@ def images(rows: Tensor, patch: int) -> Tensor:
 
 def standardise(batch: Tensor) -> Tensor:
     """RGB uint8 [B, S, S, 3] -> float32 [B, 3, S, S], ImageNet mean and standard deviation removed."""
-    mean, deviation = (torch.tensor(values, device=batch.device).view(1, 3, 1, 1) for values in (IMAGENET_MEAN, IMAGENET_STD))
-    return (batch.permute(0, 3, 1, 2).float() / 255 - mean) / deviation
+    values = batch.permute(0, 3, 1, 2).float() / 255
+    mean, deviation = (values.new_tensor(numbers).view(1, 3, 1, 1) for numbers in (IMAGENET_MEAN, IMAGENET_STD))
+    return (values - mean) / deviation

@@ -86,7 +86,7 @@ class TorchRunner:
                 size / scale for _, scale in crops
             ]
         frame_size = torch.tensor(frame.shape[:2], dtype=torch.int32, device=pixels.device)
-        rows = torch.empty(len(boxes), (size // _PATCH) ** 2, 3 * _PATCH**2, device=pixels.device)
+        rows = torch.empty(len(boxes), (size // _PATCH) ** 2, 3 * _PATCH**2, dtype=torch.float32, device=pixels.device)
         around = torch.tensor(boxes, dtype=torch.float64, device=pixels.device)
         esat_kernels.crop_regions(pixels, frame_size, around, factor, size, rows, bgr, matrix=matrix_of(frame))
         return images(rows, _PATCH), [float(region_around(box, factor).side) for box in boxes]

@@ -53,7 +53,8 @@ def crop_patches(
     crop = torch.from_numpy(crop_resize(frame, region, size)).float()
     if reverse:
         crop = crop.flip(2)
-    crop = crop * torch.tensor(scale) + torch.tensor(bias)
+    factors, offsets = (crop.new_tensor(values) for values in (scale, bias))
+    crop = crop * factors + offsets
     grid = size // patch
     rows = crop.view(grid, patch, grid, patch, 3).permute(0, 2, 4, 1, 3)
     out.copy_(rows.reshape(grid * grid, 3 * patch * patch))

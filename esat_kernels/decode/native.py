@@ -22,8 +22,8 @@ def decode_maps(score_map: Tensor, size_map: Tensor, offset_map: Tensor, window:
     score_map, size_map, offset_map = score_map.contiguous(), size_map.contiguous(), offset_map.contiguous()
     window = None if window is None else window.contiguous()
     batch, _, side, _ = score_map.shape
-    box, score, weighted = (torch.empty(shape) for shape in ((batch, 4), (batch,), (batch,)))
-    index = torch.empty(batch, dtype=torch.int64)
+    box, score, weighted = (score_map.new_empty(shape) for shape in ((batch, 4), (batch,), (batch,)))
+    index = score_map.new_empty(batch, dtype=torch.int64)
     _native.library().decode_maps(
         *(score_map.data_ptr(), size_map.data_ptr(), offset_map.data_ptr(), 0 if window is None else window.data_ptr()),
         *(batch, side, box.data_ptr(), score.data_ptr(), weighted.data_ptr(), index.data_ptr()),

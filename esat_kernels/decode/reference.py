@@ -58,13 +58,13 @@ def advance_boxes(
     (x, inner_w), (y, inner_h) = _clip(left, w, width, margin), _clip(top, h, height, margin)
     record = torch.stack([x, y, inner_w, inner_h, score.double(), weighted.double(), side, cell.double(), left, top, w, h], dim=1)
     boxes.copy_(record[:, :4])
-    return record, torch.zeros(len(boxes), 0, device=boxes.device) if features is None else surroundings(features, cell)
+    return record, boxes.new_zeros(len(boxes), 0, dtype=torch.float32) if features is None else surroundings(features, cell)
 
 
 def surroundings(features: Tensor, cell: Tensor) -> Tensor:
     """The mean of the features [B, F * F, C] in the 3 x 3 cells around the cell [B], zeros beyond the border: float32 [B, C]."""
     side = math.isqrt(features.shape[1])
-    total = torch.zeros((), device=features.device)
+    total = features.new_zeros((), dtype=torch.float32)
     for step in range(9):
         row, column = cell // side + step // 3 - 1, cell % side + step % 3 - 1
         inside = (row >= 0) & (row < side) & (column >= 0) & (column < side)

@@ -35,7 +35,7 @@ def _rows(tensor: Tensor) -> Tensor:
 def select_tokens(scores: Tensor, keep: int) -> Tensor:
     """As the reference: int64 [B, keep]."""
     scores = _rows(scores)
-    kept = torch.empty(scores.shape[0], keep, dtype=torch.int64)
+    kept = scores.new_empty(scores.shape[0], keep, dtype=torch.int64)
     _native.library().select_tokens(*_selection(scores, kept))
     return kept
 

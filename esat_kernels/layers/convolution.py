@@ -51,7 +51,7 @@ class PackedConvolution:
 class Convolution:
     """relu(3 x 3 convolution + bias) of a map into a map of its own, which holds `pixels` and is zero at first. Serves one thread at a time.
 
-    NotImplementedError where the processor has no products in the weights' dtype, ValueError for a raster that leaves the map.
+    NotImplementedError where the processor has no products in the weights' dtype, ValueError for a raster that leaves the map and another bias.
     """
 
     def __init__(self, packed: PackedConvolution, raster: Raster, pixels: int):
@@ -62,7 +62,8 @@ class Convolution:
         self._source = (dtype, map_pixels(raster.pixels, raster.width), packed.inputs)
         self._out = huge_zeros((map_pixels(pixels, raster.width), packed.outputs), dtype)
         self._convolve = functools.partial(_native.library().convolve, kernels(dtype))
-        self._sizes = (packed.weight.data_ptr(), packed.bias.data_ptr(), packed.inputs, packed.outputs, *raster)
+        bias = _native.address("convolution", packed.bias, torch.float32, packed.outputs)
+        self._sizes = (packed.weight.data_ptr(), bias, packed.inputs, packed.outputs, *raster)
 
     def __call__(self, source: Tensor, valid: Tensor) -> Tensor:
         """source: a map [map_pixels(raster's pixels, width) or more, inputs] in the weights' dtype; valid uint8 [raster's pixels]: 0 for an output

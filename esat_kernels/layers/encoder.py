@@ -143,7 +143,13 @@ def _check(layer: PackedLayer, dim: int, hidden: int, part: int, dtype: torch.dt
     for product, (name, shape) in zip(layer.products(), shapes.items(), strict=True):
         kind = torch.int8 if int8 and name != "projection" else dtype
         parts = shape[1] // (part if name == "mlp_out" else dim)
-        sums = None if product.column_sum is None else tuple(product.column_sum.shape)
-        found = (packed_shape(product.weight), product.weight.dtype, product.bias.numel(), sums)
-        if found != (shape, kind, shape[0], (parts, shape[0]) if kind == torch.int8 else None):
-            raise ValueError(f"encoder: {name} must be {shape} in {kind}, in {parts} parts, got {found[0]} in {found[1]}, {found[2:]}")
+        numbers: list[tuple[tuple[int, ...], torch.dtype] | None] = [((shape[0],), torch.float32), None, None]
+        if kind == torch.int8:
+            numbers[1:] = ((shape[0],), torch.float32), ((parts, shape[0]), torch.int32)
+        found = packed_shape(product.weight), product.weight.dtype
+        others = [None if tensor is None else (tuple(tensor.shape), tensor.dtype) for tensor in product.numbers()]
+        if found != (shape, kind) or others != numbers:
+            expected = f"{shape} in {kind}, in {parts} parts"
+            raise ValueError(
+                f"encoder: {name} must be {expected}, got {found[0]} in {found[1]}; bias, scales and sums {numbers}, got {others}"
+            )

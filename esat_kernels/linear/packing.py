@@ -62,7 +62,7 @@ def pack(weight: Tensor, dtype: torch.dtype) -> Tensor:
 
 def pad_bias(bias: Tensor) -> Tensor:
     """float32 with zeros up to a multiple of 32."""
-    out = torch.zeros(padded(bias.numel()))
+    out = torch.zeros(padded(bias.numel()), dtype=torch.float32, device="cpu")
     out[: bias.numel()] = bias
     return out
 
@@ -76,7 +76,7 @@ def rounded_to_int8(weight: Tensor, pair_limit: int) -> tuple[Tensor, Tensor]:
     finest = weight.abs().amax(dim=1).clamp_min(torch.finfo(torch.float32).tiny) / 127
     if pair_limit >= NO_PAIR_LIMIT:
         return finest, (weight / finest[:, None]).round().to(torch.int8)
-    factors = torch.arange(8, 17) / 8
+    factors = torch.arange(8, 17, dtype=torch.float32, device=weight.device) / 8
     scales, parts = [], []
     for rows, unit in zip(weight.split(_ROWS_AT_A_TIME), finest.split(_ROWS_AT_A_TIME), strict=True):
         values = rows / unit[:, None]
@@ -123,6 +123,10 @@ class PackedProduct:
         sums = rounded.view(weight.shape[0], -1, part).sum(dim=2, dtype=torch.int32).t().contiguous()
         return cls(pack(rounded, torch.int8), pad_bias(bias), scale, sums)
 
+    def numbers(self) -> tuple[Tensor, Tensor | None, Tensor | None]:
+        """What belongs to the outputs: bias, scales and sums."""
+        return self.bias, self.column_scale, self.column_sum
+
     def addresses(self) -> list[int]:
         """As the compiled layers take them, 0 for what there is not."""
-        return [0 if tensor is None else tensor.data_ptr() for tensor in (self.weight, self.bias, self.column_scale, self.column_sum)]
+        return [0 if tensor is None else tensor.data_ptr() for tensor in (self.weight, *self.numbers())]

@@ -12,6 +12,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 import esat_kernels
 from engine.boxes import clip, to_frame
 from engine.runners import postprocess
+from tests.kernels.defaults import DEFAULTS, set_default
 
 HEIGHT, WIDTH = 120, 160
 FRAME_SIZE = torch.tensor([HEIGHT, WIDTH], dtype=torch.int32)
@@ -78,6 +79,18 @@ def test_maps_of_half_precision_and_any_stride() -> None:
     maps = (score.bfloat16().mT, size.bfloat16().flip(1), offset.bfloat16().mT, window)
     expected = expected_record(tuple(m.float() for m in maps), regions, boxes, FRAME_SIZE)
     assert esat_kernels.advance_boxes(*maps, regions, boxes, FRAME_SIZE).tolist() == expected
+
+
+@pytest.mark.parametrize("default", DEFAULTS, ids=str)
+def test_defaults_of_pytorch_change_nothing(default: torch.dtype | torch.device) -> None:
+    maps, regions, boxes = state(2, 7)
+    features = torch.rand(2, 49, 5)
+    expected = esat_kernels.advance_boxes_with_features(*maps, regions, boxes.clone(), FRAME_SIZE, features)
+    with set_default(default):
+        got = esat_kernels.advance_boxes_with_features(*maps, regions, boxes, FRAME_SIZE, features)
+    for value, other in zip(got, expected, strict=True):
+        assert value.dtype == other.dtype
+        assert torch.equal(value, other)
 
 
 def test_nan_shows_in_its_box_and_in_no_other() -> None:

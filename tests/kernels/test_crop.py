@@ -15,6 +15,7 @@ import esat_kernels
 from esat_kernels import _native
 from esat_kernels.crop import native, reference
 from esat_kernels.crop.geometry import Region, region_around
+from tests.kernels.defaults import DEFAULTS, set_default
 from tests.require import require
 
 ISAS = ("portable", "avx2", "neon")
@@ -169,6 +170,17 @@ def test_patch_rows_may_lie_apart_and_the_gaps_stay(isa: str) -> None:
     torch.testing.assert_close(wide[:, 16:784], dense, rtol=0, atol=4e-7)
     assert (wide[:, :16] == -7).all()
     assert (wide[:, 784:] == -7).all()
+
+
+@pytest.mark.parametrize("default", DEFAULTS, ids=str)
+@pytest.mark.parametrize("backend", ["cpu", "reference"])
+def test_defaults_of_pytorch_change_no_row(backend: str, default: torch.dtype | torch.device) -> None:
+    require("cpu", _native.unavailable())
+    found, expected = torch.empty(2, 16, 768)
+    esat_kernels.crop_patches(frame_of(100, 130), (90.0, 60.0, 30.0, 22.0), 4.0, 64, expected, backend=backend)
+    with set_default(default):
+        esat_kernels.crop_patches(frame_of(100, 130), (90.0, 60.0, 30.0, 22.0), 4.0, 64, found, backend=backend)
+    assert torch.equal(found, expected)
 
 
 def test_black_region_is_the_normalised_zero(isa: str) -> None:

@@ -10,6 +10,7 @@ import torch
 
 import esat_kernels
 from esat_kernels import _native
+from tests.kernels.defaults import DEFAULTS, set_default
 from tests.require import require
 
 
@@ -46,6 +47,16 @@ def test_equals_the_reference(side: int, batch: int, windowed: bool) -> None:
     for seed in range(20):
         arguments = (*maps(batch, side, seed), window)
         same(esat_kernels.decode_maps(*arguments, backend="cpu"), esat_kernels.decode_maps(*arguments, backend="reference"))
+
+
+@pytest.mark.parametrize("default", DEFAULTS, ids=str)
+@pytest.mark.parametrize("backend", ["cpu", "reference"])
+def test_defaults_of_pytorch_change_nothing(backend: str, default: torch.dtype | torch.device) -> None:
+    arguments = (*maps(2, 5), hann(5))
+    expected = esat_kernels.decode_maps(*arguments, backend=backend)
+    with set_default(default):
+        got = esat_kernels.decode_maps(*arguments, backend=backend)
+    same(got, expected)
 
 
 @pytest.mark.parametrize("backend", ["cpu", "reference"])

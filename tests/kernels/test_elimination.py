@@ -11,6 +11,7 @@ from torch import Tensor
 import esat_kernels
 from esat_kernels import _native
 from esat_kernels.elimination import native, reference
+from tests.kernels.defaults import DEFAULTS, set_default
 from tests.require import require
 
 
@@ -51,6 +52,14 @@ def test_selection_reads_strided_scores_and_writes_all_of_its_output() -> None:
     for scores in (whole[:, 10:40], whole[::2], whole.T, whole[:1].expand(3, 50), whole.flip(1)):
         keep = scores.shape[1] // 2 + 1
         assert torch.equal(native.select_tokens(scores, keep), reference.select_tokens(scores, keep))
+
+
+@pytest.mark.parametrize("default", DEFAULTS, ids=str)
+def test_defaults_of_pytorch_do_not_change_a_selection(default: torch.dtype | torch.device) -> None:
+    scores = torch.rand(2, 30)
+    with set_default(default):
+        kept = esat_kernels.select_tokens(scores, 11, backend="cpu")
+    assert torch.equal(kept, reference.select_tokens(scores, 11))
 
 
 def case(dtype: torch.dtype, channels: int, batch: int = 2) -> tuple[Tensor, Tensor]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 import torch
 from torch import Tensor
@@ -166,8 +168,14 @@ def _small(**changes) -> Encoder:
     return Encoder(**{**given, **changes})
 
 
-def _convolution(pixels: int = 13) -> Convolution:
-    return Convolution(PackedConvolution.of(torch.zeros(32, 32, 3, 3), torch.zeros(32), FLOAT), Raster(5, pixels, 6), 25)
+def _with_bias(bias: Tensor) -> PackedLayer:
+    layer = _layer(32, 64, FLOAT)
+    return dataclasses.replace(layer, projection=dataclasses.replace(layer.projection, bias=bias))
+
+
+def _convolution(pixels: int = 13, bias: Tensor | None = None) -> Convolution:
+    packed = PackedConvolution.of(torch.zeros(32, 32, 3, 3), torch.zeros(32), FLOAT)
+    return Convolution(packed if bias is None else dataclasses.replace(packed, bias=bias), Raster(5, pixels, 6), 25)
 
 
 FLOAT, ROWS, WIDE = torch.float32, torch.zeros(32, 32), torch.zeros(32, 64)
@@ -178,6 +186,11 @@ BAD_CALLS = [
     ),
     (lambda: _small(layers=[_layer(32, 64, torch.bfloat16)]), "qkv must be .* in torch.float32, .* in torch.bfloat16"),
     (lambda: _small(layers=[_layer(32, 64, FLOAT), _layer(32, 96, FLOAT)]), r"mlp_in must be \(64, 32\)"),
+    (
+        lambda: _small(layers=[_with_bias(torch.zeros(32).double())]),
+        r"projection must be .* got \[\(\(32,\), torch.float64\), None, None\]",
+    ),
+    (lambda: _small(layers=[_with_bias(torch.zeros(16))]), r"projection must be .* got \[\(\(16,\), torch.float32\), None, None\]"),
     (lambda: _small(norm=(torch.ones(32), torch.ones(31))), r"expected torch.float32 \[at least 32\], .* got torch.float32 \(31,\)"),
     (lambda: _small().embed(ROWS, ROWS, ROWS, 20), r"embed: expected torch.float32 \[at least 32, 64\], .* got torch.float32 \(32, 32\)"),
     (lambda: _small().embed(WIDE, ROWS, ROWS[:20], 20), r"expected torch.float32 \[at least 32, 32\], .* \(20, 32\)"),
@@ -191,6 +204,7 @@ BAD_CALLS = [
     (lambda: _small().finish_layer(0, ROWS, ROWS, None, 20, 8), "first must be a multiple of 16 below 20, got 8"),
     (lambda: _small().normalise(ROWS, torch.arange(32, dtype=torch.int32), ROWS[:31]), r"places must lie in \[0, 31\), got 0 to 31"),
     (lambda: _small().normalise(ROWS, torch.arange(31, dtype=torch.int32), ROWS), r"expected torch.int32 \[at least 32\]"),
+    (lambda: _convolution(bias=torch.zeros(32).bfloat16()), r"expected torch.float32 \[at least 32\], .* got torch.bfloat16"),
     (lambda: _convolution(20), "outputs must lie within 25 pixels"),
     (lambda: _convolution()(torch.zeros(40, 32), torch.zeros(13, dtype=torch.uint8)), r"expected torch.float32 \[at least 41, 32\]"),
     (lambda: _convolution()(torch.zeros(41, 32), torch.zeros(13)), r"expected torch.uint8 \[at least 13\]"),
@@ -202,6 +216,17 @@ def test_bad_calls(call, message):
     require("cpu", unsupported(FLOAT))
     with pytest.raises(ValueError, match=message):
         call()
+
+
+def test_scales_of_int8_are_checked(int8):
+    layer = _layer(64, 64, int8.dtype, int8=True)
+    scale = layer.mlp_in.column_scale
+    assert scale is not None
+    _encoder([layer], 64, int8.dtype, 16)
+    for other in (None, scale.double(), scale[:32]):
+        wrong = dataclasses.replace(layer, mlp_in=dataclasses.replace(layer.mlp_in, column_scale=other))
+        with pytest.raises(ValueError, match=r"encoder: mlp_in must be .* bias, scales and sums"):
+            _encoder([wrong], 64, int8.dtype, 16)
 
 
 def test_what_a_processor_lacks_is_told(monkeypatch):

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from esat_kernels.linear.packing import PackedProduct, pack, packed_shape
+from tests.kernels.defaults import DEFAULTS, set_default
 from tests.kernels.layer_cases import unpacked
 
 
@@ -76,3 +77,17 @@ def test_bad_calls(call, message) -> None:
 def test_the_shape_of_a_packed_weight_is_the_padded_one() -> None:
     for dtype, shape in ((torch.float32, (96, 96)), (torch.bfloat16, (96, 96)), (torch.int8, (96, 128))):
         assert packed_shape(pack(torch.zeros(70, 70), dtype)) == shape
+
+
+@pytest.mark.parametrize("default", DEFAULTS, ids=str)
+def test_defaults_of_pytorch_do_not_change_what_kernels_read(default):
+    weight, bias = torch.randn(64, 128), torch.randn(64)
+    for make in (lambda: PackedProduct.of(weight, bias, torch.float32), lambda: PackedProduct.int8(weight, bias, 64, 128)):
+        expected = make()
+        with set_default(default):
+            got = make()
+        for tensor, other in zip((got.weight, *got.numbers()), (expected.weight, *expected.numbers()), strict=True):
+            assert (tensor is None) == (other is None)
+            if tensor is not None and other is not None:
+                assert tensor.dtype == other.dtype
+                assert torch.equal(tensor, other)

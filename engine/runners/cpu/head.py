@@ -35,9 +35,9 @@ def _window_masks(side: int) -> list[Tensor]:
     for layer in range(1, _REACH + 1):
         reach = _REACH - layer
         raster = window_rasters()[layer - 1]
-        output = torch.arange(raster.pixels)
+        output = torch.arange(raster.pixels, device="cpu")
         y, x = output // _WINDOW, output % _WINDOW
-        cell = torch.arange(side * side).view(-1, 1)
+        cell = torch.arange(side * side, device="cpu").view(-1, 1)
         row, column = cell // side + y - reach, cell % side + x - reach
         inside = (x <= 2 * reach) & (row >= 0) & (row < side) & (column >= 0) & (column < side)
         masks.append(inside.to(torch.uint8).contiguous())
@@ -59,21 +59,21 @@ class Head:
         width = side + 2
         raster = Raster(width, (side - 1) * width + side, width + 1)
         self.features = huge_zeros((map_pixels(width * width, width), config.dim), dtype)
-        grid = torch.arange(side)
+        grid = torch.arange(side, device="cpu")
         self.places = ((grid.view(-1, 1) + 1) * width + grid + 1).flatten()  # of the search tokens among the rows of `features`
         self._score = Branch(branches["ctr"], [raster] * _REACH, width * width)
-        self._score_valid = [(torch.arange(raster.pixels) % width < side).to(torch.uint8)] * _REACH
+        self._score_valid = [(torch.arange(raster.pixels, device="cpu") % width < side).to(torch.uint8)] * _REACH
         windows = window_rasters()
         self._boxes = {name: Branch(branches[name], windows, _WINDOW * _WINDOW) for name in ("offset", "size")}
         self._window_valid = _window_masks(side)
-        steps = torch.arange(-_REACH, _REACH + 1)
+        steps = torch.arange(-_REACH, _REACH + 1, device="cpu")
         row = (grid.view(-1, 1, 1, 1) + steps.view(1, 1, -1, 1)).expand(side, side, _WINDOW, _WINDOW)
         column = (grid.view(1, -1, 1, 1) + steps.view(1, 1, 1, -1)).expand(side, side, _WINDOW, _WINDOW)
         inside = (row >= 0) & (row < side) & (column >= 0) & (column < side)
         places = torch.where(inside, (row + 1) * width + column + 1, 0)  # pixel 0 is a zero of the border
         self._window_places = places.reshape(side * side, _WINDOW * _WINDOW)
         self._window = huge_zeros((map_pixels(_WINDOW * _WINDOW, _WINDOW), config.dim), dtype)
-        self._centre = torch.zeros(1, dtype=torch.int64)
+        self._centre = torch.zeros(1, dtype=torch.int64, device="cpu")
 
     def score(self) -> Tensor:
         """The score map, float32 [F, F], from what lies in `features`."""

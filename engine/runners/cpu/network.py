@@ -114,7 +114,7 @@ class CpuNetwork:
         self._tokens = [huge_zeros((rows, config.dim), torch.float32) for _ in range(2)]
         self._attended = [huge_zeros((rows, config.dim), self.dtype) for _ in range(2)]
         self._qkv = huge_zeros((rows, 3 * config.dim), self.dtype)
-        self._scores = torch.zeros(1, config.num_search)
+        self._scores = torch.zeros(1, config.num_search, dtype=torch.float32, device="cpu")
         self._layers = self._plan_layers()
         self.survivors: list[Tensor] = []  # of the last frame: search positions after each elimination
 
@@ -131,7 +131,7 @@ class CpuNetwork:
             eliminates = first + keep < count
             scores = self._scores[:, : count - first] if eliminates else None
             attend = esat_kernels.plan_attention(q, k, v, out, scores, first, config.template_token, **config.forces)
-            kept, eliminate = torch.zeros(1, keep, dtype=torch.int64), None
+            kept, eliminate = torch.zeros(1, keep, dtype=torch.int64, device="cpu"), None
             if scores is not None:
                 pairs = [(source[None, :count], target[None, : first + keep]) for source, target in ((attended, gathered), (tokens, other))]
                 eliminate = esat_kernels.plan_elimination(scores, kept, pairs, first)
@@ -149,8 +149,8 @@ class CpuNetwork:
         position = self._packed.template_position
         if self._packed.token_type is not None:
             position = position + covered(config, 1, box)[0, :, None] * self._packed.token_type
-        tokens = torch.zeros(config.num_template, config.dim)
-        qkv = torch.zeros(config.num_template, 3 * config.dim, dtype=self.dtype)
+        tokens = torch.zeros(config.num_template, config.dim, dtype=torch.float32, device="cpu")
+        qkv = torch.zeros(config.num_template, 3 * config.dim, dtype=self.dtype, device="cpu")
         self._encoder.embed(patches, position, tokens, config.num_template)
         self._encoder.qkv(0, tokens, qkv, config.num_template)
         return Template(tokens, qkv)
@@ -167,7 +167,7 @@ class CpuNetwork:
         mark("embed")
         self._encoder.qkv(0, tokens[first:], self._qkv[first:], config.num_search)
         mark("layers")
-        positions = torch.arange(config.num_search)
+        positions = torch.arange(config.num_search, device="cpu")
         self.survivors = []
         for layer in self._layers:
             layer.attend()

@@ -35,7 +35,7 @@ class CpuRunner:
     def encode_template(self, frame: Frame, box: Box, bgr: bool, target: Box | None = None) -> Template:
         """The template's tokens and their first q, k, v."""
         config = self.config
-        patches = torch.empty(config.num_template, 3 * config.patch_size**2, dtype=self.network.dtype)
+        patches = torch.empty(config.num_template, 3 * config.patch_size**2, dtype=self.network.dtype, device="cpu")
         esat_kernels.crop_patches(host_frame(frame), box, config.template_factor, config.template_size, patches, bgr)
         with self._lock:
             return self.network.encode_template(patches, template_box(box, config, target))

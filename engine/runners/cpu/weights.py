@@ -43,7 +43,7 @@ def _branch(state: Mapping[str, Tensor], dtype: torch.dtype, branch: str) -> Pac
     names = [f"box_head.conv{layer}_{branch}" for layer in range(1, 5)]
     convolutions = [PackedConvolution.of(*folded_convolution(state, name), dtype) for name in names]
     last = state[f"box_head.conv5_{branch}.weight"].flatten(1)
-    weight = torch.zeros(convolutions[-1].outputs, last.shape[0])
+    weight = torch.zeros(convolutions[-1].outputs, last.shape[0], dtype=torch.float32, device="cpu")
     weight[: last.shape[1]] = last.t()
     return PackedBranch(convolutions, weight, state[f"box_head.conv5_{branch}.bias"].clone())
 

@@ -203,7 +203,7 @@ class FrameLoop:
             raise StateError("there is no result on the device: call submit(frame) first")
         buffer, batch, device = (self._next - 1) % _BUFFERS, self.plan.batch, self.plan.boxes.device
         record = torch.empty(batch, RECORD, dtype=torch.float64, device=device)
-        features = torch.empty(batch, self._runner.config.dim, device=device)
+        features = torch.empty(batch, self._runner.config.dim, dtype=torch.float32, device=device)
 
         def copy() -> None:
             result = self._results[buffer]

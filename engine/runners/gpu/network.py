@@ -78,7 +78,7 @@ class GpuNetwork:
         config = self.config
         shape = (batch, config.num_template + config.num_search)
         return Template(
-            torch.zeros(*shape, config.dim, device=self.device),
+            torch.zeros(*shape, config.dim, dtype=torch.float32, device=self.device),
             torch.zeros(*shape, 3 * config.dim, device=self.device, dtype=self.dtype),
         )
 

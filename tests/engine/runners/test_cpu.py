@@ -29,6 +29,7 @@ from engine.runners.pytorch import TorchRunner
 from engine.weights import DEFAULT_MODEL, find_weights, load_weights
 from engine.weights.io import Weights
 from esat_kernels import _native
+from tests.kernels.defaults import DEFAULTS, set_default
 from tests.kernels.layer_cases import INT8, PLAIN, Engine, engines, threads_put_back
 from tests.require import require
 
@@ -212,6 +213,23 @@ def test_frames_repeat_to_the_bit(engine):
         tracker.init(frame, (40, 30, 50, 40))
         results.append([tracker.update(frame).box for _ in range(3)])
     assert results[0] == results[1]
+
+
+@pytest.mark.parametrize("default", DEFAULTS, ids=str)
+@pytest.mark.parametrize(("dtype", "backend"), [("auto", "auto"), ("int8", "auto"), ("fp32", "reference")])
+def test_defaults_of_pytorch_change_no_box(dtype, backend, default):
+    weights = _weights()
+    require("cpu", unsupported(weights.config, "int8"))
+    frames = np.random.default_rng(3).integers(0, 256, (2, 120, 160, 3), dtype=np.uint8)
+
+    def box() -> tuple[float, ...]:
+        tracker = Tracker(make_runner(weights, "cpu", dtype, backend))
+        tracker.init(frames[0], (40, 30, 50, 40))
+        return tracker.update(frames[1]).box
+
+    expected = box()
+    with set_default(default):
+        assert box() == expected
 
 
 def test_results_do_not_depend_on_the_number_of_threads(engine):
