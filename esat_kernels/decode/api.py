@@ -106,6 +106,8 @@ def _advance(
 def _check_maps(score_map: Tensor, size_map: Tensor, offset_map: Tensor, window: Tensor | None) -> None:
     if score_map.dim() != 4 or score_map.shape[1] != 1 or score_map.shape[2] != score_map.shape[3]:
         raise ValueError(f"decode: score_map must be [B, 1, F, F], got {tuple(score_map.shape)}")
+    if score_map.shape[2] < 1:
+        raise ValueError(f"decode: score_map must have a cell, got {tuple(score_map.shape)}")
     expected = (score_map.shape[0], 2, *score_map.shape[2:])
     for name, value in (("size_map", size_map), ("offset_map", offset_map)):
         if tuple(value.shape) != expected:

@@ -113,6 +113,7 @@ SCORE, SIZE, OFFSET = maps(2, 4)
 BAD_CALLS = [
     ((SCORE[:, 0], SIZE, OFFSET, None), "score_map must be [B, 1, F, F], got (2, 4, 4)"),
     ((SCORE[..., :3], SIZE, OFFSET, None), "score_map must be [B, 1, F, F], got (2, 1, 4, 3)"),
+    ((SCORE[..., :0, :0], SIZE[..., :0, :0], OFFSET[..., :0, :0], None), "score_map must have a cell, got (2, 1, 0, 0)"),
     ((SCORE, SIZE[:1], OFFSET, None), "size_map must be (2, 2, 4, 4), got (1, 2, 4, 4)"),
     ((SCORE, SIZE, OFFSET[..., :3], None), "offset_map must be (2, 2, 4, 4), got (2, 2, 4, 3)"),
     ((SCORE, SIZE, OFFSET, torch.ones(5, 5)), "window must be (4, 4), got (5, 5)"),
