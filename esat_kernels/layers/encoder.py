@@ -106,7 +106,9 @@ class Encoder:
     ) -> Callable[[], object]:
         """`finish_layer` on memory that is given once: everything is checked here, and each call of the result costs one of the compiled
         library. The result keeps all alive."""
-        rows = self._rows(layer if next_qkv is None else layer + 1, count)
+        rows = self._rows(layer, count)
+        if next_qkv is not None:
+            self._rows(layer + 1, count)
         if not 0 <= first < count or first % TILE_ROWS:
             raise ValueError(f"finish_layer: first must be a multiple of {TILE_ROWS} below {count}, got {first}")
         call = functools.partial(

@@ -201,6 +201,8 @@ BAD_CALLS = [
     (lambda: _small().qkv(0, ROWS, ROWS, 21), "got layer 0 for 21"),
     (lambda: _small().qkv(0, ROWS, ROWS, 20), r"qkv: expected torch.float32 \[at least 32, 96\]"),
     (lambda: _small().finish_layer(0, ROWS, ROWS, torch.zeros(32, 96), 20), "got layer 1 for 20"),
+    (lambda: _small().finish_layer(-1, ROWS, ROWS, torch.zeros(32, 96), 20), "got layer -1 for 20"),
+    (lambda: _small().finish_layer(-1, ROWS, ROWS, None, 20), "got layer -1 for 20"),
     (lambda: _small().finish_layer(0, ROWS, ROWS, None, 20, 8), "first must be a multiple of 16 below 20, got 8"),
     (lambda: _small().normalise(ROWS, torch.arange(32, dtype=torch.int32), ROWS[:31]), r"places must lie in \[0, 31\), got 0 to 31"),
     (lambda: _small().normalise(ROWS, torch.arange(31, dtype=torch.int32), ROWS), r"expected torch.int32 \[at least 32\]"),
