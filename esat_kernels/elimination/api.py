@@ -94,13 +94,17 @@ def plan_elimination(scores: Tensor, kept: Tensor, pairs: Sequence[tuple[Tensor,
     _check_selection(scores, kept.shape[-1], "plan_elimination")
     if kept.dtype != torch.int64 or kept.dim() != 2 or kept.shape[0] != scores.shape[0] or not kept.is_contiguous():
         raise ValueError(f"plan_elimination: kept must be contiguous int64 [{scores.shape[0]}, keep], got {kept.dtype} {tuple(kept.shape)}")
-    reasons = [native.unsupported_scores(scores)]
+    if num_template < 0:
+        raise ValueError(f"plan_elimination: num_template must not be negative, got {num_template}")
+    if scores.stride(-1) != 1:
+        raise ValueError(f"plan_elimination: scores of a row must be adjacent in memory, got strides {scores.stride()}")
+    reasons = [native.unsupported_scores(scores, kept)]
     for tokens, out in pairs:
         _check(tokens, kept, "plan_elimination")
         if tokens.shape[1] != num_template + scores.shape[1]:
             raise ValueError(f"plan_elimination: expected {num_template + scores.shape[1]} tokens, got {tokens.shape[1]}")
         _dispatch.check_out("plan_elimination", out, (tokens.shape[0], num_template + kept.shape[1], tokens.shape[2]), tokens)
-        if not out.is_contiguous() or tokens.stride(-1) != 1 or scores.stride(-1) != 1:
+        if not out.is_contiguous() or tokens.stride(-1) != 1:
             raise ValueError("plan_elimination: outputs must be contiguous, and the last dimension of inputs adjacent in memory")
         reasons.append(native.unsupported_tokens(tokens, kept))
     _dispatch.choose("plan_elimination", "cpu", {"cpu": lambda: next(filter(None, reasons), None)}, auto=())

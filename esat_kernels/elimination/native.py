@@ -11,9 +11,9 @@ from torch import Tensor
 from esat_kernels import _native
 
 
-def unsupported_scores(scores: Tensor) -> str | None:
-    """Why `select_tokens` cannot take these scores, or None."""
-    reason = _native.unsupported_tensors(scores)
+def unsupported_scores(scores: Tensor, *kept: Tensor) -> str | None:
+    """Why `select_tokens` cannot take these scores (and write into `kept`), or None."""
+    reason = _native.unsupported_tensors(scores, *kept)
     if reason is None and scores.dtype != torch.float32:
         reason = f"scores must be float32, got {scores.dtype}"
     return reason

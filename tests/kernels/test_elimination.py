@@ -265,6 +265,7 @@ def _plan(**changes: object) -> object:
         ({"kept": torch.zeros(1, 31, dtype=torch.int64)}, ValueError, r"keep must lie in \[1, 30\], got 31"),
         ({"kept": torch.zeros(1, 11)}, ValueError, r"contiguous int64 \[1, keep\], got torch.float32"),
         ({"kept": torch.zeros(2, 11, dtype=torch.int64)}, ValueError, r"contiguous int64 \[1, keep\], got torch.int64 \(2, 11\)"),
+        ({"num_template": -9, "tokens": torch.zeros(1, 21, 8), "out": torch.zeros(1, 2, 8)}, ValueError, "must not be negative, got -9"),
         ({"tokens": torch.zeros(1, 38, 8)}, ValueError, "expected 39 tokens, got 38"),
         ({"out": torch.zeros(1, 21, 8)}, ValueError, "out must be"),
         ({"out": torch.zeros(1, 20, 16)[:, :, ::2]}, ValueError, "outputs must be contiguous"),
@@ -276,3 +277,17 @@ def test_plans_that_cannot_be(changes: dict[str, object], error: type[Exception]
     _plan()
     with pytest.raises(error, match=message):
         _plan(**changes)
+
+
+@pytest.mark.parametrize(
+    ("changes", "error", "message"),
+    [
+        ({"scores": torch.zeros(30, 1).t()[:, ::2]}, ValueError, r"scores of a row must be adjacent in memory, got strides \(1, 2\)"),
+        ({"kept": torch.zeros(1, 11, dtype=torch.int64, device="meta")}, NotImplementedError, "tensors must be on the CPU, got meta"),
+        ({"num_template": -1}, ValueError, "num_template must not be negative, got -1"),
+    ],
+)
+def test_a_plan_without_pairs_is_checked_too(changes: dict[str, object], error: type[Exception], message: str) -> None:
+    arguments = {"scores": torch.zeros(1, 30), "kept": torch.zeros(1, 11, dtype=torch.int64), "num_template": 9, "pairs": []}
+    with pytest.raises(error, match=message):
+        esat_kernels.plan_elimination(**(arguments | changes))  # type: ignore[arg-type]
