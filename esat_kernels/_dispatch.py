@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
 BACKENDS = ("cpu", "triton", "cuda", "reference")
 
@@ -27,6 +28,14 @@ def choose(op: str, backend: str, candidates: Mapping[str, Callable[[], str | No
     if reason is not None:
         raise NotImplementedError(f"{op}: backend {backend!r} cannot run: {reason}")
     return backend
+
+
+def forward_mode(*tensors: Tensor) -> str | None:
+    """Why a kernel, none of which has forward-mode derivatives, cannot take these tensors, or None: its result would have none, silently."""
+    for tensor in tensors:
+        if forward_ad.unpack_dual(tensor).tangent is not None:
+            return "this kernel has no forward-mode derivative"
+    return None
 
 
 def check_out(op: str, out: Tensor, shape: Sequence[int], *inputs: Tensor) -> None:

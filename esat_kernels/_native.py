@@ -13,6 +13,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from esat_kernels import _dispatch
+
 INTERFACE = 1  # of csrc/bindings.cpp: what is passed as addresses, and in which order
 _LIBRARY: ModuleType | None = None
 _REASON: str | None = None
@@ -103,7 +105,7 @@ def unsupported_tensors(*tensors: Tensor) -> str | None:
             return f"tensors must be on the CPU, got {tensor.device}"
         if tensor.requires_grad and torch.is_grad_enabled():
             return "this kernel has no gradient"
-    return None
+    return _dispatch.forward_mode(*tensors)
 
 
 def address(op: str, tensor: Tensor, dtype: torch.dtype, rows: int, *width: int) -> int:

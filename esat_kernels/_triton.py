@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from esat_kernels import _device, _tuned
+from esat_kernels import _device, _dispatch, _tuned
 
 A100_SHARED_MEMORY = 163 * 1024
 _INSTALLED = find_spec("triton") is not None
@@ -41,7 +41,7 @@ def unsupported(*tensors: Tensor, differentiable: bool = False) -> str | None:
             return f"the input must be on a CUDA device, got {tensor.device}"
         if not differentiable and tensor.requires_grad and torch.is_grad_enabled():
             return "this kernel has no gradient"
-    return None
+    return _dispatch.forward_mode(*tensors)
 
 
 def on_device_of(tensor: Tensor) -> contextlib.AbstractContextManager[object]:

@@ -46,7 +46,7 @@ def _run(
         )
     forces = Forces.of(q.shape[-1], *constants)
     candidates = {
-        "cpu": lambda: native.unsupported(q),
+        "cpu": lambda: native.unsupported(q) or _dispatch.forward_mode(q, k, v),
         "triton": lambda: triton.unsupported(q, k, v),
         "cuda": lambda: cuda.unsupported(q, k, v),
         "reference": lambda: reference.unsupported(q),

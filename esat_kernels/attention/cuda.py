@@ -7,7 +7,7 @@ import ctypes
 import torch
 from torch import Tensor
 
-from esat_kernels import _cuda, _device
+from esat_kernels import _cuda, _device, _dispatch
 from esat_kernels.attention.common import Forces, Scores, address, empty_out, gpu_unsupported
 
 HEAD_DIMS = (32, 64)
@@ -78,6 +78,8 @@ def unsupported(q: Tensor, k: Tensor, v: Tensor) -> str | None:
         return f"there may be at most {MAX_TOKENS} tokens (triton takes more), got {q.shape[2]}"
     if torch.is_grad_enabled() and any(t.requires_grad for t in (q, k, v)):
         return "it has no backward, use triton"
+    if (reason := _dispatch.forward_mode(q, k, v)) is not None:
+        return reason
     for name, tensor in (("query", q), ("key", k), ("value", v)):
         if tensor.stride(3) != 1:
             return f"the head dimension of the {name} must be contiguous, got stride {tensor.stride(3)}"

@@ -20,7 +20,7 @@ _MAX_OFFSET = 2**31  # offsets inside one head are 32-bit; those of batch and he
 
 def unsupported(q: Tensor, k: Tensor, v: Tensor) -> str | None:
     """Why these kernels cannot take q, k, v, or None."""
-    reason = _triton.unsupported(q, differentiable=True)
+    reason = _triton.unsupported(q, k, v, differentiable=True)
     if reason is None:
         reason = gpu_unsupported(q, _DTYPES, "bfloat16, float16 or float32", range(1, 129), "lie in [1, 128]")
     if reason is not None:

@@ -271,6 +271,22 @@ def test_a_call_that_was_captured_without_gradients_has_them(capture: str) -> No
         assert torch.equal(got, gradient)
 
 
+@pytest.mark.parametrize("place", ["q", "k", "v"])
+def test_forward_mode_derivatives_are_the_reference_s(place: str) -> None:
+    case = testing.make_case("near", 1, 2, 17, 8)
+    tangent = torch.randn(case.q.shape, generator=torch.Generator().manual_seed(1))
+
+    def derivative(backend: str) -> torch.Tensor:
+        inputs = {"q": case.q, "k": case.k, "v": case.v}
+        call = lambda tensor: fda_attention(**(inputs | {place: tensor}), **case.constants, backend=backend)  # noqa: E731
+        return torch.func.jvp(call, (inputs[place],), (tangent,))[1]
+
+    assert derivative("auto").abs().max() > 0
+    assert torch.equal(derivative("auto"), derivative("reference"))
+    with pytest.raises(NotImplementedError, match="backend 'cpu' cannot run: this kernel has no forward-mode derivative"):
+        derivative("cpu")
+
+
 @pytest.mark.parametrize("lse", [torch.zeros(1, 2, 0), torch.zeros(1, 2, 17, dtype=torch.float64), torch.zeros(1, 2, 17, device="meta")])
 def test_a_backward_refuses_another_log_sum_exp(lse: torch.Tensor) -> None:
     case = testing.make_case("near", 1, 2, 17, 8)

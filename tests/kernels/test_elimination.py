@@ -7,6 +7,7 @@ import math
 import pytest
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
 import esat_kernels
 from esat_kernels import _native
@@ -140,6 +141,24 @@ def test_gradients_go_through_the_reference() -> None:
         esat_kernels.gather_tokens(tokens, kept, 9, backend="cpu")
     with torch.no_grad():
         assert esat_kernels.gather_tokens(tokens, kept, 9, backend="cpu").shape == (2, 20, 5)
+
+
+CALLS = {
+    "gather_tokens": lambda tokens, kept, backend: esat_kernels.gather_tokens(tokens, kept, 9, backend),
+    "scatter_tokens": lambda tokens, kept, backend: esat_kernels.scatter_tokens(tokens[:, :11], kept, 30, backend),
+}
+
+
+@pytest.mark.parametrize("name", CALLS)
+def test_forward_mode_derivatives_go_through_the_reference(name: str) -> None:
+    tokens, kept = case(torch.float32, 5)
+    tangent = torch.rand_like(tokens)
+    with forward_ad.dual_level():
+        dual = forward_ad.make_dual(tokens, tangent)
+        got = forward_ad.unpack_dual(CALLS[name](dual, kept, "auto")).tangent
+        with pytest.raises(NotImplementedError, match=f"{name}: backend 'cpu' cannot run: this kernel has no forward-mode derivative"):
+            CALLS[name](dual, kept, "cpu")
+    assert torch.equal(got, CALLS[name](tangent, kept, "reference"))
 
 
 def test_export_uses_the_reference() -> None:

@@ -96,6 +96,22 @@ REFUSALS = [
         ),
         "this kernel has no gradient",
     ),
+    (
+        lambda: torch.func.jvp(
+            lambda x: esat_kernels.linear(x, torch.zeros(3, 4, device=DEVICE), backend="triton"),
+            (torch.zeros(2, 4, device=DEVICE),),
+            (torch.ones(2, 4, device=DEVICE),),
+        ),
+        "this kernel has no forward-mode derivative",
+    ),
+    (
+        lambda: torch.func.jvp(
+            lambda v: esat_kernels.fda_attention(*torch.zeros(2, 1, 1, 16, 16, device=DEVICE), v, backend="triton"),
+            (torch.zeros(1, 1, 16, 16, device=DEVICE),),
+            (torch.ones(1, 1, 16, 16, device=DEVICE),),
+        ),
+        "this kernel has no forward-mode derivative",
+    ),
 ]
 
 
