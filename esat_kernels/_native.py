@@ -105,6 +105,8 @@ def unsupported_tensors(*tensors: Tensor) -> str | None:
             return f"tensors must be on the CPU, got {tensor.device}"
         if tensor.requires_grad and torch.is_grad_enabled():
             return "this kernel has no gradient"
+        if tensor.is_neg():
+            return "tensors must not be lazily negated views"
     return _dispatch.forward_mode(*tensors)
 
 

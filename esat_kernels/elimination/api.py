@@ -70,12 +70,12 @@ def gather_tokens(tokens: Tensor, kept: Tensor, num_template: int, backend: str 
     _check(tokens, kept, "gather_tokens")
     if not 0 <= num_template <= tokens.shape[1]:
         raise ValueError(f"gather_tokens: num_template must lie in [0, {tokens.shape[1]}], got {num_template}")
-    kernel = _choose(tokens, kept, "gather_tokens", backend)
     if out is None:
-        return kernel.gather_tokens(tokens, kept, num_template)
+        return _choose(tokens, kept, "gather_tokens", backend).gather_tokens(tokens, kept, num_template)
     _dispatch.check_out("gather_tokens", out, (tokens.shape[0], num_template + kept.shape[1], tokens.shape[2]), tokens)
     if not out.is_contiguous():
         raise ValueError(f"gather_tokens: out must be contiguous, got strides {out.stride()}")
+    kernel = _choose(tokens, kept, "gather_tokens", backend, out)
     return (
         native.gather_tokens(tokens, kept, num_template, out)
         if kernel is native
@@ -106,7 +106,7 @@ def plan_elimination(scores: Tensor, kept: Tensor, pairs: Sequence[tuple[Tensor,
         _dispatch.check_out("plan_elimination", out, (tokens.shape[0], num_template + kept.shape[1], tokens.shape[2]), tokens)
         if not out.is_contiguous() or tokens.stride(-1) != 1:
             raise ValueError("plan_elimination: outputs must be contiguous, and the last dimension of inputs adjacent in memory")
-        reasons.append(native.unsupported_tokens(tokens, kept))
+        reasons.append(native.unsupported_tokens(tokens, kept, out))
     _dispatch.choose("plan_elimination", "cpu", {"cpu": lambda: next(filter(None, reasons), None)}, auto=())
     return native.plan(scores, kept, pairs, num_template)
 
@@ -138,9 +138,9 @@ def _check(tokens: Tensor, kept: Tensor, op: str) -> None:
         raise TypeError(f"{op}: kept must be int64, got {kept.dtype}")
 
 
-def _choose(tokens: Tensor, kept: Tensor, op: str, backend: str):  # type: ignore[no-untyped-def]
+def _choose(tokens: Tensor, kept: Tensor, op: str, backend: str, *out: Tensor):  # type: ignore[no-untyped-def]
     candidates = {
-        "cpu": lambda: native.unsupported_tokens(tokens, kept),
+        "cpu": lambda: native.unsupported_tokens(tokens, kept, *out),
         "triton": lambda: triton.unsupported_tokens(tokens),
         "reference": lambda: reference.unsupported(tokens),
     }

@@ -19,9 +19,9 @@ def unsupported_scores(scores: Tensor, *kept: Tensor) -> str | None:
     return reason
 
 
-def unsupported_tokens(tokens: Tensor, kept: Tensor) -> str | None:
-    """Why `gather_tokens` and `scatter_tokens` cannot take these tensors, or None."""
-    reason = _native.unsupported_tensors(tokens, kept)
+def unsupported_tokens(tokens: Tensor, kept: Tensor, *out: Tensor) -> str | None:
+    """Why `gather_tokens` and `scatter_tokens` cannot take these tensors (and write into `out`), or None."""
+    reason = _native.unsupported_tensors(tokens, kept, *out)
     if reason is None and tokens.is_complex():
         reason = f"tokens must be real, got {tokens.dtype}"  # complex tensors may be lazily conjugated views
     return reason

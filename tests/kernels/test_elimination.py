@@ -161,6 +161,19 @@ def test_forward_mode_derivatives_go_through_the_reference(name: str) -> None:
     assert torch.equal(got, CALLS[name](tangent, kept, "reference"))
 
 
+def test_lazily_negated_views_keep_their_sign() -> None:
+    tokens, kept = torch.randn(1, 4, 1, dtype=torch.complex64).conj().imag, torch.tensor([[0, 2]])
+    expected = tokens.resolve_neg()[:, [0, 2]]
+    assert tokens.is_neg()
+    assert torch.equal(esat_kernels.gather_tokens(tokens, kept, 0), expected)
+    out = torch._neg_view(torch.empty(1, 2, 1))
+    assert torch.equal(esat_kernels.gather_tokens(tokens.resolve_neg(), kept, 0, out=out), expected)
+    with pytest.raises(NotImplementedError, match="backend 'cpu' cannot run: tensors must not be lazily negated views"):
+        esat_kernels.gather_tokens(tokens, kept, 0, backend="cpu")
+    with pytest.raises(NotImplementedError, match="tensors must not be lazily negated views"):
+        _plan(tokens=torch._neg_view(torch.zeros(1, 39, 8)))
+
+
 def test_export_uses_the_reference() -> None:
     tokens, _ = case(torch.float32, 8)
 
