@@ -95,9 +95,14 @@ void to_rgb(const CropParams& p, int64_t row, const Range& range, uint8_t* out) 
 // Two horizontally resized source rows, kept from one output row to the next.
 class RowPair {
  public:
-  RowPair(const CropParams& params, const Range& rows, const Range& columns_range, const Columns& columns, const RowKernels& kernels)
-      : params_(params), rows_(rows), columns_range_(columns_range), columns_(columns), kernels_(kernels) {
-    if (params.chroma != nullptr) rgb_.resize(3 * columns_range.end + crop::kSlack);  // kernels read 8 bytes from the last pixel on
+  // rgb: rgb_bytes of memory.
+  RowPair(const CropParams& params, const Range& rows, const Range& columns_range, const Columns& columns, const RowKernels& kernels,
+          uint8_t* rgb)
+      : params_(params), rows_(rows), columns_range_(columns_range), columns_(columns), kernels_(kernels), rgb_(rgb) {}
+
+  // Of a row of two planes as three channels; kernels read 8 bytes from the last pixel on.
+  static int64_t rgb_bytes(const CropParams& params, const Range& columns_range) {
+    return params.chroma == nullptr ? 0 : 3 * columns_range.end + crop::kSlack;
   }
 
   // pixels: [3 * size] of output row y.
@@ -120,8 +125,8 @@ class RowPair {
     held_[slot] = row;
     const int64_t at = params_.top + row;
     if (rows_.contains(at) && params_.chroma != nullptr) {
-      to_rgb(params_, at, columns_range_, rgb_.data());
-      kernels_.horizontal(rgb_.data(), 3, columns_, rows_data_[slot]);
+      to_rgb(params_, at, columns_range_, rgb_);
+      kernels_.horizontal(rgb_, 3, columns_, rows_data_[slot]);
     } else if (rows_.contains(at)) {
       kernels_.horizontal(params_.frame + at * params_.row_stride, static_cast<int>(params_.pixel_stride), columns_, rows_data_[slot]);
     } else {
@@ -134,7 +139,7 @@ class RowPair {
   const Range& columns_range_;
   const Columns& columns_;
   const RowKernels& kernels_;
-  std::vector<uint8_t> rgb_;
+  uint8_t* rgb_;
   int16_t storage_[2][crop::kRowElements];
   int16_t* rows_data_[2] = {storage_[0], storage_[1]};
   int64_t held_[2] = {-1, -1};
@@ -165,9 +170,12 @@ void for_each_row(const CropParams& p, const RowKernels& kernels, const Emit& em
   plan_columns(p, columns_range, columns);
   const int threads = std::clamp(std::min(max_threads(), size / kRowsPerThread), 1, size);
   const int chunk = (size + threads - 1) / threads;
+  // Out here, since an exception may not leave a parallel region.
+  const int64_t rgb_bytes = RowPair::rgb_bytes(p, columns_range);
+  std::vector<uint8_t> rgb(threads * rgb_bytes);
 #pragma omp parallel for num_threads(threads) schedule(static, 1) if (threads > 1)
   for (int part = 0; part < threads; ++part) {
-    RowPair rows(p, rows_range, columns_range, columns, kernels);
+    RowPair rows(p, rows_range, columns_range, columns, kernels, rgb.data() + part * rgb_bytes);
     uint8_t pixels[crop::kRowElements];
     for (int y = part * chunk; y < std::min(size, (part + 1) * chunk); ++y) {
       rows.resize(y, pixels);

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import cv2
 import numpy as np
 import pytest
@@ -97,6 +100,28 @@ def test_crops_of_several_boxes_equal_those_of_the_converted_frame(height, width
     same = esat_kernels.crop_regions(torch.from_numpy(frame.rgb()).flatten(), size, boxes, 4.0, 32, expected, bgr=False)
     assert torch.equal(found, expected)
     assert torch.equal(regions, same)
+
+
+WITHOUT_MEMORY = """
+import resource
+import numpy as np
+import esat_kernels
+from pathlib import Path
+
+planes = np.zeros((2, 400_000_000), np.uint8), np.zeros((1, 200_000_000, 2), np.uint8)  # pages that nothing reads take no memory
+used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+resource.setrlimit(resource.RLIMIT_AS, (used + 300_000_000,) * 2)
+try:
+    esat_kernels.crop_resize(esat_kernels.Nv12(*planes, "bt601"), (399_999_400, 0, 100, 2), 2.0, 64, backend="cpu")
+except MemoryError:
+    print("no memory")
+"""
+
+
+def test_memory_that_cannot_be_had_does_not_end_the_process_in_openmp():
+    require("cpu", _native.unavailable())
+    done = subprocess.run([sys.executable, "-c", WITHOUT_MEMORY], capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (0, "no memory\n"), done.stderr
 
 
 BYTES, PAIRS = np.zeros((4, 6), np.uint8), np.zeros((2, 3, 2), np.uint8)
