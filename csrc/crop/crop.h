@@ -21,7 +21,7 @@ struct YuvMatrix {
 struct CropParams {
   const uint8_t* frame;  // [frame_height, frame_width, 3], channels adjacent; of two planes, the luma [frame_height, frame_width]
   int64_t frame_height;
-  int64_t frame_width;
+  int64_t frame_width;   // below 2^29: offsets within a row are 32-bit
   int64_t row_stride;    // bytes, at least frame_width * pixel_stride
   int64_t pixel_stride;  // bytes, 3 or 4; 1 of two planes
   int64_t left;          // the region's upper left corner in frame pixels; may lie outside the frame

@@ -31,7 +31,7 @@ def crop_resize(
     TypeError for another dtype, ValueError for shapes and boxes.
     """
     region = _checked_region(frame, box, factor, size)
-    candidates = {"cpu": lambda: native.unsupported(region, size), "reference": reference.unsupported}
+    candidates = {"cpu": lambda: native.unsupported(frame.shape[1], region, size), "reference": reference.unsupported}
     chosen = _dispatch.choose("crop", backend, candidates, _AUTO)
     return (native if chosen == "cpu" else reference).crop_resize(frame, region, size), size / region.side
 
@@ -64,7 +64,7 @@ def crop_patches(
     if out.device.type != "cpu":
         raise ValueError(f"crop: out must be on the CPU, got {out.device}")
     scale, bias = (_SCALE, _BIAS) if normalise else ((1.0,) * 3, (0.0,) * 3)
-    candidates = {"cpu": lambda: native.unsupported(region, size, out), "reference": reference.unsupported}
+    candidates = {"cpu": lambda: native.unsupported(frame.shape[1], region, size, out), "reference": reference.unsupported}
     chosen = _dispatch.choose("crop", backend, candidates, _AUTO)
     (native if chosen == "cpu" else reference).crop_patches(
         frame, region, size, PATCH, out, bgr and not isinstance(frame, Nv12), scale, bias

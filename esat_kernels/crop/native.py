@@ -14,14 +14,17 @@ from esat_kernels import _native
 from esat_kernels.crop.geometry import LARGEST_SIDE, Region
 from esat_kernels.crop.nv12 import MATRICES, Matrix, Nv12
 
+LARGEST_WIDTH = 2**29 - 1  # of a frame, in pixels of up to 4 bytes: offsets within a row are 32-bit
 NO_MATRIX = Matrix(0, 0, 0, 0, 0)  # of frames that have three channels already
 
 
-def unsupported(region: Region, size: int, out: Tensor | None = None) -> str | None:
-    """Why this kernel cannot make this crop, or None."""
+def unsupported(width: int, region: Region, size: int, out: Tensor | None = None) -> str | None:
+    """Why this kernel cannot make this crop of a frame that is `width` pixels wide, or None."""
     reason = _native.unavailable()
     if reason is None and size > _native.library().max_crop_size:
         reason = f"size must be at most {_native.library().max_crop_size}, got {size}"
+    if reason is None and width > LARGEST_WIDTH:
+        reason = f"the frame's width must be at most {LARGEST_WIDTH}, got {width}"
     if reason is None and region.side > LARGEST_SIDE:
         reason = f"the region's side must be at most {LARGEST_SIDE}, got {region.side}"
     if reason is None and out is not None:

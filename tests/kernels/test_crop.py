@@ -252,6 +252,18 @@ def test_the_named_backend_does_not_fall_back() -> None:
         esat_kernels.crop_resize(FRAME, BOX, 2.0, 16, backend="triton")
 
 
+def test_rows_beyond_32_bit_offsets_go_to_the_reference() -> None:
+    require("cpu", _native.unavailable())
+    wide = np.broadcast_to(np.array([[[1, 2, 3]]], np.uint8), (2, 716_000_000, 3))
+    box = (715_999_000.0, 0.0, 100.0, 1.0)
+    crop, _ = esat_kernels.crop_resize(wide, box, 0.1, 1)
+    assert crop.tolist() == [[[1, 2, 3]]]
+    planes = esat_kernels.Nv12(wide[:, :, 0], np.broadcast_to(np.uint8(128), (1, 358_000_000, 2)), "bt601")
+    for frame in (wide, planes):
+        with pytest.raises(NotImplementedError, match="the frame's width must be at most 536870911, got 716000000"):
+            esat_kernels.crop_resize(frame, box, 0.1, 1, backend="cpu")
+
+
 def test_auto_takes_the_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
     require("cpu", _native.unavailable())
 
