@@ -6,6 +6,7 @@
 #include <cmath>
 #include <cstdint>
 #include <cstring>
+#include <limits>
 
 #include "attention/columns.h"
 #include "attention/convert.h"
@@ -163,7 +164,7 @@ KeyTile score(const Problem& problem, const Head& head, const ForwardWorkspace& 
 // Replaces the bound by the exact maximum of each row.
 template <class Lanes, int NV, bool Attraction>
 void exact_offsets(const Constants& constants, const Problem& problem, const Head& head, const ForwardWorkspace& work, Queries& rows) {
-  for (int i = 0; i < NV * Simd::kWidth; ++i) rows.offset[i] = -3e38F;
+  for (int i = 0; i < NV * Simd::kWidth; ++i) rows.offset[i] = -std::numeric_limits<float>::infinity();
   for (std::int64_t start = 0; start < problem.tokens; start += kKeyBlock) {
     const KeyTile keys = score<Lanes, NV>(problem, head, work, start);
     if constexpr (Attraction && kTwoLoops) attract<false>(constants, keys, work.scores, NV, rows.distance, nullptr);
@@ -182,7 +183,8 @@ void attend(const Constants& constants, const Problem& problem, const Head& head
             Counters& counters) {
   constexpr int kLanes = NV * Simd::kWidth;
   for (std::int64_t i = 0; i < problem.head_dim * kLanes; ++i) work.out[i] = 0;
-  for (int i = 0; i < kLanes; ++i) rows.sum[i] = rows.rounded_sum[i] = 0;
+  // 0, or NaN where a row has no finite offset: all of its scores are -inf, or one is +inf. Not every set's exp2 would show it.
+  for (int i = 0; i < kLanes; ++i) rows.sum[i] = rows.rounded_sum[i] = rows.offset[i] - rows.offset[i];
   for (std::int64_t start = 0; start < problem.tokens; start += kKeyBlock) {
     const KeyTile keys = score<Lanes, NV>(problem, head, work, start);
     if (record >= 0) {

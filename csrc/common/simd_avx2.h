@@ -3,6 +3,8 @@
 
 #include <immintrin.h>
 
+#include <cfloat>
+
 namespace esat {
 namespace {
 
@@ -30,13 +32,16 @@ struct Simd {
     return _mm_cvtss_f32(_mm_add_ss(half, _mm_movehdup_ps(half)));
   }
 
-  // 2^(x + shift) for an integer shift, relative error below 2e-7. Below 2^-126 gives 2^-126; x + shift above 127 is not allowed.
-  // NaN stays NaN: max passes its second operand on, and a NaN's exponent converts to the integer whose low bits are 0.
+  // 2^(x + shift) for a finite integer shift, relative error below 2e-7. Below 2^-126 gives 2^-126; x + shift above 127 is not allowed.
+  // x comes finite or NaN to the subtraction: -inf has no fraction. NaN stays NaN: max passes its second operand on, and a NaN's exponent
+  // converts to the integer whose low bits are 0.
   static Vector exp2(Vector x, Vector shift) {
+    x = max(set1(-FLT_MAX), x);
     const Vector n = _mm256_round_ps(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
-    return scale(fraction_exp2(sub(x, n)), add(n, shift));
+    return scale(fraction_exp2(sub(x, n)), max(set1(-126.0F), add(n, shift)));
   }
   static Vector exp2(Vector x) {
+    x = max(set1(-126.0F), x);
     const Vector n = _mm256_round_ps(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
     return scale(fraction_exp2(sub(x, n)), n);
   }
@@ -76,9 +81,9 @@ struct Simd {
     p = fma(p, f, set1(0.6931469440460205F));
     return fma(p, f, set1(1.0F));
   }
-  // p 2^n for an integer n.
+  // p 2^n for an integer n of at least -126.
   static Vector scale(Vector p, Vector n) {
-    const __m256i exponent = _mm256_cvtps_epi32(max(set1(-126.0F), n));
+    const __m256i exponent = _mm256_cvtps_epi32(n);
     return _mm256_castsi256_ps(_mm256_add_epi32(_mm256_castps_si256(p), _mm256_slli_epi32(exponent, 23)));
   }
 };

@@ -3,6 +3,8 @@
 
 #include <arm_neon.h>
 
+#include <cfloat>
+
 namespace esat {
 namespace {
 
@@ -27,13 +29,15 @@ struct Simd {
   static Vector min(Vector a, Vector b) { return vminq_f32(a, b); }
   static float sum(Vector x) { return vaddvq_f32(x); }
 
-  // 2^(x + shift) for an integer shift, relative error below 2e-7. Below 2^-126 gives 2^-126; x + shift above 127 is not allowed.
-  // NaN stays NaN: as an exponent it converts to 0.
+  // 2^(x + shift) for a finite integer shift, relative error below 2e-7. Below 2^-126 gives 2^-126; x + shift above 127 is not allowed.
+  // x comes finite or NaN to the subtraction: -inf has no fraction. NaN stays NaN: as an exponent it converts to 0.
   static Vector exp2(Vector x, Vector shift) {
+    x = max(x, set1(-FLT_MAX));
     const Vector n = vrndnq_f32(x);
-    return scale(fraction_exp2(sub(x, n)), add(n, shift));
+    return scale(fraction_exp2(sub(x, n)), max(add(n, shift), set1(-126.0F)));
   }
   static Vector exp2(Vector x) {
+    x = max(x, set1(-126.0F));
     const Vector n = vrndnq_f32(x);
     return scale(fraction_exp2(sub(x, n)), n);
   }
@@ -53,13 +57,12 @@ struct Simd {
     return vminvq_u32(vandq_u32(vcgeq_f32(x, set1(low)), vcleq_f32(x, set1(high)))) != 0;
   }
 
-  // p 2^n for an integer n.
+ private:
+  // p 2^n for an integer n of at least -126.
   static Vector scale(Vector p, Vector n) {
-    const int32x4_t exponent = vshlq_n_s32(vcvtq_s32_f32(max(n, set1(-126.0F))), 23);
+    const int32x4_t exponent = vshlq_n_s32(vcvtq_s32_f32(n), 23);
     return vreinterpretq_f32_s32(vaddq_s32(vreinterpretq_s32_f32(p), exponent));
   }
-
- private:
   // 2^f for f in [-1/2, 1/2].
   static Vector fraction_exp2(Vector f) {
     Vector p = set1(0.0013276472454890609F);

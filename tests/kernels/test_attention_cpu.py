@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import replace
 from pathlib import Path
 
@@ -244,6 +245,36 @@ def test_not_a_number_stays_visible_in_gradients(isa: str, place: str, dtype: to
             case = with_nan(case, place, bits)
         for got, expected in zip(gradients(case, dout.v), testing.oracle_gradients(case, dout.v), strict=True):
             assert torch.equal(got.isnan(), expected.isnan())
+
+
+def with_low_key(dtype: torch.dtype, tokens: int, low: float) -> testing.Case:
+    """A key that no query attends to: the product of its number `low` with theirs, and its square, are beyond all scores."""
+    normal = testing.make_case("normal", 1, 2, tokens, 64, dtype)
+    k = normal.k.clone()
+    k[0, 0, 3, 5] = low
+    return replace(normal, q=1.5 * normal.q.abs(), k=k, v=normal.v.abs().clamp(max=1))
+
+
+LOW = [(torch.float32, -1e20), *((dtype, -math.inf) for dtype in DTYPES)]
+
+
+@pytest.mark.parametrize(("dtype", "low"), LOW, ids=str)
+def test_a_score_of_minus_infinity_has_no_weight(isa: str, dtype: torch.dtype, low: float) -> None:
+    case = with_low_key(dtype, 40, low)
+    out, scores, lse, _ = run(case, 3, 1)
+    expected, expected_lse = testing.oracle(case)
+    assert (out - expected).abs().max() < (1e-5 if dtype == torch.float32 else 0.02)
+    assert (lse - expected_lse).abs().max() < (1e-4 if dtype == torch.float32 else 2e-3)
+    assert (scores - testing.oracle_scores(case, 3, 1)).abs().max() < 2e-6
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_scores_of_minus_infinity_alone_are_not_a_number(isa: str, dtype: torch.dtype) -> None:
+    case = testing.make_case("normal", 1, 2, 40, 64, dtype)
+    case = replace(case, q=torch.ones_like(case.q), k=torch.full_like(case.k, -math.inf))
+    out, scores, _, _ = run(case, 3, 1)
+    assert out.isnan().all()
+    assert scores.isnan().all()
 
 
 class Attention(torch.nn.Module):

@@ -29,6 +29,8 @@ constexpr std::int64_t kManyTokens = 151, kNanTokens = 33;
 constexpr std::int64_t kManyTokens = 343, kNanTokens = 65;
 #endif
 
+constexpr std::int64_t kWholeTokens = 96;  // whole blocks of queries on every set
+
 std::mt19937 engine(11);
 
 std::int64_t size_of(Dtype dtype) { return dtype == Dtype::f32 ? 4 : 2; }
@@ -139,19 +141,22 @@ Exact exact(const Problem& p, const Doubles& q, const Doubles& k, const Doubles&
   return e;
 }
 
-// `relative` of the value's own size and `share` of the largest or of 1 (what cancels out was as large); NaN exactly where it is expected.
+// `relative` of the value's own size and `share` of the largest or of 1 (what cancels out was as large); no number exactly where none is
+// expected: NaN, or the infinity that a set whose 2^-inf is 2^-126 has where others multiply 0 by infinity.
 template <class Got>
 void check_close(const char* what, const Got& got, const Doubles& want, double relative, double share) {
   double largest = 1, excess = 0;
-  bool same_nans = got.size() == want.size();
+  bool same_numbers = got.size() == want.size();
   for (const double x : want) largest = std::max(largest, std::isnan(x) ? 0 : std::abs(x));
-  for (std::size_t i = 0; i < got.size() && same_nans; ++i) {
-    same_nans = std::isnan(got[i]) == std::isnan(want[i]);
-    if (!std::isnan(want[i])) excess = std::max(excess, std::abs(got[i] - want[i]) - relative * std::abs(want[i]) - share * largest);
+  for (std::size_t i = 0; i < got.size() && same_numbers; ++i) {
+    same_numbers = std::isfinite(got[i]) == std::isfinite(want[i]);
+    if (std::isfinite(want[i])) excess = std::max(excess, std::abs(got[i] - want[i]) - relative * std::abs(want[i]) - share * largest);
   }
-  CHECK(same_nans);
+  CHECK(same_numbers);
   CHECK(excess <= 0);
-  if (!same_nans || excess > 0) std::fprintf(stderr, "  %s: NaN where expected: %d, beyond the tolerance by %g\n", what, same_nans, excess);
+  if (!same_numbers || excess > 0) {
+    std::fprintf(stderr, "  %s: numbers where expected: %d, beyond the tolerance by %g\n", what, same_numbers, excess);
+  }
 }
 
 // The set's own kernel is what it chooses for this operation.
@@ -164,8 +169,9 @@ bool has_kernel(const Set& set, const std::string& operation) {
 
 struct Place {
   const char* tensor;  // "q", "k", "v", "dout", or "" for none
-  float nan;
+  float value;         // NaN, or of "k" -inf, with queries that make a score of -inf of it
 };
+constexpr std::int64_t kColumn = 7;  // of the head dimension
 
 void check_case(const Problem& p, float spread, const Place& place) {
   const std::int64_t score_row = p.tokens > 3 ? 3 : 0;
@@ -177,7 +183,13 @@ void check_case(const Problem& p, float spread, const Place& place) {
   if (!tensor.empty()) {
     Rows& rows = tensor == "dout" ? dout : qkv;
     const std::int64_t part = tensor == "k" ? 1 : tensor == "v" ? 2 : 0;
-    write_float(rows.bytes.data(), p.dtype, rows.index(part, 1, 0, p.tokens / 2, 7), place.nan);
+    write_float(rows.bytes.data(), p.dtype, rows.index(part, 1, 0, p.tokens / 2, kColumn), place.value);
+  }
+  for (std::int64_t row = 0; std::isinf(place.value) && row < kBatch * p.tokens; ++row) {
+    for (std::int64_t h = 0; h < kHeads; ++h) {
+      const std::int64_t at = row * qkv.strides.token + h * p.head_dim + kColumn;
+      write_float(qkv.bytes.data(), p.dtype, at, std::abs(qkv.at(at)) + 1);
+    }
   }
   const Doubles dout_values = dout.values(0);
   const Exact want = exact(p, qkv.values(0), qkv.values(1), qkv.values(2), dout_values, score_row);
@@ -225,8 +237,8 @@ void check_case(const Problem& p, float spread, const Place& place) {
       CHECK(grads.gaps_hold(kGuard));
     }
     if (testing::failures != failures) {
-      std::fprintf(stderr, "  on %s: %s, N %d, D %d, alpha %g, beta %g, NaN in '%s'\n", set.name, name_of(p.dtype),
-                   static_cast<int>(p.tokens), static_cast<int>(p.head_dim), p.alpha, p.beta, place.tensor);
+      std::fprintf(stderr, "  on %s: %s, N %d, D %d, alpha %g, beta %g, %g in '%s'\n", set.name, name_of(p.dtype),
+                   static_cast<int>(p.tokens), static_cast<int>(p.head_dim), p.alpha, p.beta, place.value, place.tensor);
     }
   }
 }
@@ -256,6 +268,7 @@ int main() {
       check_case(problem(dtype, kNanTokens, 64, 0.1F, 0.1F), 1, {tensor, std::numeric_limits<float>::quiet_NaN()});
       check_case(problem(dtype, kNanTokens, 64, 0, 0), 1, {tensor, float_from_bits(0x7fffffffU)});
     }
+    check_case(problem(dtype, kWholeTokens, 64, 0.1F, 0.1F), 1, {"k", -std::numeric_limits<float>::infinity()});
   }
   check_case(problem(Dtype::f32, kManyTokens, 64, 0.1F, 0.1F), 1, {"", 0});
   return testing::failures == 0 ? 0 : 1;
