@@ -38,14 +38,14 @@ struct Simd {
   static Vector min(Vector a, Vector b) { return a < b ? a : b; }
   static float sum(Vector x) { return (x[0] + x[2]) + (x[1] + x[3]); }
 
-  // 2^(x + shift) for an integer shift, relative error below 2e-7: the sum is never rounded to float. Below 2^-126 gives 2^-126;
-  // x + shift above 127 is not allowed. NaN stays NaN: max passes its second operand on, and the payload in the low bits does
-  // not reach the result.
+  // 2^(x + shift) for a finite integer shift, relative error below 2e-7: x is never rounded. Below 2^-125 gives no less than 2^-126;
+  // x + shift above 127 is not allowed. The magic number rounds the sum, which is small where x and shift are not; the fraction is that of
+  // x, and its bound is met below 2^-125 alone. NaN stays NaN: max passes its second operand on, and the payload in the low bits
+  // does not reach the result.
   static Vector exp2(Vector x, Vector shift) {
     const Vector magic = set1(kMagic);
-    x = max(set1(-2097152.0F), x);
-    const Vector n = (x + magic) - magic;
-    return scale(x - n, max(set1(-126.0F), n + shift) + magic);
+    const Vector power = max(set1(-125.0F), x + shift) + magic;
+    return scale(max(set1(-0.75F), x - ((power - magic) - shift)), power);
   }
   static Vector exp2(Vector x) {
     const Vector magic = set1(kMagic);
@@ -65,7 +65,7 @@ struct Simd {
  private:
   static constexpr float kMagic = 12582912.0F;  // 1.5 * 2^23: adding it leaves the nearest integer in the low bits
 
-  // 2^f for f in [-1/2, 1/2], times 2^n for the n in the low bits of `power`.
+  // 2^f for f in [-3/4, 1/2], times 2^n for the n in the low bits of `power`.
   static Vector scale(Vector f, Vector power) {
     Vector p = set1(0.0013276472454890609F);
     p = fma(p, f, set1(0.009675541892647743F));

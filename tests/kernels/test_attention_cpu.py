@@ -277,6 +277,18 @@ def test_scores_of_minus_infinity_alone_are_not_a_number(isa: str, dtype: torch.
     assert scores.isnan().all()
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16], ids=str)
+@pytest.mark.parametrize("length", [1.0, 1000.0])
+def test_scores_of_millions(isa: str, length: float, dtype: torch.dtype) -> None:
+    """Scores that lie far below 0, and as far above it where the queries are long: the first key has all of the weight."""
+    case = testing.make_case("normal", 1, 1, 16, 64, dtype)
+    steps = torch.arange(16.0).view(1, 1, 16, 1) * (10 if dtype == torch.float32 else 32)
+    k = (max(3000.0, 6 * length) + steps).expand_as(case.k).to(dtype)
+    case = replace(case, q=torch.full_like(case.q, length), k=k, v=torch.eye(16, 64, dtype=dtype)[None, None])
+    for out in (testing.oracle(case)[0], run(case)[0]):
+        assert (out - case.v[:, :, :1]).abs().max() < 1e-6
+
+
 class Attention(torch.nn.Module):
     def forward(self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
         return fda_attention(q, k, v, backend="cpu")
