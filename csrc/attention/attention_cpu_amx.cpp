@@ -172,18 +172,22 @@ inline void probabilities16(const Lanes& lanes, const float* low, const float* h
   }
 }
 
-// Whether some 2^z of a score tile is worth computing. slack: the most that the
-// queries add to z.
+// The larger one of each lane; a number where the other is NaN, which the plain maximum would lose.
+inline __m512 larger_number(__m512 a, __m512 b) { return _mm512_range_ps(a, b, 0b0101); }
+
+// Whether some 2^z of a score tile is worth computing. slack: the most that the queries add to z. A NaN has no vote: whatever its row
+// does without the attraction, it stays NaN.
 inline bool attracts(const float* scores, const Lanes& lanes, const float* distance, float slack) {
   __m512 a = _mm512_load_ps(scores), b = _mm512_load_ps(scores + 16), c = _mm512_load_ps(scores + 32), d = _mm512_load_ps(scores + 48);
 #pragma GCC unroll 3
   for (int i = 4; i < 16; i += 4) {
-    a = _mm512_max_ps(a, _mm512_load_ps(scores + i * 16));
-    b = _mm512_max_ps(b, _mm512_load_ps(scores + i * 16 + 16));
-    c = _mm512_max_ps(c, _mm512_load_ps(scores + i * 16 + 32));
-    d = _mm512_max_ps(d, _mm512_load_ps(scores + i * 16 + 48));
+    a = larger_number(a, _mm512_load_ps(scores + i * 16));
+    b = larger_number(b, _mm512_load_ps(scores + i * 16 + 16));
+    c = larger_number(c, _mm512_load_ps(scores + i * 16 + 32));
+    d = larger_number(d, _mm512_load_ps(scores + i * 16 + 48));
   }
-  const __m512 z = _mm512_fmadd_ps(_mm512_max_ps(_mm512_max_ps(a, b), _mm512_max_ps(c, d)), lanes.distance2, _mm512_load_ps(distance));
+  const __m512 highest = larger_number(larger_number(a, b), larger_number(c, d));
+  const __m512 z = _mm512_fmadd_ps(highest, lanes.distance2, _mm512_load_ps(distance));
   return _mm512_cmp_ps_mask(z, _mm512_set1_ps(kNegligible - slack), _CMP_GT_OQ) != 0;
 }
 

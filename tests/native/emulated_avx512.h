@@ -31,6 +31,10 @@ inline __m512 fmadd_ps(__m512 a, __m512 b, __m512 c) { return fma(a, b, c); }
 inline __m512 fnmadd_ps(__m512 a, __m512 b, __m512 c) { return fma(-a, b, c); }
 inline __m512 max_ps(__m512 a, __m512 b) { return larger(a, b); }
 inline __m512 min_ps(__m512 a, __m512 b) { return smaller(a, b); }
+inline __m512 range_ps(__m512 a, __m512 b, int imm) {  // the maximum, a number where one is
+  if (imm != 0b0101) __builtin_trap();
+  return ESAT_LANES(std::isnan(a[i]) || b[i] > a[i] ? b[i] : a[i]);
+}
 inline __m512 roundscale_ps(__m512 x, int imm) { return ESAT_LANES(rounded(x[i], imm)); }
 inline __m512 reduce_ps(__m512 x, int imm) { return ESAT_LANES(std::isinf(x[i]) ? 0.0F : x[i] - rounded(x[i], imm)); }
 inline __m512 scalef_ps(__m512 a, __m512 b) { return ESAT_LANES(scaled_by(a[i], b[i])); }
@@ -187,6 +191,7 @@ inline __m256i dpbusd_epi32_256(__m256i sum, __m256i a, __m256i b) {
 #undef _mm512_fnmadd_ps
 #undef _mm512_max_ps
 #undef _mm512_min_ps
+#undef _mm512_range_ps
 #undef _mm512_roundscale_ps
 #undef _mm512_reduce_ps
 #undef _mm512_scalef_ps
@@ -250,6 +255,7 @@ inline __m256i dpbusd_epi32_256(__m256i sum, __m256i a, __m256i b) {
 #define _mm512_fnmadd_ps ESAT_INSTRUCTION(fnmadd_ps)
 #define _mm512_max_ps ESAT_INSTRUCTION(max_ps)
 #define _mm512_min_ps ESAT_INSTRUCTION(min_ps)
+#define _mm512_range_ps ESAT_INSTRUCTION(range_ps)
 #define _mm512_roundscale_ps ESAT_INSTRUCTION(roundscale_ps)
 #define _mm512_reduce_ps ESAT_INSTRUCTION(reduce_ps)
 #define _mm512_scalef_ps ESAT_INSTRUCTION(scalef_ps)

@@ -268,6 +268,8 @@ int main() {
       check_case(problem(dtype, kNanTokens, 64, 0.1F, 0.1F), 1, {tensor, std::numeric_limits<float>::quiet_NaN()});
       check_case(problem(dtype, kNanTokens, 64, 0, 0), 1, {tensor, float_from_bits(0x7fffffffU)});
     }
+    // Strong and near: AMX asks the queries of a tile together whether their attraction counts. The NaN is in the last one of a tile.
+    check_case(problem(dtype, 31, 64, 4, 0.1F), 0.3F, {"q", std::numeric_limits<float>::quiet_NaN()});
     check_case(problem(dtype, kWholeTokens, 64, 0.1F, 0.1F), 1, {"k", -std::numeric_limits<float>::infinity()});
   }
   check_case(problem(Dtype::f32, kManyTokens, 64, 0.1F, 0.1F), 1, {"", 0});
