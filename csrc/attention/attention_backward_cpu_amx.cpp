@@ -87,7 +87,8 @@ void prepare_head(const Backward& call, const Constants& constants, std::int64_t
     }
     const __mmask16 there = first_lanes(rows);
     const __m512 masked = _mm512_set1_ps(kMasked);
-    _mm512_store_ps(work.key_bias + j, _mm512_mask_mul_ps(masked, there, norm, _mm512_set1_ps(constants.key_bias)));
+    const __m512 counted = constants.plain ? _mm512_setzero_ps() : norm;
+    _mm512_store_ps(work.key_bias + j, _mm512_mask_mul_ps(masked, there, counted, _mm512_set1_ps(constants.key_bias)));
     _mm512_store_ps(work.key_distance + j, _mm512_mask_mul_ps(masked, there, norm, _mm512_set1_ps(-constants.distance)));
     _mm512_store_ps(work.key_force + j, _mm512_setzero_ps());
   }
@@ -156,7 +157,7 @@ void load_block(const Backward& call, const Constants& constants, std::int64_t i
       if (row < block.count) {
         const float norm2 = row_dot(query_tiles, query_tiles, work.d32, i);
         const float lse = call.lse[index * problem.tokens + first + row];
-        start = (constants.key_bias * norm2 - lse * kLog2E) / constants.product;
+        start = (constants.bias(norm2) - lse * kLog2E) / constants.product;
         block.query_distance[row] = -2 * constants.distance * start - constants.distance * norm2;
         dot = row_dot(dout_tiles, out_tiles, work.d32, i);
       }

@@ -66,7 +66,8 @@ float prepare_head(const Forward& call, const Constants& constants, std::int64_t
     longest = _mm512_max_ps(longest, norm);
     const __mmask16 there = first_lanes(rows);
     const __m512 masked = _mm512_set1_ps(kMasked);
-    const __m512 bias = _mm512_fmadd_ps(norm, _mm512_set1_ps(constants.key_bias), _mm512_set1_ps(kHeadroom - constants.attraction));
+    const __m512 counted = constants.plain ? _mm512_setzero_ps() : norm;
+    const __m512 bias = _mm512_fmadd_ps(counted, _mm512_set1_ps(constants.key_bias), _mm512_set1_ps(kHeadroom - constants.attraction));
     _mm512_store_ps(work.key_norms + j, norm);
     _mm512_store_ps(work.key_bias + j, _mm512_mask_mov_ps(masked, there, bias));
     _mm512_store_ps(work.key_distance + j, _mm512_mask_mul_ps(masked, there, norm, _mm512_set1_ps(-constants.distance)));
@@ -354,7 +355,7 @@ void write_rows(const Forward& call, const Constants& constants, const Block& bl
     __m512 lse = log2(_mm512_maskz_loadu_ps(there, sums + i));
     lse = _mm512_sub_ps(lse, _mm512_set1_ps(kHeadroom - constants.attraction));
     lse = _mm512_fnmadd_ps(_mm512_load_ps(block.start + i), _mm512_set1_ps(constants.product), lse);
-    lse = _mm512_fmadd_ps(_mm512_load_ps(block.norm2 + i), _mm512_set1_ps(constants.key_bias), lse);
+    if (!constants.plain) lse = _mm512_fmadd_ps(_mm512_load_ps(block.norm2 + i), _mm512_set1_ps(constants.key_bias), lse);
     _mm512_mask_storeu_ps(call.lse + index * problem.tokens + first + i, there, _mm512_mul_ps(lse, _mm512_set1_ps(kLn2)));
   }
 }

@@ -24,7 +24,7 @@ struct KeyTile {
 [[gnu::noinline]] inline void bias_keys(const Constants& constants, const float* key_norms, std::int64_t count, float* bias,
                                         float* distance) {
   for (std::int64_t j = 0; j < count; ++j) {
-    bias[j] = constants.key_bias * key_norms[j];
+    bias[j] = constants.bias(key_norms[j]);
     distance[j] = -constants.distance * key_norms[j];
   }
 }

@@ -25,12 +25,20 @@ struct Constants {
   float key_bias;    // -b
   float attraction;  // a
   float distance;    // d
+  bool plain;        // alpha = beta = 0
 
   explicit Constants(const Problem& problem)
       : product((problem.scale + 2 * problem.beta * problem.delta) * kLog2E),
         key_bias(-problem.beta * problem.delta * kLog2E),
         attraction(problem.alpha * kLog2E),
-        distance(problem.delta * kLog2E) {}
+        distance(problem.delta * kLog2E),
+        plain(problem.alpha == 0 && problem.beta == 0) {}
+
+  // -b |x|^2. Plain attention has no such term, so a square that overflows must not become 0 times infinity there.
+  template <class Real>
+  Real bias(Real norm2) const {
+    return plain ? 0 : key_bias * norm2;
+  }
 
   // The largest c S - b |k|^2 that a query of norm |q| can have with keys no
   // longer than `longest_key`: S <= |q| |k|.
@@ -53,7 +61,7 @@ struct Constants {
 
 // A row's log-sum-exp from the sum of its 2^(y + offset). In double, because the offset is large where the result is small.
 inline float row_lse(const Constants& constants, float sum, float offset, float query_norm2) {
-  const double constant = static_cast<double>(constants.key_bias) * query_norm2 - offset;
+  const double constant = constants.bias<double>(query_norm2) - offset;
   return static_cast<float>(std::log(static_cast<double>(sum)) + 0.693147180559945309417 * constant);
 }
 
@@ -62,7 +70,7 @@ struct RowConstant {
   float shift, fraction;
 };
 inline RowConstant row_constant(const Constants& constants, float lse, float query_norm2) {
-  const double constant = static_cast<double>(constants.key_bias) * query_norm2 - 1.44269504088896340736 * lse;
+  const double constant = constants.bias<double>(query_norm2) - 1.44269504088896340736 * lse;
   const double shift = std::floor(constant);
   return {static_cast<float>(shift), static_cast<float>(constant - shift)};
 }
@@ -75,7 +83,8 @@ inline RowConstant row_constant(const Constants& constants, float lse, float que
   const std::int64_t padded = (count + Simd::kWidth - 1) / Simd::kWidth * Simd::kWidth;
   for (std::int64_t j = 0; j < padded; j += Simd::kWidth) {
     const Simd::Vector s = Simd::load(products + j), norm = Simd::load(key_norms + j);
-    Simd::Vector y = Simd::fma(s, Simd::set1(constants.product), Simd::mul(norm, Simd::set1(constants.key_bias)));
+    const Simd::Vector bias = constants.plain ? Simd::zero() : Simd::mul(norm, Simd::set1(constants.key_bias));
+    Simd::Vector y = Simd::fma(s, Simd::set1(constants.product), bias);
     const Simd::Vector distance = Simd::sub(Simd::add(norm, Simd::set1(query_norm2)), Simd::add(s, s));
     const Simd::Vector z = Simd::min(Simd::mul(distance, Simd::set1(-constants.distance)), Simd::zero());
     y = Simd::fma(Simd::exp2(z), Simd::set1(constants.attraction), y);

@@ -289,6 +289,22 @@ def test_scores_of_millions(isa: str, length: float, dtype: torch.dtype) -> None
         assert (out - case.v[:, :, :1]).abs().max() < 1e-6
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("long", ["q", "k"])
+def test_plain_attention_takes_vectors_whose_squares_overflow(isa: str, long: str, dtype: torch.dtype) -> None:
+    case = testing.make_case("plain", 1, 2, 40, 64, dtype)
+    lengths = {"q": 1e-20, "k": 1e-20} | {long: 3e20}
+    case = replace(case, q=case.q * lengths["q"], k=case.k * lengths["k"])
+    out, scores, lse, _ = run(case, 3, 1)
+    expected, expected_lse = testing.oracle(case)
+    assert (out - expected).abs().max() < (1e-5 if dtype == torch.float32 else 0.02)
+    assert (lse - expected_lse).abs().max() < (1e-5 if dtype == torch.float32 else 2e-3)
+    assert (scores - testing.oracle_scores(case, 3, 1)).abs().max() < 2e-6
+    dout = testing.make_case("normal", 1, 2, 40, 64, dtype, seed=1).v
+    for got, exact in zip(gradients(case, dout), testing.oracle_gradients(case, dout), strict=True):
+        assert (got - exact).abs().max() < (1e-4 if dtype == torch.float32 else 0.03) * exact.abs().max()
+
+
 class Attention(torch.nn.Module):
     def forward(self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
         return fda_attention(q, k, v, backend="cpu")
