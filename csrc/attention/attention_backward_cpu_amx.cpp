@@ -128,6 +128,15 @@ void pack_turned(const std::uint16_t* source, std::int64_t stride, std::int64_t 
   }
 }
 
+// A tile's rows behind the last query, of the scores' operand alone, repeat it: a query of zeros would make NaN of a key's infinity, which
+// meets their douts of zeros.
+void repeat_last(std::int64_t tile, std::int64_t count, std::int64_t d32, std::uint16_t* tiles) {
+  const auto row = [&](std::int64_t i, std::int64_t d) { return tiles + (i / 16 * d32 + d) * kTile + i % 16 * 32; };
+  for (std::int64_t i = count > 16 * tile ? count : 16 * tile; i < 16 * tile + 16; ++i) {
+    for (std::int64_t d = 0; d < d32; ++d) _mm512_store_si512(row(i, d), _mm512_load_si512(row(count - 1, d)));
+  }
+}
+
 void load_block(const Backward& call, const Constants& constants, std::int64_t index, std::int64_t first, const Workspace& work,
                 Block& block) {
   const Problem& problem = call.problem;
@@ -149,18 +158,14 @@ void load_block(const Backward& call, const Constants& constants, std::int64_t i
       pack(douts, call.dout_strides, dout_tiles);
       pack(outs, call.out_strides, out_tiles);
     }
+    repeat_last(tile, block.count, work.d32, work.queries);
     for (std::int64_t i = 0; i < 16; ++i) {
-      const std::int64_t row = tile * 16 + i;
-      float start = kMasked;
-      block.query_distance[row] = kMasked;
-      float dot = 0;
-      if (row < block.count) {
-        const float norm2 = row_dot(query_tiles, query_tiles, work.d32, i);
-        const float lse = call.lse[index * problem.tokens + first + row];
-        start = (constants.bias(norm2) - lse * kLog2E) / constants.product;
-        block.query_distance[row] = -2 * constants.distance * start - constants.distance * norm2;
-        dot = row_dot(dout_tiles, out_tiles, work.d32, i);
-      }
+      const std::int64_t row = tile * 16 + i, query = row < block.count ? row : block.count - 1;
+      const float norm2 = row_dot(query_tiles, query_tiles, work.d32, i);
+      const float lse = call.lse[index * problem.tokens + first + query];
+      const float start = (constants.bias(norm2) - lse * kLog2E) / constants.product;
+      block.query_distance[row] = -2 * constants.distance * start - constants.distance * norm2;
+      const float dot = row < block.count ? row_dot(dout_tiles, out_tiles, work.d32, i) : 0;
       _mm512_store_ps(work.start + row * 16, _mm512_set1_ps(start));
       _mm512_store_ps(work.dot_start + row * 16, _mm512_set1_ps(-dot));
       _mm512_store_ps(block.force[row], _mm512_setzero_ps());

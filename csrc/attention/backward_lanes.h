@@ -95,19 +95,21 @@ struct QueryBlock {
     float *query = work.query_rows + i * work.dim_padded, *dout = work.dout_rows + i * work.dim_padded;
     std::fill(query, query + work.dim_padded, 0.0F);
     std::fill(dout, dout + work.dim_padded, 0.0F);
-    block.norm2[i] = block.row_dot[i] = block.shift[i] = block.fraction[i] = block.force[i] = 0;
+    block.row_dot[i] = block.force[i] = 0;
+    // Spare lanes repeat the last query, without a dout: a query of zeros would make NaN of a key's infinity, which meets their zeros.
+    const std::int64_t row = i < count ? i : count - 1;
+    read_floats(call.query, problem.dtype, start(call.query_strides, row), dim, query);
+    block.norm2[i] = dot(query, query, dim);
+    const float lse = call.lse[(batch * problem.heads + head) * problem.tokens + first + row];
+    const RowConstant constant = row_constant(constants, lse, block.norm2[i]);
+    block.shift[i] = constant.shift;
+    block.fraction[i] = constant.fraction;
+    block.distance[i] = distance - constants.distance * block.norm2[i];
     if (i < count) {
-      read_floats(call.query, problem.dtype, start(call.query_strides, i), dim, query);
       read_floats(call.dout, problem.dtype, start(call.dout_strides, i), dim, dout);
       read_floats(call.out, problem.dtype, start(call.out_strides, i), dim, out);
-      block.norm2[i] = dot(query, query, dim);
       block.row_dot[i] = dot(dout, out, dim);
-      const float lse = call.lse[(batch * problem.heads + head) * problem.tokens + first + i];
-      const RowConstant constant = row_constant(constants, lse, block.norm2[i]);
-      block.shift[i] = constant.shift;
-      block.fraction[i] = constant.fraction;
     }
-    block.distance[i] = distance - constants.distance * block.norm2[i];
   }
   for (std::int64_t lane = 0; lane < kLanes; lane += Simd::kWidth) {
     to_columns<Simd>(work.query_rows + lane * work.dim_padded, work.dim_padded, dim, work.query_columns + lane, kLanes);

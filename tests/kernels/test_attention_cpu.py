@@ -268,6 +268,18 @@ def test_a_score_of_minus_infinity_has_no_weight(isa: str, dtype: torch.dtype, l
     assert (scores - testing.oracle_scores(case, 3, 1)).abs().max() < 2e-6
 
 
+@pytest.mark.parametrize("tokens", [40, 48])
+@pytest.mark.parametrize(("dtype", "low"), LOW, ids=str)
+def test_a_score_of_minus_infinity_has_no_gradient(isa: str, dtype: torch.dtype, low: float, tokens: int) -> None:
+    """What is 0 times infinity in the formula is no number, at any number of tokens: the key's and the queries' infinite component."""
+    case = with_low_key(dtype, tokens, low)
+    dout = testing.make_case("normal", 1, 2, tokens, 64, dtype, seed=1).v
+    for got, exact in zip(gradients(case, dout), testing.oracle_gradients(case, dout), strict=True):
+        assert torch.equal(got.isfinite(), exact.isfinite())
+        error = (got - exact).nan_to_num(posinf=0, neginf=0).abs().max()
+        assert error < (1e-4 if dtype == torch.float32 else 0.03) * exact.nan_to_num().abs().max()
+
+
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_scores_of_minus_infinity_alone_are_not_a_number(isa: str, dtype: torch.dtype) -> None:
     case = testing.make_case("normal", 1, 2, 40, 64, dtype)

@@ -271,7 +271,9 @@ int main() {
     // Strong and near: AMX asks the queries of a tile together whether their attraction counts. The NaN is in the last one of a tile.
     check_case(problem(dtype, 31, 64, 4, 0.1F), 0.3F, {"q", std::numeric_limits<float>::quiet_NaN()});
     if (dtype != Dtype::f16) check_case(problem(dtype, kNanTokens, 64, 0, 0), 1, {"k", 1e20F});
-    check_case(problem(dtype, kWholeTokens, 64, 0.1F, 0.1F), 1, {"k", -std::numeric_limits<float>::infinity()});
+    for (const std::int64_t tokens : {kWholeTokens, kNanTokens}) {  // and a last block that is not whole
+      check_case(problem(dtype, tokens, 64, 0.1F, 0.1F), 1, {"k", -std::numeric_limits<float>::infinity()});
+    }
   }
   check_case(problem(Dtype::f32, kManyTokens, 64, 0.1F, 0.1F), 1, {"", 0});
   return testing::failures == 0 ? 0 : 1;
