@@ -220,7 +220,8 @@ template <class Lanes, int NV>
         const float centred = constants.bound(rows.norm2[i], dot(line, head.centre, dim), head.centre_norm2, head.spread);
         bound = centred < bound ? centred : bound;  // a NaN of another key stays out
       }
-      rows.offset[i] = __builtin_floorf(kHeadroom - constants.attraction - bound);
+      const bool sure = std::fabs(bound) < kLargestBound;
+      rows.offset[i] = sure ? __builtin_floorf(kHeadroom - constants.attraction - bound) : std::numeric_limits<float>::quiet_NaN();
     }
     to_columns<Simd>(lines, 128, words, queries + n * Simd::kWidth, NV * Simd::kWidth);
   }

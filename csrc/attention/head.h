@@ -76,7 +76,9 @@ struct Head {
   head.centre_norm2 = dot(centre, centre, dim);
   float widest = 0;
   for (std::int64_t j = 0; j < n; ++j) {
-    const float distance = head.key_norms[j] - 2 * dot(head.keys + j * head.key_stride, centre, dim) + head.centre_norm2;
+    const float squares = head.key_norms[j] + head.centre_norm2;
+    // A little more than the difference, of which rounding may leave nothing.
+    const float distance = squares * (1 + 0x1p-19F) - 2 * dot(head.keys + j * head.key_stride, centre, dim);
     widest = distance > widest ? distance : widest;
   }
   head.spread = std::sqrt(widest);

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cmath>
+#include <limits>
 
 #include "attention/attention.h"
 
@@ -18,7 +19,10 @@ constexpr float kHeadroom = 64.0F;
 constexpr float kLowestSum = 8.271806e-25F;  // 2^-80: smaller terms of such a row are below 2^-46 of its
                                              // sum when they underflow
 constexpr float kHighestSum = 1e30F;
-constexpr float kMasked = -1e30F;  // the bias of a key that is not there
+// exp2 takes no score that lies more than 63 above its bound, as rounding puts one there where the terms of the bound are larger than
+// this. Such a row has its exact maximum alone.
+constexpr float kLargestBound = 4194304.0F;  // 2^22
+constexpr float kMasked = -1e30F;            // the bias of a key that is not there
 
 struct Constants {
   float product;     // c
@@ -48,7 +52,9 @@ struct Constants {
   // c q m - b |m|^2 + (c q - 2 b m) u - b |u|^2, and |u| <= `spread`.
   float bound(float query_norm2, float query_centre, float centre_norm2, float spread) const {
     const float slope = product * (product * query_norm2 + 4 * key_bias * query_centre) + 4 * key_bias * key_bias * centre_norm2;
-    return product * query_centre + key_bias * centre_norm2 + parabola(std::sqrt(slope > 0 ? slope : 0), spread);
+    const float flat = product * query_centre, bent = key_bias * centre_norm2, rest = parabola(std::sqrt(slope > 0 ? slope : 0), spread);
+    const bool sure = std::fabs(flat) - bent + rest < kLargestBound;
+    return sure ? flat + bent + rest : std::numeric_limits<float>::infinity();
   }
 
  private:
