@@ -76,6 +76,7 @@ def fda_attention(
     backend: "auto", "reference", "cpu", "triton" or "cuda"; a named backend never falls back.
     key_norms: |k|^2 of the keys as they are, float32 [B, H, N] of any strides, for backends that would have to make them ("cuda").
     Returns out [B, H, N, D] in the input's dtype; sums run in at least float32. Differentiable in q, k, v.
+    The kernels' sums over the keys are up to N 2^64 |v| before they are divided, so |v| of 1e19 / N and more can give infinities.
     Raises ValueError (shapes, devices, constants), TypeError (dtypes), NotImplementedError (a named backend that cannot run, with the reason).
     """
     return _run(q, k, v, (alpha, beta, delta, scale), backend, Scores(), key_norms)[0]
