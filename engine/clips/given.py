@@ -109,7 +109,7 @@ def boxes_for(clip: str, table: Mapping[str, list[Given]]) -> list[Given] | None
     names = dict.fromkeys(name for name in (clip, without_password(clip), path.name, path.stem) if name in table)
     found = [entry for name in names for entry in table[name]]
     _check_unique(found, path)
-    return found or None
+    return found if names else None
 
 
 def _cells(line: str) -> list[str]:

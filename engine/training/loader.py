@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import queue
 import threading
 from collections.abc import Callable
@@ -47,6 +48,11 @@ class Loader:
         return item
 
     def close(self) -> None:
-        """Stop the threads after the batches they are at."""
+        """Stop the threads after the batches they are at, and wait for them: the interpreter's end would abort one in the middle of a kernel."""
+        with contextlib.suppress(queue.Empty):
+            while True:
+                self._tasks.get_nowait()
         for _ in self._threads:
             self._tasks.put(None)
+        for thread in self._threads:
+            thread.join()

@@ -290,7 +290,12 @@ def interrupted(number: signal.Signals, source: object, tiny: Path, out: Path) -
         *files,
     ]
     environment = {**os.environ, "PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"}
-    with subprocess.Popen(list(map(str, command)), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment) as process:
+
+    def heard() -> None:  # also where the tests were started by nohup, which ignores SIGHUP
+        signal.signal(number, signal.SIG_DFL)
+
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    with subprocess.Popen(list(map(str, command)), **pipes, env=environment, preexec_fn=heard) as process:
         assert process.stdout is not None
         lines = [process.stdout.readline() for _ in range(5)]
         assert all(lines), process.communicate()

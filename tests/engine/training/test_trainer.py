@@ -3,6 +3,8 @@
 import json
 import math
 import random
+import threading
+import time
 
 import numpy as np
 import pytest
@@ -239,6 +241,23 @@ def test_initialisation_from_safetensors(tmp_path):
         assert torch.equal(second.model.network.state_dict()[name], value), name
     with pytest.raises(WeightsError, match=r"\.whl, \.onnx or \.safetensors"):
         trainer(tmp_path / "c", init="weights.pth")
+
+
+def test_the_data_threads_end_before_close_returns():
+    """One that computes while the interpreter ends aborts the process: "terminate called without an active exception"."""
+    begun, made = threading.Event(), []
+
+    def slow(step):
+        begun.set()
+        time.sleep(0.2)
+        made.append(step)
+
+    before = threading.active_count()
+    loader = Loader(slow, 0, threads=1)
+    begun.wait(60)
+    loader.close()
+    assert threading.active_count() == before
+    assert made == [0]  # not those that were planned beside it
 
 
 def test_errors_of_the_data_threads_reach_the_loop():
