@@ -118,7 +118,7 @@ def measure(weights: Weights, names: list[str], seconds: float, folder: Path) ->
 
 
 def _rows(scope: str, built: list[Implementation], reference: Answer | None, seconds: float) -> list[dict[str, Any]]:
-    """Rows of one scope; `ratio_to_ours` is to our row of the same dtype, and not there without one."""
+    """Rows of one scope; `ratio_to_ours` is to our row of the same dtype, None without one."""
     rows: list[dict[str, Any]] = []
     for one in built:
         row: dict[str, Any] = {"impl": one.impl, "scope": scope, "dtype": one.dtype, "ok": True}
@@ -144,8 +144,8 @@ def _rows(scope: str, built: list[Implementation], reference: Answer | None, sec
         }
     mine = {row["dtype"]: row["median_ms"] for row in rows if row["impl"] == "ours" and row["ok"]}
     for row in rows:
-        if "median_ms" in row and row["dtype"] in mine:
-            row["ratio_to_ours"] = row["median_ms"] / mine[row["dtype"]]
+        if "median_ms" in row and mine:
+            row["ratio_to_ours"] = row["median_ms"] / mine[row["dtype"]] if row["dtype"] in mine else None
     return rows
 
 
@@ -155,7 +155,7 @@ def _table(rows: list[dict[str, Any]]) -> Table:
         table.add_column(name, justify="left" if name in ("scope", "impl", "dtype") else "right")
     digits = {"median_ms": 1, "p99_ms": 1, "fps": 1, "ratio_to_ours": 2}
     for row in rows:
-        times = [f"{row[key]:.{places}f}" if key in row else "" for key, places in digits.items()]
+        times = ["" if row.get(key) is None else f"{row[key]:.{places}f}" for key, places in digits.items()]
         table.add_row(row["scope"], row["impl"], row["dtype"], *times, "ok" if row["ok"] else "[bold red]inaccurate[/]")
     return table
 

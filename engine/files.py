@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -15,6 +16,15 @@ from engine.errors import SinkError
 def no_folder(path: Path) -> str:
     """What to say of a path that is no folder."""
     return f"{path} is a file, expected a folder" if os.path.exists(path) else f"no such folder: {path}"
+
+
+def check_apart(files: Mapping[str, Path]) -> None:
+    """SinkError where two of these, named by what they are, are the same file."""
+    seen: dict[str, str] = {}
+    for name, path in files.items():
+        other = seen.setdefault(os.path.normcase(os.path.realpath(path)), name)
+        if other != name:
+            raise SinkError(f"cannot write {path}: it is {other} as well")
 
 
 class PendingFile:

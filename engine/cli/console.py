@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+from engine.cli.terminal import terminal
 from engine.video.frames import Frame
 from engine.video.sinks import Record
 
@@ -36,8 +37,10 @@ class Interrupt:
 
     def __enter__(self) -> Self:
         if threading.current_thread() is threading.main_thread():
-            hangup = getattr(signal, "SIGHUP", signal.SIGTERM)  # not on Windows
-            for number in {signal.SIGINT, signal.SIGTERM, *([] if signal.getsignal(hangup) is signal.SIG_IGN else [hangup])}:
+            numbers = [signal.SIGINT, signal.SIGTERM]
+            if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # not on Windows
+                numbers.append(signal.SIGHUP)
+            for number in numbers:
                 self._before[number] = signal.signal(number, self._handle)
         return self
 
@@ -58,7 +61,7 @@ class TrackingProgress:
     """
 
     def __init__(self, total: int | None, quiet: bool = False, name: str = "tracking") -> None:
-        self._console = Console(stderr=True, emoji=False)
+        self._console = terminal(stderr=True)
         columns = [
             TextColumn("{task.description}", markup=False),
             BarColumn(),

@@ -26,10 +26,7 @@ def convert(
 
 def say_written(target: Path, config: ModelConfig) -> None:
     """The line about a weights file that a command has written."""
-    from rich.console import Console
-
+    from engine.cli.terminal import terminal
     from engine.weights.io import file_hash
 
-    Console(emoji=False).print(
-        f"{target}: {config.name}, {target.stat().st_size / 2**20:.1f} MiB, sha256 {file_hash(target)[:16]}", highlight=False
-    )
+    terminal().print(f"{target}: {config.name}, {target.stat().st_size / 2**20:.1f} MiB, sha256 {file_hash(target)[:16]}", highlight=False)

@@ -79,11 +79,10 @@ def _set_up_seconds(begin: float, ready: float) -> float:
 
 
 def _report(runner: Runner, runs: dict[Clip, ClipRun], set_up: float, out: Path) -> None:
-    from rich.console import Console
-
     from engine.cli.console import print_summary
+    from engine.cli.terminal import terminal
 
-    console = Console(highlight=False, emoji=False)
+    console = terminal(highlight=False)
 
     def say(text: str = "") -> None:
         console.print(text, markup=False, soft_wrap=True)

@@ -21,12 +21,12 @@ def doctor(
 
 def _environment() -> int:
     """Print what is found; the exit code."""
-    from rich.console import Console
     from rich.markup import escape
 
     from engine.cli.environment import check_environment
+    from engine.cli.terminal import terminal
 
-    console = Console(highlight=False, emoji=False)
+    console = terminal(highlight=False)
     findings = check_environment()
     style = {"ok": "green", "warn": "yellow", "fail": "bold red"}
     for finding in findings:
@@ -36,13 +36,13 @@ def _environment() -> int:
 
 def _dataset(directory: Path, layout: str) -> int:
     """Print what is found; the exit code."""
-    from rich.console import Console
     from rich.markup import escape
 
+    from engine.cli.terminal import terminal
     from engine.datasets.check import check
 
     report = check(directory, layout)
-    console = Console(highlight=False, emoji=False)
+    console = terminal(highlight=False)
     unscored = f", {report.unscored} of them without public ground truth" if report.unscored else ""
     summary = f"{escape(str(directory))}: layout {report.layout}, {report.sequences} sequences{unscored}, {report.frames} frames"
     console.print(summary, soft_wrap=True)

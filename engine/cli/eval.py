@@ -55,8 +55,7 @@ def evaluate(
 
     Exit code 1: a sequence failed; it is listed, and the means are those of the others.
     """
-    from rich.console import Console
-
+    from engine.cli.terminal import terminal
     from engine.datasets.layouts import open_dataset
     from engine.errors import ConfigError
     from engine.evaluation import metrics
@@ -73,9 +72,10 @@ def evaluate(
         raise ConfigError("--model none leaves nothing to score: give --compare NAME=DIR")
     if settings is None and submission is not None:
         raise ConfigError("--submission needs a model that tracks")
-    _check_outputs([Path(path) for path in (markdown, csv, json_output, submission) if path is not None and str(path) != "-"])
+    outputs = {"markdown": markdown, "csv": csv, "json": json_output, "submission": submission}
+    _check_outputs({f"the {name} output": Path(path) for name, path in outputs.items() if path is not None and str(path) != "-"})
     dataset = open_dataset(directory, layout)
-    console = Console(stderr=json_output == "-", emoji=False)
+    console = terminal(stderr=json_output == "-")
     with _progress(dataset) as on_progress:
         found = run(dataset, settings, preset, comparisons, results, workers, fresh, ray, on_progress)
     if markdown is not None:
@@ -105,10 +105,10 @@ def evaluate(
 @contextmanager
 def _progress(dataset: Dataset) -> Iterator[Callable[[pool.Progress], None]]:
     """A bar on standard error, or a line a finished sequence where that is no terminal."""
-    from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
     from engine.cli.lines import bar_is_shown, say
+    from engine.cli.terminal import terminal
     from engine.evaluation.tracking import Outcome
 
     frames = {sequence.name: sequence.frame_count or 0 for sequence in dataset.sequences}
@@ -122,7 +122,7 @@ def _progress(dataset: Dataset) -> Iterator[Callable[[pool.Progress], None]]:
     )
     reused = finished = 0
     total = sum(frames.values())
-    with Progress(*columns, console=Console(stderr=True, emoji=False), transient=True, disable=not bar_is_shown()) as bar:
+    with Progress(*columns, console=terminal(stderr=True), transient=True, disable=not bar_is_shown()) as bar:
         task = bar.add_task("", total=total, rate=0.0)
 
         def tell(progress: pool.Progress) -> None:
@@ -164,13 +164,13 @@ def _print(console: Console, found: Evaluation) -> None:
             console.print(line, soft_wrap=True, highlight=False)
 
 
-def _check_outputs(paths: list[Path]) -> None:
+def _check_outputs(outputs: dict[str, Path]) -> None:
     """SinkError, before anything is tracked, for two outputs that are the same file, and for one that is a folder."""
     from engine.errors import SinkError
+    from engine.files import check_apart
 
-    for index, path in enumerate(paths):
-        if os.path.realpath(path) in map(os.path.realpath, paths[:index]):
-            raise SinkError(f"cannot write {path}: two outputs have that name")
+    check_apart(outputs)
+    for path in outputs.values():
         if os.path.isdir(path):
             raise SinkError(f"cannot write {path}: it is a folder")
 

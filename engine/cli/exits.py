@@ -8,9 +8,9 @@ from collections.abc import Callable
 from typing import Any
 
 import typer
-from rich.console import Console
 from rich.markup import escape
 
+from engine.cli.terminal import terminal
 from engine.errors import EsatError, EsatWarning, IncompleteError
 
 
@@ -65,7 +65,7 @@ def _show_warning(message: Warning | str, category: type[Warning], *where: Any, 
 
 
 def _print(text: str) -> None:
-    Console(stderr=True, emoji=False).print(text, soft_wrap=True, highlight=False)
+    terminal(stderr=True).print(text, soft_wrap=True, highlight=False)
 
 
 def _one_line(error: BaseException) -> str:

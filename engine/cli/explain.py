@@ -21,9 +21,9 @@ def explain(
     video: Annotated[bool, typer.Option("--video", help="Also write explain.mp4 with every frame.")] = False,
 ) -> None:
     """Show what the network saw: eliminated tokens, attention, score and feature maps, boxes, and token correlations."""
-    from rich.console import Console
     from rich.progress import Progress
 
+    from engine.cli.terminal import terminal
     from engine.clips.given import parse_box
     from engine.errors import ConfigError
     from engine.explain.walk import explain as run
@@ -42,7 +42,7 @@ def explain(
     start = parse_box(box) if box is not None else truth[0]
     folder = Path(sequence) / "img"
     weights = find_weights(model)
-    console = Console(emoji=False)
+    console = terminal()
     with open_source(folder if folder.is_dir() else sequence) as source, Progress(console=console, transient=True) as progress:
         task = progress.add_task("explaining", total=max(chosen))
         written = run(source, start, weights, out, chosen, truth, video, lambda frame: progress.update(task, completed=frame.index))

@@ -23,8 +23,7 @@ def export(
     import itertools
     import json
 
-    from rich.console import Console
-
+    from engine.cli.terminal import terminal
     from engine.clips.given import parse_box
     from engine.errors import ConfigError
     from engine.export.check import RUNTIMES
@@ -43,7 +42,7 @@ def export(
         raise ConfigError(f"--check compares one target: export with --batch 1, got {batch}")
     start = parse_box(box) if box is not None else None
     weights = find_weights(model)
-    console = Console(emoji=False)
+    console = terminal()
     with _step(f"exporting {weights.config.name}"):
         export_onnx(weights, onnx, batch)
     console.print(f"{onnx}: {weights.config.name}, batch {batch}, {onnx.stat().st_size / 2**20:.1f} MiB", highlight=False)
@@ -68,11 +67,10 @@ def export(
 
 def _step(what: str) -> AbstractContextManager[Any]:
     """A turning sign on standard error while a step takes its time, or a line where that is no terminal."""
-    from rich.console import Console
-
     from engine.cli.lines import bar_is_shown, say
+    from engine.cli.terminal import terminal
 
     if bar_is_shown():
-        return Console(stderr=True, emoji=False).status(what)
+        return terminal(stderr=True).status(what)
     say(what)
     return nullcontext()

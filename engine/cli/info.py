@@ -11,16 +11,16 @@ def info(as_json: Annotated[bool, typer.Option("--json", help="Print JSON instea
     """Show versions, processor, devices, backends with the reason why one cannot run, and the shipped weights."""
     import json
 
-    from rich.console import Console
     from rich.markup import escape
 
     from engine.cli.machine import describe, device_name
+    from engine.cli.terminal import terminal
 
     about = describe()
     if as_json:
         typer.echo(json.dumps(about, indent=1))
         return
-    console = Console(highlight=False, emoji=False)
+    console = terminal(highlight=False)
     console.print("[bold]versions[/]  " + "  ".join(f"{name} {version or 'absent'}" for name, version in about["versions"].items()))
     cpu = about["cpu"]
     console.print(f"[bold]processor[/] {cpu['name']}, {cpu['cores']} cores, {cpu['threads']} threads")

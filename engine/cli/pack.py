@@ -17,8 +17,7 @@ def pack(
     shard_mb: Annotated[float, typer.Option(help="Largest size of one shard, in MiB.")] = 12.0,
 ) -> None:
     """Pack a training run's pictures and boxes into a few files: `esat train CONFIG --data OUT` needs nothing else."""
-    from rich.console import Console
-
+    from engine.cli.terminal import terminal
     from engine.training import packed
     from engine.training.config import read_config
     from engine.training.data import read_data
@@ -29,7 +28,7 @@ def pack(
     coding = packed.pack(pool, out, settings.model, settings.augment, limit_mb, shard_mb)
     files = sorted(out.glob(packed.PATTERN))
     boxes = ", ".join(f"{name} {count}" for name, count in packed.read_packed(out).describe().items())
-    Console(stderr=True, emoji=False).print(
+    terminal(stderr=True).print(
         f"{len(files)} shards, {sum(file.stat().st_size for file in files) / 2**20:.1f} MiB in {out}: sides up to {coding.longest} px, "
         f"WebP quality {coding.quality}, every {coding.step}. frame; boxes: {boxes}",
         highlight=False,

@@ -31,8 +31,7 @@ def serve(
     import socket
     import tempfile
 
-    from rich.console import Console
-
+    from engine.cli.terminal import terminal
     from engine.errors import ConfigError, SourceError
     from engine.tracking.tracker import open_runner
 
@@ -60,7 +59,5 @@ def serve(
         clips = ClipStore(folder, Path(uploads), int(max_upload * 2**20))
         app = create_app(runner, clips, cameras, host, names)
         address = f"http://{f'[{host}]' if ':' in host else host}:{listener.getsockname()[1]}"
-        Console(emoji=False).print(
-            f"{runner.config.name} on {runner.device} ({runner.dtype}): open {address}, end with Ctrl-C", highlight=False
-        )
+        terminal().print(f"{runner.config.name} on {runner.device} ({runner.dtype}): open {address}, end with Ctrl-C", highlight=False)
         uvicorn.Server(uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=_GRACE)).run(sockets=[listener])

@@ -22,8 +22,7 @@ def sheet(
     """Draw what a training run sees: pairs of template and search region with their boxes, and the data behind them."""
     import dataclasses
 
-    from rich.console import Console
-
+    from engine.cli.terminal import terminal
     from engine.errors import ConfigError
     from engine.training.config import read_config
     from engine.training.data import read_data
@@ -45,7 +44,7 @@ def sheet(
     pool = read_data(settings)
     maker = PairMaker(pool, settings.model, settings.augment, settings.seed)
     write_picture(out, pair_sheet(maker.batch(page, pairs)))
-    console = Console(stderr=True, emoji=False)
+    console = terminal(stderr=True)
     console.print(f"pairs {page * pairs} to {page * pairs + pairs - 1}: {out}", highlight=False)
     if data_sheet is not None:
         write_picture(data_sheet, draw_data(pool, per_group))

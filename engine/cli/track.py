@@ -165,9 +165,8 @@ def _given(box: list[str] | None, boxes: Path | None, select: bool) -> list[Give
 
 
 def _track_one(job: Job, runner: Runner, select: bool, show: bool, quiet: bool) -> ClipRun:
-    from rich.console import Console
-
     from engine.cli.console import Interrupt, TrackingProgress, print_summary
+    from engine.cli.terminal import terminal
     from engine.clips.run import track_clip
     from engine.video.names import shown
     from engine.video.window import check_windows, select_boxes
@@ -184,15 +183,15 @@ def _track_one(job: Job, runner: Runner, select: bool, show: bool, quiet: bool) 
 
         run = track_clip(job, runner, stop, opened, select_boxes if select else None, show)
     if run.session.unused:
-        _print_unused(Console(stderr=True, emoji=False), shown(job.source), len(run.session.unused))
+        _print_unused(terminal(stderr=True), shown(job.source), len(run.session.unused))
     if not quiet:
         for note in run.notes:
-            Console(stderr=True, emoji=False).print(f"{shown(job.source)}: {note}", markup=False, highlight=False, soft_wrap=True)
+            terminal(stderr=True).print(f"{shown(job.source)}: {note}", markup=False, highlight=False, soft_wrap=True)
         title = f"{run.session.frames} frames with {runner.config.name} on {runner.device} in {runner.dtype}"
         title += f", {run.targets} targets" if run.targets > 1 else ""
         title += f", {run.dropped} skipped" if run.dropped else ""
         title += f", {run.damaged} damaged" if run.damaged else ""
-        console = Console(stderr=str(job.outputs.get("jsonl")) == "-")
+        console = terminal(stderr=str(job.outputs.get("jsonl")) == "-")
         print_summary(console, title, {"": run.session.fps()}, run.outputs)
     return run
 
@@ -209,9 +208,8 @@ def _track_many(
     quiet: bool,
 ) -> None:
     """Track each clip, with a line on standard output for each. Exit code 2 if one failed, 130 after Ctrl-C."""
-    from rich.console import Console
-
     from engine.cli.console import Interrupt, TrackingProgress
+    from engine.cli.terminal import terminal
     from engine.clips.given import parse_boxes
     from engine.clips.many import make_jobs, read_table, track_clips, track_clips_on_ray
     from engine.errors import BoxError
@@ -221,7 +219,7 @@ def _track_many(
     same = parse_boxes(box or [])
     table = read_table(boxes) if boxes is not None else lambda clip: same
     jobs = make_jobs(sources, folder, formats, like)
-    console, errors, stop = Console(highlight=False, emoji=False), Console(stderr=True, highlight=False, emoji=False), Interrupt()
+    console, errors, stop = terminal(highlight=False), terminal(stderr=True, highlight=False), Interrupt()
     progress: list[TrackingProgress] = []
 
     def close() -> None:

@@ -33,8 +33,8 @@ def train(
     Exit code 2: bad input; 130: interrupted before the last step, by Ctrl-C or SIGTERM.
     """
     import torch
-    from rich.console import Console
 
+    from engine.cli.terminal import terminal
     from engine.errors import ConfigError
     from engine.training.checkpoint import CHECKPOINT, only_run_in
     from engine.training.config import read_config
@@ -52,7 +52,7 @@ def train(
     settings = read_config(
         config, **{key: value if isinstance(value, int) else str(value) for key, value in given.items() if value is not None}
     )
-    console = Console(stderr=True, quiet=not in_first_process(), emoji=False)
+    console = terminal(stderr=True, quiet=not in_first_process())
     keep_freed_memory()
     torch.set_num_threads(share_threads(threads))
     pool = read_data(settings)

@@ -27,11 +27,13 @@ class Given:
     box: Box
     at: Position | None = None
 
-    def belongs_to(self, first: Frame, rate: Fraction, backwards: bool = False) -> bool:
-        """Whether the box is one of `first`, with which a run begins: see `Position.passed` and `Position.reached`."""
-        if self.at is None:
-            return True
-        return self.at.reached(first.index, first.timestamp, backwards) and not self.at.passed(first, rate, backwards)
+    def is_due(self, frame: Frame, backwards: bool = False) -> bool:
+        """Whether a run that has come to `frame` has come to the box too: `Position.reached`."""
+        return self.at is None or self.at.reached(frame.index, frame.timestamp, backwards)
+
+    def is_past(self, first: Frame, rate: Fraction, backwards: bool = False) -> bool:
+        """Whether a run that begins with `first` never comes to the box: `Position.passed`."""
+        return self.at is not None and self.at.passed(first, rate, backwards)
 
 
 def parse_boxes(texts: Iterable[str]) -> list[Given]:
@@ -98,7 +100,7 @@ def check_given(given: Iterable[Given], first: Frame, source: Source, backwards:
     """BoxError for a box that no tracker can start from. Where frames differ in size, only those of the first frame can be checked yet."""
     height, width = first.image.shape[:2]
     for entry in given:
-        if source.one_size or entry.belongs_to(first, source.rate, backwards):
+        if source.one_size or (entry.is_due(first, backwards) and not entry.is_past(first, source.rate, backwards)):
             check_box(entry.box, width, height)
 
 

@@ -10,7 +10,8 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
-from engine.errors import ConfigError, SinkError
+from engine.errors import ConfigError
+from engine.files import check_apart
 from engine.video.annotations import ClipInfo
 from engine.video.coco import CocoVideo
 from engine.video.cvat import CvatVideo
@@ -73,19 +74,13 @@ def parse_formats(texts: list[str]) -> list[str]:
 def check_outputs(source: str, outputs: Mapping[str, Path]) -> None:
     """SinkError where two outputs, or an output and the source, are the same file; ConfigError for an unknown format."""
     path = local_path(source)
-    seen = {} if path is None else {_place(path): "the source"}
-    for name, path in outputs.items():
+    files = {} if path is None else {"the source": path}
+    for name, target in outputs.items():
         if name not in FORMATS:
             raise ConfigError(f"outputs must be of {', '.join(FORMATS)}, got {name!r}")
-        if str(path) == "-":
-            continue
-        other = seen.setdefault(_place(path), f"the {name} output")
-        if other != f"the {name} output":
-            raise SinkError(f"cannot write {path}: it is {other} as well")
-
-
-def _place(path: Path) -> str:
-    return os.path.normcase(os.path.realpath(path))
+        if str(target) != "-":
+            files[f"the {name} output"] = target
+    check_apart(files)
 
 
 def open_outputs(outputs: Mapping[str, Path], sinks: Sinks, about: About) -> None:

@@ -124,11 +124,9 @@ class _Targets:
     def _start(self, frame: Frame) -> Iterator[tuple[int, tuple[float, float, float, float]]]:
         """Begin and correct the targets whose boxes are due; of boxes of a target that are due together the last one counts."""
         if self._first:
-            self._waiting = [
-                entry for entry in self._waiting if entry.at is None or not entry.at.passed(frame, self._rate, self._backwards)
-            ]
+            self._waiting = [entry for entry in self._waiting if not entry.is_past(frame, self._rate, self._backwards)]
             self._first = False
-        for entry in [entry for entry in self._waiting if self._is_due(entry, frame)]:
+        for entry in [entry for entry in self._waiting if entry.is_due(frame, self._backwards)]:
             self._begin(entry, frame)
             self._waiting = [other for other in self._waiting if other is not entry]
             self._session.unused = [other for other in self._session.unused if other is not entry]
@@ -142,6 +140,3 @@ class _Targets:
                 self._ids[entry.target] = self._tracker.add(frame.image, entry.box)
         except BoxError as error:
             raise BoxError(f"target {entry.target}, frame {frame.index}: {error}") from error
-
-    def _is_due(self, entry: Given, frame: Frame) -> bool:
-        return entry.at is None or entry.at.reached(frame.index, frame.timestamp, self._backwards)

@@ -179,7 +179,7 @@ def folders(root: Path) -> list[Path]:
 def _can_be_read(folder: Path) -> bool:
     try:
         os.stat(folder / ".")  # may be entered
-        os.listdir(folder)
+        os.scandir(folder).close()  # may be listed
     except OSError as error:
         warnings.warn(f"{folder} is left out: {error.strerror}", EsatWarning, stacklevel=3)
         return False

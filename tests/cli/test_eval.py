@@ -382,7 +382,7 @@ def test_own_videos_and_one_box_only(tmp_path, weights):
     [
         (["nowhere"], "no such folder"),
         (["{data}/Square0/groundtruth_rect.txt"], "groundtruth_rect.txt is a file, expected a folder"),
-        (["{data}", "--json", "o", "--csv", "o"], "cannot write o: two outputs have that name"),
+        (["{data}", "--json", "o", "--csv", "o"], "cannot write o: it is the csv output as well"),
         (["{data}", "--csv", "{data}"], "it is a folder"),
         ([".", "--layout", "kitti"], "unknown layout"),
         ([".", "--preset", "mean"], "--preset must be one of"),

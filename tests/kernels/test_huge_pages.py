@@ -24,7 +24,6 @@ assert (memory == 0).all(), "what the child wrote is here"
 """
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="no fork")
 def test_a_forked_process_has_its_own():
     """Trackers of two processes would write into one another's activations."""
     subprocess.run([sys.executable, "-c", FORKED], check=True, cwd=REPOSITORY, timeout=100)
